@@ -1,0 +1,232 @@
+"""How fast, how large: images per second, FLOP per image, share of the measured peak, memory, and where the time goes.
+
+Settings are run alternately and compared by medians; a figure counts only as a ratio of two things run in one process.
+FLOP are counted by torch's counter on the operations that run (a multiply-add is 2), so work that is saved does not count.
+"""
+
+import dataclasses
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch.utils.flop_counter import FlopCounterMode
+
+from biggan import models
+from biggan.config import RunConfig, flatten
+from biggan.errors import ConfigError, suggestion
+from biggan.precision import Precision, choose_precision
+from biggan.training.loop import build_game, plan_of
+from biggan.training.step import Game, discriminator_turn, generator_turn, train_step
+
+CLASSES_FOR_BENCH = 10
+
+
+class Footprint(NamedTuple):
+    """What one run needs: parameters, FLOP per generator step, bytes of state and of activations."""
+
+    generator_parameters: int
+    discriminator_parameters: int
+    flop_per_step: float
+    state_bytes: int
+    activation_bytes: int
+
+
+def footprint(config: RunConfig) -> Footprint:
+    """Counted on shapes alone (torch's meta device): nothing is allocated or computed. `config` is resolved."""
+    plan, probe = plan_of(config), 2
+    bf16 = choose_precision(config.train.device, config.train.precision, config.train.memory_format).bf16
+    with torch.device("meta"):
+        family = models.FAMILIES[config.model.family]
+        generator, discriminator = family.generator(config.model), family.discriminator(config.model)
+        z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
+        saved = SavedBytes()
+        with FlopCounterMode(display=False) as forward_g, torch.no_grad():
+            fake = generator(z, y)
+        with FlopCounterMode(display=False) as turn_d, saved.counting():
+            discriminator(fake, y).score_N.sum().backward()
+        discriminator.requires_grad_(False)
+        with FlopCounterMode(display=False) as turn_g, saved.counting():
+            discriminator(generator(z, y), y).score_N.sum().backward()
+    per_image_d = (forward_g.get_total_flops() + 2 * turn_d.get_total_flops()) / probe
+    per_image_g = turn_g.get_total_flops() / probe
+    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (generator, discriminator)]
+    itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
+    return Footprint(
+        *counts,
+        flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + per_image_g),
+        state_bytes=4 * (5 * counts[0] + 4 * counts[1]),  # weights, gradients, two moments, and G's average
+        activation_bytes=round(itemsize * max(2 * saved.peaks[0], saved.peaks[1]) / probe * plan.micro_batch),
+    )
+
+
+class SavedBytes:
+    """Bytes that autograd keeps for the backward pass, counted per region."""
+
+    def __init__(self) -> None:
+        self.peaks: list[int] = []
+
+    def counting(self) -> Any:
+        """A context manager: one region."""
+        self.peaks.append(0)
+        seen: set[int] = set()
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                self.peaks[-1] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def describe(config: RunConfig, *, measure: bool = True) -> str:
+    """The run's arithmetic for a person: batch, parameters, and with `measure` an estimate of memory and time.
+
+    The time is FLOP over half the rate of a convolution measured here for a second: an order of magnitude.
+    """
+    plan, need = plan_of(config), footprint(config)
+    precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
+    arithmetic = "bf16" if precision.bf16 else "float32"
+    lines = [
+        f"device: {precision.device}, {arithmetic}, {config.train.memory_format}",
+        f"batch: {plan.batch} = {plan.micro_batch} per pass x {plan.accumulation} accumulated x 1 process; "
+        f"{plan.discriminator_steps} D step(s) per G step, {plan.real_images} real images",
+        f"parameters: G {need.generator_parameters:,}, D {need.discriminator_parameters:,}; latent {config.model.z_dim}",
+    ]
+    if measure:
+        rate = 0.5 * peak_flops(precision, seconds=1.0)
+        total = need.flop_per_step / rate
+        lines += [
+            f"memory: about {(need.state_bytes + need.activation_bytes) / 2**30:.2f} GiB "
+            f"({need.state_bytes / 2**30:.2f} weights and optimisers, {need.activation_bytes / 2**30:.2f} activations)",
+            f"time: about {total:.2g} s per step, {total * config.train.steps / 3600:.3g} h for {config.train.steps:,} steps "
+            f"({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
+        ]
+        if config.train.minutes is not None:
+            lines.append(f"      stops after {config.train.minutes:g} minutes if that comes first")
+    return "\n".join(lines) + "\n"
+
+
+def peak_flops(precision: Precision, *, seconds: float) -> float:
+    """The best rate of a large 3x3 convolution and a large matrix product here, FLOP/s, forward only."""
+    dtype = torch.bfloat16 if precision.bf16 else torch.float32
+    size, batch = (8192, 256) if precision.device.type == "cuda" else (2048, 32)
+    a, b = (torch.randn(size, size, dtype=dtype, device=precision.device) for _ in range(2))
+    x = torch.randn(batch, 256, 32, 32, dtype=dtype, device=precision.device).to(memory_format=precision.memory_format)
+    w = torch.randn(256, 256, 3, 3, dtype=dtype, device=precision.device).to(memory_format=precision.memory_format)
+    rates = []
+    for operation, flop in (
+        (lambda: a @ b, 2 * size**3),
+        (lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * batch * 32 * 32 * 256 * 256 * 9),
+    ):
+        calls, elapsed = time_calls(operation, seconds / 2, precision.device)
+        rates.append(flop * calls / elapsed)
+    return max(rates)
+
+
+def time_calls(operation: Callable[[], object], seconds: float, device: torch.device) -> tuple[int, float]:
+    """Call for about that long, after one warm-up call; how often, and the seconds it took."""
+    operation()
+    wait(device)
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        operation()
+        wait(device)
+        calls += 1
+    return calls, time.perf_counter() - started
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bench_train(settings: dict[str, RunConfig], *, rounds: int, seconds: float) -> str:
+    """A table of the settings' training speed on random images, run alternately, and the ratio of the first two."""
+    arms = {}
+    for name, config in settings.items():
+        model = dataclasses.replace(config.model, num_classes=CLASSES_FOR_BENCH)
+        arms[name] = Arm(dataclasses.replace(config, model=model))
+    timings: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            timings[name].append(arm.images_per_second(seconds))
+    lines = []
+    for name, arm in arms.items():
+        lines += [name, *arm.report(statistics.median(timings[name]), timings[name]), ""]
+    if len(arms) == 2:
+        first, second = (statistics.median(values) for values in timings.values())
+        lines.append(f"ratio  {first / second:.2f}  (first over second, medians of {rounds} alternating timings)")
+    return "\n".join(lines) + "\n"
+
+
+class Arm:
+    """One setting, ready to be timed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.game: Game = build_game(config)
+        plan, size = self.game.plan, config.model.resolution
+        self.images = torch.randint(256, (plan.real_images, 3, size, size), dtype=torch.uint8)
+        self.labels = torch.randint(CLASSES_FOR_BENCH, (plan.real_images,))
+        self.images = self.images.to(self.game.precision.device)
+        self.labels = self.labels.to(self.game.precision.device)
+
+    def images_per_second(self, seconds: float) -> float:
+        """Real images per second over whole steps."""
+        step = lambda: train_step(self.game, 1, self.images, self.labels)  # noqa: E731
+        calls, elapsed = time_calls(step, seconds, self.game.precision.device)
+        return calls * self.game.plan.real_images / elapsed
+
+    def report(self, rate: float, rates: Sequence[float]) -> list[str]:
+        """What there is to say of this setting."""
+        plan, precision = self.game.plan, self.game.precision
+        need = footprint(self.config)
+        flop_per_image = need.flop_per_step / plan.real_images
+        peak = peak_flops(precision, seconds=2.0)
+        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.images[: plan.batch], self.labels[: plan.batch])  # noqa: E731
+        turn_g = lambda: generator_turn(self.game, 1)  # noqa: E731
+        times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
+        share_d = plan.discriminator_steps * times[0] / (plan.discriminator_steps * times[0] + times[1])
+        return [
+            f"  device         {precision.device}, {'bf16' if precision.bf16 else 'float32'}, {self.config.train.memory_format}",
+            f"  images/s       {rate:.1f}  ({min(rates):.1f} to {max(rates):.1f})",
+            f"  FLOP per image {flop_per_image / 1e9:.3g} G",
+            f"  achieved       {rate * flop_per_image / 1e12:.3g} TFLOP/s, "
+            f"{rate * flop_per_image / peak:.0%} of the {peak / 1e12:.3g} measured here",
+            f"  time           D turns {share_d:.0%}, G turn {1 - share_d:.0%}",
+            f"  peak memory    {peak_memory(precision.device) / 2**30:.2f} GiB",
+        ]
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most this process has held, on the device or, on a CPU, in memory (all settings together)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """The config with "part.field=value" settings. Raises ConfigError on an unknown field or a bad value."""
+    known = flatten(config)
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"--compare {setting}: no field {name!r}; {suggestion(name, known)}")
+        part, _, leaf = name.rpartition(".")
+        owner = getattr(config, part) if part else config
+        kind = next(item.type for item in dataclasses.fields(owner) if item.name == leaf)
+        try:
+            value = TypeAdapter(kind).validate_strings(text)
+        except ValidationError as error:
+            raise ConfigError(f"--compare {setting}: {error.errors()[0]['msg']}") from error
+        changed = dataclasses.replace(owner, **{leaf: value})
+        config = dataclasses.replace(config, **{part: changed}) if part else changed
+    config.check()
+    return config

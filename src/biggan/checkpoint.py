@@ -1,0 +1,199 @@
+"""The run folder: config, log, sheets, checkpoints and the model, each written whole or not at all.
+
+    RUN/config.json                          what decides the run
+    RUN/stats.jsonl                          one line per logging interval (see stats)
+    RUN/samples/step-00001000.png            sheets
+    RUN/checkpoints/step-00001000/           tensors.safetensors, manifest.json (step, checksum, counters)
+    RUN/model/                               generator.safetensors (averaged weights, standing statistics), config.json
+
+Tensors and JSON only; nothing is ever unpickled. Folders are written under another name, synced, then renamed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from biggan.config import RunConfig, differences, from_json, to_json
+from biggan.errors import CheckpointError
+from biggan.models import ModelConfig
+
+Tensors = dict[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """The tensors and counters of a training state after `step` generator steps."""
+
+    step: int
+    tensors: Tensors
+    counters: dict[str, Any]
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """config.json of a model folder: what is needed to sample from it."""
+
+    model: ModelConfig
+    class_names: tuple[str, ...]
+    step: int
+    trained_on: str
+
+
+class RunFolder:
+    """One run on disk. Only rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.json"
+        self.stats_file = path / "stats.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+
+    def claim(self, config: RunConfig) -> None:
+        """Make the folder this run's: write its config, or make sure that it already holds the same.
+
+        Raises CheckpointError where the folder holds another run (naming the fields that differ) or other files.
+        """
+        if self.config_file.exists():
+            stored = from_json(self.config_file.read_text(), RunConfig, self.config_file)
+            different = differences(stored, config)
+            if different:
+                raise CheckpointError(
+                    f"run folder {self.path} holds a run with another config ({'; '.join(different)}): "
+                    "give the same options to resume it, or another --run"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise CheckpointError(f"run folder {self.path} exists and holds no run: give another --run")
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            write_file(self.config_file, to_json(config).encode())
+        except OSError as error:
+            raise CheckpointError(f"run folder {self.path} cannot be written ({error}): give another --run") from error
+
+    def list_checkpoints(self) -> list[Path]:
+        """Complete checkpoint folders, oldest first; not verified."""
+        return sorted(path for path in self.checkpoints.glob("step-*") if (path / "manifest.json").exists())
+
+    def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep`. Raises CheckpointError when the disk does not take
+        it; the checkpoints already there stay."""
+        target = self.checkpoints / f"step-{step:08d}"
+        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
+        files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
+        write_folder(target, files, f"checkpoint of step {step}")
+        for old in self.list_checkpoints()[:-keep]:
+            shutil.rmtree(old)
+        return target
+
+    def load_newest(self, report: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint whose checksum is right, or None if none was ever written.
+
+        Damaged ones are reported and passed over. Raises CheckpointError if there are only damaged ones.
+        """
+        found = self.list_checkpoints()
+        for path in reversed(found):
+            try:
+                return read_checkpoint(path)
+            except CheckpointError as error:
+                report(f"{error}; the one before it is used")
+        if found:
+            raise CheckpointError(f"every checkpoint in {self.checkpoints} is damaged: give another --run to start anew")
+        return None
+
+    def save_model(self, card: ModelCard, tensors: Tensors) -> None:
+        """Write, or replace, the model folder."""
+        save_model_folder(self.model, card, tensors)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint folder, verified. Raises CheckpointError if it is damaged."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        data = (path / "tensors.safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            raise CheckpointError(f"checkpoint {path} is damaged: its checksum is wrong")
+        return Checkpoint(manifest["step"], safetensors.torch.load(data), manifest["counters"], path)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {path} is damaged ({error})") from error
+
+
+def save_model_folder(target: Path, card: ModelCard, tensors: Tensors) -> None:
+    """Write, or replace, a model folder. Raises CheckpointError when the disk does not take it."""
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_folder(target, {"generator.safetensors": data, "config.json": to_json(card).encode()}, "the model")
+
+
+def load_model_folder(path: Path) -> tuple[ModelCard, Tensors]:
+    """What `save_model_folder` wrote; `path` is the model folder or the run folder around it.
+
+    Raises CheckpointError if there is no model or it cannot be read.
+    """
+    folder = path if (path / "generator.safetensors").exists() else path / "model"
+    if not (folder / "generator.safetensors").exists():
+        raise CheckpointError(f"{path} holds no model: name a run folder, or a folder with generator.safetensors")
+    try:
+        tensors = safetensors.torch.load_file(folder / "generator.safetensors")
+        card = from_json((folder / "config.json").read_text(), ModelCard, folder / "config.json")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"model {folder} cannot be read ({error}): copy it again or train on") from error
+    return card, tensors
+
+
+def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
+    """A folder of files under a temporary name, synced, then renamed over `target`."""
+    scratch = target.with_name(f".{target.name}.writing")
+    retired = target.with_name(f".{target.name}.retired")
+    try:
+        for leftover in (scratch, retired):
+            shutil.rmtree(leftover, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        for name, data in files.items():
+            with open(scratch / name, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(scratch)
+        if target.exists():
+            target.rename(retired)
+        scratch.rename(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise CheckpointError(
+            f"{what} could not be written to {target} ({error}): what was saved before it is still there; "
+            "free some space and give the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """One file under a temporary name, synced, then renamed over `target`. Raises OSError."""
+    scratch = target.with_name(f".{target.name}.writing")
+    with open(scratch, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.rename(target)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

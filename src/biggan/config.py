@@ -1,0 +1,179 @@
+"""A whole run as one frozen value: RunConfig, its JSON round trip, and the checks that span fields.
+
+Each part is a dataclass beside its component. Nobody writes into a config after `check`; unknown keys are errors.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from pydantic import TypeAdapter, ValidationError
+
+from biggan.data import DataConfig, DataFacts
+from biggan.errors import ConfigError, suggestion
+from biggan.latents import LatentConfig
+from biggan.losses import ObjectiveName
+from biggan.models import ModelConfig
+from biggan.models.biggan import BigGANConfig
+from biggan.precision import DeviceName, MemoryFormatName, PrecisionName
+from biggan.regularizers import RegularizationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The alternation of the players, their optimisers, and what is written when. Steps are generator steps."""
+
+    steps: int = 150_000
+    minutes: float | None = None
+    """Stop after this much training time, if that comes before the last step."""
+    batch: int = 2048
+    """Global batch: images per optimiser step of either player."""
+    micro_batch: int | None = None
+    """Images per forward pass; gradients are accumulated up to the batch. None: the whole batch."""
+    discriminator_steps: int = 2
+    """Discriminator steps per generator step."""
+    generator_lr: float = 5e-5
+    discriminator_lr: float = 2e-4
+    adam_beta1: float = 0.0
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    ema_decay: float = 0.9999
+    ema_start: int = 0
+    """The average of the generator's weights follows them exactly up to this step."""
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
+    """bf16: autocast with float32 weights, statistics and spectral norms. auto: bf16 where the hardware has it."""
+    memory_format: MemoryFormatName = "channels-last"
+    seed: int = 0
+    log_every: int = 50
+    sample_every: int = 1000
+    """Steps between sample sheets."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the model folder is renewed with each."""
+    keep_checkpoints: int = 2
+    standing_passes: int = 32
+    """Batches whose statistics are averaged for sampling (BigGAN appendix C.1)."""
+
+    def check(self) -> None:
+        """Raises ConfigError with the field, its value and a remedy."""
+        positive = ("steps", "batch", "discriminator_steps", "generator_lr", "discriminator_lr", "adam_epsilon")
+        positive += ("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "standing_passes")
+        for name in positive + tuple(n for n in ("minutes", "micro_batch") if getattr(self, n) is not None):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be above 0")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            near = nearest_divisor(self.batch, self.micro_batch)
+            raise ConfigError(
+                f"train.batch={self.batch} is not divisible by train.micro_batch={self.micro_batch}: "
+                f"use --train.micro-batch {near} or --train.batch {-(-self.batch // self.micro_batch) * self.micro_batch}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run does."""
+
+    preset: tyro.conf.Suppress[str] = "custom"
+    model: ModelConfig = field(default_factory=BigGANConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveName = "hinge"
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    found: tyro.conf.Suppress[DataFacts | None] = None
+    """What was found in the data; filled in when it is opened."""
+
+    def check(self) -> None:
+        """Raises ConfigError on the first field, or combination of fields, that makes no sense."""
+        self.model.check()
+        self.regularization.check()
+        self.train.check()
+
+
+def nearest_divisor(number: int, wanted: int) -> int:
+    """The divisor of `number` nearest to `wanted`."""
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
+
+
+def resolve(config: RunConfig, facts: DataFacts) -> RunConfig:
+    """The config with what the data says written in: classes, count, content. Raises ConfigError on a contradiction."""
+    classes = len(facts.class_names)
+    if config.model.num_classes not in (None, classes):
+        raise ConfigError(
+            f"model.num_classes={config.model.num_classes} but {facts.name} has {classes} classes: leave model.num_classes out"
+        )
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes), found=facts)
+
+
+def to_json(config: object) -> str:
+    """Any config as JSON text."""
+    return json.dumps(TypeAdapter(type(config)).dump_python(config, mode="json"), indent=2) + "\n"
+
+
+def from_json(text: str, kind: type, where: Path) -> typing.Any:
+    """The config of type `kind` in JSON text from the file `where`.
+
+    Raises ConfigError on unknown keys, with a suggestion, and on values of a wrong type.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is not valid JSON ({error})") from error
+    refuse_unknown_keys(data, kind, str(where))
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {place}={first['input']!r}: {first['msg']}") from error
+
+
+def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
+    """Raises ConfigError on the first key, at any depth, that the dataclass `kind` does not have."""
+    if isinstance(kind, types.UnionType):
+        kind = next((option for option in kind.__args__ if dataclasses.is_dataclass(option)), None)
+    if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
+        return
+    hints = typing.get_type_hints(kind)
+    for key, value in data.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown key {key!r}; {suggestion(key, hints)}")
+        refuse_unknown_keys(value, hints[key], f"{where}: {key}")
+
+
+def flatten(config: object, prefix: str = "") -> dict[str, object]:
+    """{"train.batch": 2048, ...} for every leaf field."""
+    leaves = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        name = prefix + item.name
+        leaves |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return leaves
+
+
+# A run may be resumed with other values of these: they do not change what the steps already made would have been.
+RESUMABLE = {
+    "data.source",
+    "data.cache",
+    "found.name",
+    "train.steps",
+    "train.minutes",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+}
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What stands against resuming `old` as `new`: "train.batch: 50 there, 64 here"."""
+    before, after = flatten(old), flatten(new)
+    names = [name for name in before | after if before.get(name) != after.get(name) and name not in RESUMABLE]
+    return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

@@ -1,0 +1,152 @@
+"""Where images come from: folders, zips, and the digits that scikit-learn carries. Lists and reads; does not decode.
+
+A listing names every image and its class without opening it. Classes are the folders that hold the images, in order of
+name; a flat folder is one class. Nothing is ever unpacked to disk.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from PIL import Image
+
+from biggan.errors import DataError, suggestion
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
+EMBEDDED = ("digits",)
+
+
+class Listing(NamedTuple):
+    """What a source holds: `read(name)` gives an image file's bytes; `stamp` changes when a file does."""
+
+    name: str
+    images: tuple[str, ...]
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    read: Callable[[str], bytes]
+    stamp: str
+
+
+def list_source(spec: str) -> Listing:
+    """The listing of "embedded:digits", "folder:DIR", "zip:FILE" or a plain path.
+
+    Raises DataError where there is nothing, nothing readable, or no image.
+    """
+    kind, separator, rest = spec.partition(":")
+    if separator and kind == "embedded":
+        if rest != "digits":
+            raise DataError(f"data source {spec!r}: no such embedded set; {suggestion(rest, EMBEDDED)}")
+        return list_digits()
+    if separator and kind == "folder":
+        return list_folder(Path(rest))
+    if separator and kind == "zip":
+        return list_zip(Path(rest))
+    path = Path(spec)
+    if path.is_dir():
+        return list_folder(path)
+    if path.is_file():
+        return list_zip(path)
+    raise DataError(f"data source {spec!r}: no such file or folder; use embedded:digits, folder:DIR or zip:FILE")
+
+
+def list_folder(folder: Path) -> Listing:
+    """Every image below a folder."""
+    if not folder.is_dir():
+        raise DataError(f"data folder {folder} is not a folder")
+    files = sorted(path for path in folder.rglob("*") if is_image(path.relative_to(folder)) and path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in files]
+    facts = [(name, *stat_of(path)) for name, path in zip(names, files, strict=True)]
+    return classify(f"folder:{folder}", folder.resolve().name, names, lambda name: (folder / name).read_bytes(), facts)
+
+
+def list_zip(file: Path) -> Listing:
+    """Every image in a zip archive, which stays open for reading."""
+    if not file.is_file():
+        raise DataError(f"data zip {file} is not a file")
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise DataError(f"data zip {file} cannot be read as a zip archive ({error}): make it again") from error
+    infos = sorted((info for info in archive.infolist() if is_image(PurePosixPath(info.filename))), key=lambda i: i.filename)
+    facts = [(info.filename, info.file_size, info.CRC) for info in infos]
+    return classify(f"zip:{file}", file.stem, [info.filename for info in infos], archive.read, facts)
+
+
+def list_digits() -> Listing:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels (UCI "Optical recognition of handwritten digits", test part)."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = {
+        f"{label}/{index:04d}.png": png_bytes((image * 255 / 16).round().astype("uint8"))
+        for index, (image, label) in enumerate(zip(digits.images, digits.target, strict=True))
+    }
+    facts = [(name, hashlib.sha256(data).hexdigest()) for name, data in images.items()]
+    return classify("embedded:digits", "digits", sorted(images), images.__getitem__, facts)
+
+
+def classify(spec: str, flat_name: str, names: list[str], read: Callable[[str], bytes], facts: list[tuple]) -> Listing:
+    """A listing whose classes are the first folders in which the names differ; images side by side are one class."""
+    if not names:
+        raise DataError(f"data source {spec} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    folders = [PurePosixPath(name).parts[:-1] for name in names]
+    depth = 0
+    while all(len(parts) > depth for parts in folders) and len({parts[depth] for parts in folders}) == 1:
+        depth += 1
+    if all(len(parts) == depth for parts in folders):
+        class_of = [folders[0][-1] if depth else flat_name] * len(names)
+    else:
+        loose = [name for name, parts in zip(names, folders, strict=True) if len(parts) == depth]
+        if loose:
+            raise DataError(
+                f"data source {spec} has images beside class folders ({loose[0]}): move them into a class folder"
+            )
+        class_of = [parts[depth] for parts in folders]
+    class_names = sorted(set(class_of))
+    if len(class_names) > 1 and {name.lower() for name in class_names} <= SPLIT_NAMES:
+        raise DataError(
+            f"data source {spec}: {', '.join(class_names)} look like splits, not classes: name one of them as the source"
+        )
+    index = {name: number for number, name in enumerate(class_names)}
+    stamp = hashlib.sha256(repr(facts).encode()).hexdigest()
+    return Listing(spec, tuple(names), tuple(index[name] for name in class_of), tuple(class_names), read, stamp)
+
+
+def decode(data: bytes, resolution: int) -> Image.Image:
+    """An RGB image of resolution x resolution: centre crop along the long edge, then area resampling.
+
+    BigGAN appendix C. Images that are too small are enlarged with bicubic resampling. Raises OSError, ValueError or
+    SyntaxError (Pillow's) on data that is not a whole image.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    if image.size != (side, side):
+        image = image.crop((left, top, left + side, top + side))
+    if side != resolution:
+        filter_ = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
+        image = image.resize((resolution, resolution), filter_)
+    return image
+
+
+def is_image(path: Path | PurePosixPath) -> bool:
+    """By its suffix; hidden files and what macOS adds to zips do not count."""
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def stat_of(path: Path) -> tuple[int, int]:
+    facts = path.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def png_bytes(pixels: object) -> bytes:
+    """A numpy uint8 array as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

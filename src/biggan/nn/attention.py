@@ -1,0 +1,42 @@
+"""Self-attention over pixels, as released by Zhang et al. 2019 (SA-GAN) and used by BigGAN; spec section 3, "Attention".
+
+Keys and values are max-pooled 2x2; no scaling of the dot products; out = x + gamma * o(attended), gamma starts at 0.
+Shapes: N batch, C channels, H W pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biggan.nn.init import Initializer
+from biggan.nn.spectral import SpectralConv2d
+
+
+class SelfAttention(nn.Module):
+    """(N, C, H, W) -> (N, C, H, W); C at least 8, H and W even."""
+
+    def __init__(self, channels: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.theta = SpectralConv2d(channels, channels // 8, 1, bias=False, epsilon=epsilon)
+        self.phi = SpectralConv2d(channels, channels // 8, 1, bias=False, epsilon=epsilon)
+        self.g = SpectralConv2d(channels, channels // 2, 1, bias=False, epsilon=epsilon)
+        self.o = SpectralConv2d(channels // 2, channels, 1, bias=False, epsilon=epsilon)
+        self.gamma = nn.Parameter(torch.empty(()))
+
+    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
+        """The block starts as the identity; mutates gamma."""
+        nn.init.zeros_(self.gamma)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        query = pixels_last(self.theta(x))  # (N, HW, C/8)
+        key = pixels_last(F.max_pool2d(self.phi(x), 2))  # (N, HW/4, C/8)
+        value = pixels_last(F.max_pool2d(self.g(x), 2))  # (N, HW/4, C/2)
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, HW, C/2)
+        attended = attended.transpose(1, 2).unflatten(2, (height, width))  # (N, C/2, H, W)
+        return x + self.gamma.to(x.dtype) * self.o(attended)  # (N, C, H, W)
+
+
+def pixels_last(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, HW, C); no copy in channels-last."""
+    return x.flatten(2).transpose(1, 2)

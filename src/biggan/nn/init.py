@@ -1,0 +1,37 @@
+"""How weights start. BigGAN, section 3 and appendix C: orthogonal for every weight of two or more dimensions, biases zero.
+
+Every draw comes from a generator that the caller gives, never from the global one.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Initializer = Callable[[Tensor, torch.Generator], None]
+InitializerName = Literal["orthogonal", "normal"]
+
+
+def orthogonal(weight: Tensor, generator: torch.Generator) -> None:
+    """Rows or columns orthonormal, the weight seen as (outputs, everything else) (Saxe et al. 2014)."""
+    nn.init.orthogonal_(weight, generator=generator)
+
+
+def normal(weight: Tensor, generator: torch.Generator) -> None:
+    """N(0, 0.02), as DCGAN and the CIFAR-10 script of BigGAN-PyTorch."""
+    nn.init.normal_(weight, std=0.02, generator=generator)
+
+
+INITIALIZERS: dict[InitializerName, Initializer] = {"orthogonal": orthogonal, "normal": normal}
+
+
+def initialize(module: nn.Module, initializer: Initializer, generator: torch.Generator) -> None:
+    """Draw every weight of `module` anew, layer by layer in order of registration; mutates it.
+
+    A layer that has something to draw says so with a method `initialize(initializer, generator)`.
+    """
+    for layer in module.modules():
+        start = getattr(layer, "initialize", None)
+        if start is not None:
+            start(initializer, generator)

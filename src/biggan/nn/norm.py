@@ -1,0 +1,116 @@
+"""Batch normalisation for generators: batch statistics in training, standing statistics afterwards.
+
+Source: BigGAN appendix B (conditional gain centred at 1, bias at 0, both from bias-free spectrally normalised linear maps)
+and appendix C.1 (standing statistics); spec sections 2 and 8. There are no running averages: they would belong to the raw
+weights, while samples are drawn with averaged ones. A module in evaluation mode uses its standing statistics, and
+`collecting_statistics` fills them with equal-weight averages of the means and variances of whole batches.
+
+Statistics are float32 for any input type. Shapes: N batch, C channels, E condition, HW pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biggan.nn.init import Initializer
+from biggan.nn.spectral import SpectralLinear
+
+SumOverRanks = Callable[[Tensor], Tensor]
+
+
+class Standardize(nn.Module):
+    """x -> (x - mean) / sqrt(variance + epsilon) per channel; the variance is the biased one.
+
+    `sum_over_ranks` (None for one process) sums a tensor over all ranks, and its gradient too, so that the statistics
+    are those of the global batch; all ranks must then call forward together.
+    Buffers: `standing_mean`, `standing_variance` (C,), used in evaluation mode.
+    """
+
+    def __init__(self, channels: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.register_buffer("standing_mean", torch.zeros(channels))
+        self.register_buffer("standing_variance", torch.ones(channels))
+        self.epsilon = epsilon
+        self.sum_over_ranks: SumOverRanks | None = None
+        self.collected: list[tuple[Tensor, Tensor]] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.collected is not None:
+            mean_C, variance_C = self.batch_statistics(x)
+            self.collected.append((mean_C, variance_C))
+            return self.apply_statistics(x, mean_C, variance_C)  # (N, C, H, W)
+        if not self.training:
+            return self.apply_statistics(x, self.standing_mean, self.standing_variance)  # (N, C, H, W)
+        if self.sum_over_ranks is not None:
+            return self.apply_statistics(x, *self.batch_statistics(x))  # (N, C, H, W)
+        return F.batch_norm(x, None, None, training=True, eps=self.epsilon)  # (N, C, H, W)
+
+    def batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and biased variance (C,) over batch, pixels and ranks, in float32."""
+        total = self.sum_over_ranks or (lambda values: values)
+        count = total(x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32))
+        mean_C = total(x.sum((0, 2, 3), dtype=torch.float32)) / count
+        centred = x.float() - mean_C[:, None, None]
+        variance_C = total(centred.square().sum((0, 2, 3))) / count
+        return mean_C, variance_C
+
+    def apply_statistics(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
+        scale_C = torch.rsqrt(variance_C + self.epsilon)
+        shift_C = -mean_C * scale_C
+        return torch.addcmul(shift_C[:, None, None].to(x.dtype), x, scale_C[:, None, None].to(x.dtype))
+
+
+class BatchNorm(Standardize):
+    """Standardised activations times a learned gain (starts at 1) plus a learned bias (starts at 0)."""
+
+    def __init__(self, channels: int, *, epsilon: float) -> None:
+        super().__init__(channels, epsilon=epsilon)
+        self.gain = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
+        """Gain 1, bias 0; mutates the layer."""
+        nn.init.ones_(self.gain)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
+
+
+class ConditionalBatchNorm(Standardize):
+    """y = standardised(x) (1 + W_g c) + W_b c, for a condition c of shape (N, E). BigGAN appendix B."""
+
+    def __init__(self, channels: int, condition: int, *, epsilon: float, spectral_epsilon: float) -> None:
+        super().__init__(channels, epsilon=epsilon)
+        self.gain = SpectralLinear(condition, channels, bias=False, epsilon=spectral_epsilon)
+        self.bias = SpectralLinear(condition, channels, bias=False, epsilon=spectral_epsilon)
+
+    def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
+        x = super().forward(x)
+        gain_NC = (1 + self.gain(condition_NE).float()).to(x.dtype)
+        bias_NC = self.bias(condition_NE).to(x.dtype)
+        return torch.addcmul(bias_NC[:, :, None, None], x, gain_NC[:, :, None, None])  # (N, C, H, W)
+
+
+@contextmanager
+def collecting_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, every normalisation layer uses the statistics of the batch at hand and remembers them; on leaving,
+    the standing statistics become the equal-weight averages of what was remembered. Mutates the buffers only.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, Standardize)]
+    for layer in layers:
+        layer.collected = []
+    try:
+        yield
+        for layer in layers:
+            assert layer.collected, "no forward pass was made while collecting statistics"
+            means, variances = zip(*layer.collected, strict=True)
+            layer.standing_mean.copy_(torch.stack(means).mean(0))
+            layer.standing_variance.copy_(torch.stack(variances).mean(0))
+    finally:
+        for layer in layers:
+            layer.collected = None

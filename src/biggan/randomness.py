@@ -1,0 +1,17 @@
+"""Randomness by address: every random draw has a name, so nothing about it needs saving.
+
+The stream for (seed, purpose, step, index) is the same in any process, after any number of resumptions, for any number of
+ranks. Streams live on the CPU whatever the device of the model, so a seed means the same image on every machine.
+Not here: what is drawn (see latents, data).
+"""
+
+import hashlib
+
+import torch
+
+
+def addressed_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
+    """A fresh CPU generator for one address: `purpose` names what is drawn, `position` which one (step, epoch, image...)."""
+    address = "/".join([str(seed), purpose, *map(str, position)])
+    digest = hashlib.sha256(address.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))

@@ -1,0 +1,171 @@
+"""Drawing images from a generator: a seed per image, truncation, standing statistics, sheets.
+
+Source: BigGAN section 3.1 (truncation by resampling) and appendix C.1 (standing statistics); spec section 8.
+Image number k of a seed is the same for any batch size and any device, to rounding. The files written are PNG.
+Shapes: N images, Z latent, R resolution.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from biggan.errors import ConfigError, suggestion
+from biggan.latents import draw_labels, draw_latents
+from biggan.nn.norm import collecting_statistics
+from biggan.randomness import addressed_generator
+
+
+class Samples(NamedTuple):
+    """Images (N, 3, R, R) uint8 on the CPU and their class numbers (N,)."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write one PNG per image, named by number and class, and grid.png with all; returns the grid's path."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
+            to_picture(image).save(folder / f"{index:05d}-{file_name_of(self.class_names[label])}.png")
+        grid = folder / "grid.png"
+        sheet(self.images, columns=math.ceil(math.sqrt(len(self.images)))).save(grid)
+        return grid
+
+
+class Sampler:
+    """Draws from a generator in evaluation mode.
+
+    `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
+    truncation changes; they depend on `seed_of_statistics` alone. `autocast` is entered around each forward pass.
+    """
+
+    def __init__(
+        self,
+        generator: nn.Module,
+        *,
+        latent_dim: int,
+        class_names: Sequence[str],
+        device: torch.device | None = None,
+        autocast: AbstractContextManager | None = None,
+        statistics_passes: int = 32,
+        statistics_batch: int = 64,
+        seed_of_statistics: int = 0,
+    ) -> None:
+        self.generator = generator
+        self.latent_dim = latent_dim
+        self.class_names = tuple(class_names)
+        self.device = device or torch.device("cpu")
+        self.autocast = autocast or nullcontext()
+        self.statistics_passes = statistics_passes
+        self.statistics_batch = statistics_batch
+        self.seed_of_statistics = seed_of_statistics
+        self.statistics_at: float | None | str = "not yet"
+
+    def sample(
+        self,
+        n: int,
+        *,
+        classes: Sequence[int | str] | None = None,
+        truncation: float | None = None,
+        seed: int = 0,
+        batch: int = 64,
+    ) -> Samples:
+        """`n` images; `classes` (names or numbers, None: all) are given out in turn, so that each is equally frequent.
+
+        Raises ConfigError on an unknown class, n < 1, or a truncation that is not above 0.
+        """
+        if n < 1:
+            raise ConfigError(f"n={n} must be at least 1")
+        chosen = self.class_numbers(classes)
+        labels = torch.tensor([chosen[index % len(chosen)] for index in range(n)])
+        images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
+        return Samples(torch.cat(images), labels, self.class_names)
+
+    def class_numbers(self, classes: Sequence[int | str] | None) -> list[int]:
+        """Class numbers of names or numbers. A name wins over a number of the same spelling."""
+        if classes is None:
+            return list(range(len(self.class_names)))
+        if not classes:
+            raise ConfigError("classes is empty: name at least one class, or leave it out for all")
+        numbers = []
+        for wanted in classes:
+            if str(wanted) in self.class_names:
+                numbers.append(self.class_names.index(str(wanted)))
+            elif str(wanted).isdecimal() and int(wanted) < len(self.class_names):
+                numbers.append(int(wanted))
+            else:
+                raise ConfigError(f"no class {str(wanted)!r} in this model; {suggestion(str(wanted), self.class_names)}")
+        return numbers
+
+    def batches(
+        self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
+    ) -> Iterator[Tensor]:
+        """uint8 batches (<= batch, 3, R, R) on the CPU for images number `indices` with classes `labels`."""
+        self.set_statistics(truncation)
+        for start in range(0, len(indices), batch):
+            part = indices[start : start + batch]
+            z_NZ = torch.stack([self.latent(seed, index, truncation) for index in part])
+            yield self.images(z_NZ, labels[start : start + batch])
+
+    def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
+        """The latent (Z,) of image number `index`."""
+        return draw_latents((self.latent_dim,), addressed_generator(seed, "sample", index), truncation)
+
+    @torch.no_grad()
+    def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
+        """uint8 images (N, 3, R, R) on the CPU of given latents and classes."""
+        self.generator.eval()
+        with self.autocast:
+            x = self.generator(z_NZ.to(self.device), y_N.to(self.device))  # (N, 3, R, R) in [-1, 1]
+        return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
+
+    @torch.no_grad()
+    def set_statistics(self, truncation: float | None) -> None:
+        """Standing statistics for this truncation; nothing to do if they are already those. Mutates the generator's
+        buffers."""
+        if self.statistics_at == truncation:
+            return
+        self.generator.eval()
+        with self.autocast, collecting_statistics(self.generator):
+            for number in range(self.statistics_passes):
+                stream = addressed_generator(self.seed_of_statistics, "standing statistics", number)
+                z_NZ = draw_latents((self.statistics_batch, self.latent_dim), stream, truncation)
+                y_N = draw_labels(self.statistics_batch, len(self.class_names), stream)
+                self.generator(z_NZ.to(self.device), y_N.to(self.device))
+        self.statistics_at = truncation
+
+    def class_sheet(self, *, rows: int = 20, columns: int = 10, seed: int = 0) -> Image.Image:
+        """One row per class (the first `rows` of them), with fixed latents: for watching a generator learn."""
+        shown = min(rows, len(self.class_names))
+        labels = torch.arange(shown).repeat_interleave(columns)
+        batches = self.batches(range(len(labels)), labels, truncation=None, seed=seed, batch=100)
+        return sheet(torch.cat(list(batches)), columns=columns)
+
+
+def sheet(images_uint8: Tensor, *, columns: int, border: int = 1) -> Image.Image:
+    """Images (N, 3, R, R) side by side in rows of `columns`, on black, with `border` pixels between."""
+    count, _, resolution, _ = images_uint8.shape
+    rows = math.ceil(count / columns)
+    cell = resolution + border
+    canvas = torch.zeros(3, rows * cell + border, columns * cell + border, dtype=torch.uint8)
+    for index, image in enumerate(images_uint8):
+        top, left = border + index // columns * cell, border + index % columns * cell
+        canvas[:, top : top + resolution, left : left + resolution] = image
+    return to_picture(canvas)
+
+
+def to_picture(image_uint8: Tensor) -> Image.Image:
+    """(3, H, W) uint8 -> a Pillow image."""
+    return Image.fromarray(image_uint8.permute(1, 2, 0).numpy())
+
+
+def file_name_of(class_name: str) -> str:
+    """A class name with everything but letters, digits, '_' and '-' replaced."""
+    return "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in class_name)

@@ -1,0 +1,110 @@
+"""Scalars of a run: collected on the device, averaged over an interval, written to stats.jsonl and one progress line.
+
+The device is waited for once per interval, in `flush`. Not here: what the scalars mean.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+
+class Stats:
+    """Means over the steps since the last flush."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, scalars: dict[str, Tensor]) -> None:
+        """One step's scalars; nothing waits for the device."""
+        for name, value in scalars.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        """The means so far. Waits for the device once."""
+        names = sorted(self.sums)
+        values = (torch.stack([self.sums[name].float() for name in names]) / self.count).tolist() if names else []
+        return dict(zip(names, values, strict=True))
+
+    def flush(self) -> dict[str, float]:
+        """The means, and start again. Waits for the device once."""
+        means = self.means()
+        self.sums, self.count = {}, 0
+        return means
+
+
+class StatsFile:
+    """stats.jsonl: one JSON object per line, each with its step; flushed line by line."""
+
+    def __init__(self, path: Path, *, resume_step: int) -> None:
+        """Opens for appending; lines after `resume_step`, from before a kill, are dropped."""
+        kept = [line for line in complete_lines(path) if json.loads(line)["step"] <= resume_step]
+        scratch = path.with_name(f".{path.name}.writing")
+        scratch.write_text("".join(kept))
+        os.replace(scratch, path)
+        self.path = path
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Append one line."""
+        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"step": step, **rounded}) + "\n")
+
+
+def complete_lines(path: Path) -> list[str]:
+    """The lines of a log that were written to the end."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class ProgressLine:
+    """One updating line on a terminal; elsewhere a line per interval."""
+
+    def __init__(self, name: str, *, step: int, steps: int, stream: TextIO = sys.stderr) -> None:
+        self.name, self.steps, self.stream = name, steps, stream
+        self.started, self.first = time.monotonic(), step
+        shape = "{desc} {n}/{total} |{bar:20}| {postfix}"
+        self.bar = tqdm(
+            total=steps, initial=step, desc=name, file=stream, bar_format=shape, dynamic_ncols=True, disable=not stream.isatty()
+        )
+
+    def show(self, step: int, values: dict[str, float], seconds_left: float | None) -> None:
+        """`values` are the interval's means; `seconds_left` of a time limit, None without one."""
+        rate = (step - self.first) / max(1e-9, time.monotonic() - self.started)
+        left = (self.steps - step) / max(1e-9, rate)
+        left = left if seconds_left is None else min(left, seconds_left)
+        loss_d = sum(value for name, value in values.items() if name.startswith("D_loss"))
+        loss_g = sum(value for name, value in values.items() if name.startswith("G_loss"))
+        text = (
+            f"{values['images_per_second']:.0f} img/s  loss D {loss_d:.3f} G {loss_g:.3f}  "
+            f"D(real) {values['D_real']:+.2f} D(fake) {values['D_fake']:+.2f}  left {clock(left)}"
+        )
+        if self.bar.disable:
+            print(f"{self.name} {step}/{self.steps}  {text}", file=self.stream, flush=True)
+            return
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(step - self.bar.n)
+
+    def note(self, line: str) -> None:
+        """A line of its own, above the progress line."""
+        self.bar.write(line, file=self.stream)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self.bar.close()
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"

@@ -1,0 +1,191 @@
+"""The training loop: one run from its first step, or its last checkpoint, to its end.
+
+Everything random is addressed by (seed, purpose, step), so that a resumed run makes the very steps that an undisturbed
+one would have made. What one step does is in training/step. Durations are counted in generator steps.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from biggan import models
+from biggan.checkpoint import ModelCard, RunFolder, Tensors
+from biggan.config import RunConfig
+from biggan.data import ResidentSource
+from biggan.errors import CheckpointError, TrainingDiverged
+from biggan.losses import OBJECTIVES
+from biggan.randomness import addressed_generator
+from biggan.sampling import Sampler
+from biggan.stats import ProgressLine, Stats, StatsFile
+from biggan.training.ema import EMA
+from biggan.precision import choose_precision
+from biggan.training.step import Game, Plan, Player, train_step
+
+Report = Callable[[str], None]
+
+
+def fit(config: RunConfig, source: ResidentSource, folder: RunFolder, report: Report) -> int:
+    """Train until the last step or the time limit; returns the step reached. Writes only below `folder`.
+
+    `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
+    checkpoint in the folder. Raises TrainingDiverged when a mean over a logging interval is not finite, CheckpointError
+    when the disk does not take a checkpoint; what was saved before stays.
+    """
+    train = config.train
+    game = build_game(config)
+    step, seconds_before = resume(game, folder, report)
+    limit = math.inf if train.minutes is None else 60 * train.minutes
+    if step >= train.steps or seconds_before >= limit:
+        report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
+        return step
+    source = place_on_device(source, game.precision.device)
+    stream = source.stream(game.plan.real_images, start_image=step * game.plan.real_images, seed=train.seed)
+    stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step)
+    line = ProgressLine(config.preset, step=step, steps=train.steps)
+    started = interval_started = time.monotonic()
+
+    done = False
+    while not done:
+        # One generator step, with its discriminator steps.
+        step += 1
+        stats.add(train_step(game, step, *next(stream)))
+        seconds = seconds_before + time.monotonic() - started
+        done = step == train.steps or seconds >= limit
+
+        # Log. The device is waited for here and nowhere else.
+        if done or step % train.log_every == 0:
+            images = stats.count * game.plan.real_images
+            values = stats.flush()
+            refuse_non_finite(values, step, folder)
+            values["images_per_second"] = images / (time.monotonic() - interval_started)
+            values["seconds"] = seconds_before + time.monotonic() - started
+            log.write(step, values)
+            line.show(step, values, None if train.minutes is None else limit - seconds)
+
+        # A picture, with the averaged weights.
+        if done or step % train.sample_every == 0:
+            sampler_of(game, config).class_sheet().save(folder.samples / f"step-{step:08d}.png")
+
+        # A checkpoint, and the model that anyone can sample from. Nothing non-finite is ever saved.
+        if done or step % train.checkpoint_every == 0:
+            refuse_non_finite(stats.means() if stats.count else values, step, folder)
+            seconds = seconds_before + time.monotonic() - started
+            folder.save(step, state_of(game), {"seconds": seconds}, keep=train.keep_checkpoints)
+            save_model(game, config, folder, step)
+
+        if step % train.log_every == 0:
+            interval_started = time.monotonic()
+    line.close()
+    return step
+
+
+def build_game(config: RunConfig) -> Game:
+    """Networks with weights drawn from the seed, their optimisers, and the average, on the device."""
+    train = config.train
+    precision = choose_precision(train.device, train.precision, train.memory_format)
+    generator, discriminator = models.build(config.model, addressed_generator(train.seed, "initial weights"))
+    players = []
+    for network, lr, regularizers in (
+        (generator, train.generator_lr, config.regularization.for_generator()),
+        (discriminator, train.discriminator_lr, config.regularization.for_discriminator()),
+    ):
+        precision.place(network)
+        betas = (float(train.adam_beta1), float(train.adam_beta2))
+        optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=train.adam_epsilon, fused=True)
+        players.append(Player(network, optimizer, regularizers))
+    return Game(
+        generator=players[0],
+        discriminator=players[1],
+        ema=EMA(generator, decay=train.ema_decay, start=train.ema_start),
+        objective=OBJECTIVES[config.objective],
+        precision=precision,
+        plan=plan_of(config),
+        latent_dim=config.model.z_dim,
+        num_classes=config.model.num_classes,
+    )
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """The arithmetic of the batch: batch = micro_batch x accumulation."""
+    train = config.train
+    micro_batch = train.micro_batch or train.batch
+    return Plan(train.batch, micro_batch, train.batch // micro_batch, train.discriminator_steps, train.seed)
+
+
+def state_of(game: Game) -> Tensors:
+    """Every tensor that the next step depends on."""
+    tensors = {}
+    for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
+        tensors |= {f"{name}/{key}": value for key, value in player.network.state_dict().items()}
+        names = [key for key, _ in player.network.named_parameters()]
+        for index, state in player.optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}_optimizer/{names[index]}/{key}": value for key, value in state.items()}
+    return tensors | {f"ema/{key}": value for key, value in game.ema.average.state_dict().items()}
+
+
+def resume(game: Game, folder: RunFolder, report: Report) -> tuple[int, float]:
+    """Load the newest sound checkpoint, if there is one, into the game; returns its step and training seconds."""
+    checkpoint = folder.load_newest(report)
+    if checkpoint is None:
+        return 0, 0.0
+    parts: dict[str, Tensors] = {}
+    for name, tensor in checkpoint.tensors.items():
+        part, key = name.split("/", 1)
+        parts.setdefault(part, {})[key] = tensor
+    try:
+        game.ema.average.load_state_dict(parts["ema"])
+        for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
+            player.network.load_state_dict(parts[name])
+            load_optimizer(player, parts[f"{name}_optimizer"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
+    report(f"resuming from step {checkpoint.step} ({checkpoint.path})")
+    return checkpoint.step, checkpoint.counters["seconds"]
+
+
+def load_optimizer(player: Player, tensors: Tensors) -> None:
+    """Put back the moments that `state_of` flattened."""
+    state: dict[int, dict[str, Any]] = {}
+    for index, (name, _) in enumerate(player.network.named_parameters()):
+        state[index] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    whole = player.optimizer.state_dict()
+    player.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+def refuse_non_finite(values: dict[str, float], step: int, folder: RunFolder) -> None:
+    """Raises TrainingDiverged naming the first value that is not finite."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            checkpoints = folder.list_checkpoints()
+            raise TrainingDiverged(step=step, where=name, last_good=checkpoints[-1] if checkpoints else None)
+
+
+def place_on_device(source: ResidentSource, device: torch.device) -> ResidentSource:
+    """On a GPU the images move there if they take less than a third of its free memory."""
+    if device.type != "cuda" or source.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
+        return source
+    return source.to(device)
+
+
+def sampler_of(game: Game, config: RunConfig) -> Sampler:
+    """A sampler over the averaged generator, in the precision of the run."""
+    return Sampler(
+        game.ema.average,
+        latent_dim=config.model.z_dim,
+        class_names=config.found.class_names,
+        device=game.precision.device,
+        autocast=game.precision.autocast(),
+        statistics_passes=config.train.standing_passes,
+    )
+
+
+def save_model(game: Game, config: RunConfig, folder: RunFolder, step: int) -> None:
+    """Renew the model folder: averaged weights with standing statistics for untruncated sampling."""
+    sampler_of(game, config).set_statistics(None)
+    card = ModelCard(
+        model=config.model, class_names=config.found.class_names, step=step, trained_on=config.found.name
+    )
+    folder.save_model(card, game.ema.average.state_dict())

@@ -1,0 +1,166 @@
+"""One generator step of BigGAN training: the alternation of the two players, and accumulation of gradients.
+
+Source: BigGAN section 3 and appendix C; the order of events is spec section 5, "One G iteration": a few discriminator
+steps, each on fresh real images, latents and labels, then one generator step, then the moving average. In a discriminator
+step generated and real images go through D in one concatenated pass, and G runs without gradients.
+
+Nothing here waits for the device: the numbers returned are tensors. Shapes: N batch, Z latent, R resolution.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from biggan.latents import draw_labels, draw_latents
+from biggan.losses import Objective
+from biggan.nn.heads import Verdict
+from biggan.randomness import addressed_generator
+from biggan.regularizers import Context, Regularizer
+from biggan.training.ema import EMA
+from biggan.precision import Precision
+
+
+class Plan(NamedTuple):
+    """How one global batch is cut up: batch = micro_batch x accumulation x ranks."""
+
+    batch: int
+    micro_batch: int
+    accumulation: int
+    discriminator_steps: int
+    seed: int
+
+    @property
+    def real_images(self) -> int:
+        """Real images used per generator step."""
+        return self.batch * self.discriminator_steps
+
+
+@dataclass
+class Player:
+    """A network, its optimiser and its regularisers."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    regularizers: tuple[Regularizer, ...]
+
+    def penalties(self, context: Context) -> Iterator[tuple[str, Tensor]]:
+        """Named penalties due at this step."""
+        for regularizer in self.regularizers:
+            if context.step % regularizer.every == 0:
+                penalty = regularizer.penalty(self.network, context)
+                if penalty is not None:
+                    yield type(regularizer).__name__.lower(), penalty
+
+    def step(self) -> None:
+        """The optimiser's step, then the regularisers' edits; gradients are dropped."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for regularizer in self.regularizers:
+            regularizer.after_step(self.network)
+
+
+@dataclass
+class Game:
+    """Everything that one step reads and changes."""
+
+    generator: Player
+    discriminator: Player
+    ema: EMA
+    objective: Objective
+    precision: Precision
+    plan: Plan
+    latent_dim: int
+    num_classes: int
+
+    def draw(self, step: int, purpose: str, turn: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fresh z (N, Z) and labels (N,) for one turn of one player, in micro-batches on the device."""
+        stream = addressed_generator(self.plan.seed, purpose, step, turn)
+        z_NZ = draw_latents((self.plan.batch, self.latent_dim), stream)
+        y_N = draw_labels(self.plan.batch, self.num_classes, stream)
+        device, size = self.precision.device, self.plan.micro_batch
+        for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
+            yield z.to(device, non_blocking=True), y.to(device, non_blocking=True)
+
+
+def train_step(game: Game, step: int, real_uint8: Tensor, real_y: Tensor) -> dict[str, Tensor]:
+    """Generator step number `step` (from 1); mutates the players and the average.
+
+    `real_uint8` (discriminator_steps x batch, 3, R, R) and `real_y` are split over discriminator steps and micro-batches.
+    Returns scalars: loss terms and mean scores of both players, float32 on the device.
+    """
+    plan, scalars = game.plan, {}
+    real_turns, y_turns = real_uint8.split(plan.batch), real_y.split(plan.batch)
+    for turn in range(plan.discriminator_steps):
+        scalars |= discriminator_turn(game, step, turn, real_turns[turn], y_turns[turn])
+    scalars |= generator_turn(game, step)
+    game.ema.update(game.generator.network, step)
+    return scalars
+
+
+def discriminator_turn(game: Game, step: int, turn: int, real_uint8: Tensor, real_y: Tensor) -> dict[str, Tensor]:
+    """One optimiser step of the discriminator on one global batch."""
+    plan, player, scalars = game.plan, game.discriminator, Means()
+    player.network.requires_grad_(True)
+    reals = zip(real_uint8.split(plan.micro_batch), real_y.split(plan.micro_batch), strict=True)
+    fakes = game.draw(step, "discriminator turn", turn)
+    for index, ((real, real_labels), (z, fake_labels)) in enumerate(zip(reals, fakes, strict=True)):
+        real = to_unit_range(real.to(game.precision.device, non_blocking=True), game.precision.memory_format)
+        with game.precision.autocast():
+            with torch.no_grad():
+                fake = game.generator.network(z, fake_labels)  # (N, 3, R, R)
+            both = torch.cat([fake, real]).contiguous(memory_format=game.precision.memory_format)  # (2N, 3, R, R)
+            verdict = player.network(both, torch.cat([fake_labels, real_labels]))
+        fake_verdict, real_verdict = halves(verdict)
+        terms = game.objective.for_discriminator(real_verdict, fake_verdict, real_labels)
+        if index == 0:  # penalties once per optimiser step, at full weight
+            context = Context(step, real, real_labels)
+            terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
+        (sum(terms.values()) / plan.accumulation).backward()
+        scalars.add({f"D_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
+        scalars.add({"D_real": real_verdict.score_N.mean(), "D_fake": fake_verdict.score_N.mean()}, plan.accumulation)
+    player.step()
+    return scalars.totals
+
+
+def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
+    """One optimiser step of the generator on one global batch."""
+    plan, player, scalars = game.plan, game.generator, Means()
+    game.discriminator.network.requires_grad_(False)
+    for index, (z, labels) in enumerate(game.draw(step, "generator turn", 0)):
+        with game.precision.autocast():
+            verdict = game.discriminator.network(player.network(z, labels), labels)
+        terms = game.objective.for_generator(None, verdict)
+        if index == 0:
+            context = Context(step, None, None)
+            terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
+        (sum(terms.values()) / plan.accumulation).backward()
+        scalars.add({f"G_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
+    player.step()
+    return scalars.totals
+
+
+class Means:
+    """Means over the micro-batches of a turn, kept on the device."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor], parts: int) -> None:
+        """Add one micro-batch of `parts`."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach() / parts
+
+
+def halves(verdict: Verdict) -> tuple[Verdict, Verdict]:
+    """The verdict on a concatenated batch as verdicts on its two halves."""
+    parts = zip(*(field.chunk(2) if field is not None else (None, None) for field in verdict), strict=True)
+    first, second = (Verdict(*part) for part in parts)
+    return first, second
+
+
+def to_unit_range(images_uint8: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """uint8 0..255 -> float32 in [-1, 1]."""
+    return images_uint8.to(torch.float32, memory_format=memory_format).div_(127.5).sub_(1)
