@@ -103,8 +103,8 @@ def describe(config: RunConfig, *, measure: bool = True) -> str:
         lines += [
             f"memory: about {(need.state_bytes + need.activation_bytes) / 2**30:.2f} GiB "
             f"({need.state_bytes / 2**30:.2f} weights and optimisers, {need.activation_bytes / 2**30:.2f} activations)",
-            f"time: about {total:.2g} s per step, {total * config.train.steps / 3600:.3g} h for {config.train.steps:,} steps "
-            f"({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
+            f"time: about {total:.2g} s per step, {total * config.train.steps / 3600:.3g} h for "
+            f"{config.train.steps:,} steps ({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
         ]
         if config.train.minutes is not None:
             lines.append(f"      stops after {config.train.minutes:g} minutes if that comes first")
@@ -193,8 +193,9 @@ class Arm:
         turn_g = lambda: generator_turn(self.game, 1)  # noqa: E731
         times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
         share_d = plan.discriminator_steps * times[0] / (plan.discriminator_steps * times[0] + times[1])
+        arithmetic = "bf16" if precision.bf16 else "float32"
         return [
-            f"  device         {precision.device}, {'bf16' if precision.bf16 else 'float32'}, {self.config.train.memory_format}",
+            f"  device         {precision.device}, {arithmetic}, {self.config.train.memory_format}",
             f"  images/s       {rate:.1f}  ({min(rates):.1f} to {max(rates):.1f})",
             f"  FLOP per image {flop_per_image / 1e9:.3g} G",
             f"  achieved       {rate * flop_per_image / 1e12:.3g} TFLOP/s, "

@@ -182,10 +182,10 @@ def preset_argument(command: str, arguments: list[str]) -> RunConfig:
     """The recipe that the first argument names; help where there is none."""
     if arguments and arguments[0] not in ("-h", "--help") and not arguments[0].startswith("-"):
         return preset(arguments[0])
-    rows = [f"  {name:12} {' '.join(make.__doc__.split('.')[0].split())}" for name, make in PRESETS.items()]
-    listing = "\n".join(rows)
     if arguments and arguments[0] in ("-h", "--help"):
-        print(f"usage: biggan {command} PRESET [options]\n\npresets:\n{listing}\n\nbiggan {command} PRESET --help tells the options.")
+        rows = [f"  {name:12} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
+        print(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
+        print(f"biggan {command} PRESET --help tells the options.")
         sys.exit(0)
     raise ConfigError(f"biggan {command} needs a preset before its options; known: {', '.join(PRESETS)}")
 

@@ -107,7 +107,7 @@ def resolve(config: RunConfig, facts: DataFacts) -> RunConfig:
     classes = len(facts.class_names)
     if config.model.num_classes not in (None, classes):
         raise ConfigError(
-            f"model.num_classes={config.model.num_classes} but {facts.name} has {classes} classes: leave model.num_classes out"
+            f"model.num_classes={config.model.num_classes} but {facts.name} has {classes} classes: leave it out"
         )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes), found=facts)
 

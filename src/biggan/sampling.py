@@ -66,7 +66,7 @@ class Sampler:
         self.statistics_passes = statistics_passes
         self.statistics_batch = statistics_batch
         self.seed_of_statistics = seed_of_statistics
-        self.statistics_at: float | None | str = "not yet"
+        self.statistics_at: float | str | None = "not yet"
 
     def sample(
         self,

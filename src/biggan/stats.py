@@ -74,7 +74,13 @@ class ProgressLine:
         self.started, self.first = time.monotonic(), step
         shape = "{desc} {n}/{total} |{bar:20}| {postfix}"
         self.bar = tqdm(
-            total=steps, initial=step, desc=name, file=stream, bar_format=shape, dynamic_ncols=True, disable=not stream.isatty()
+            total=steps,
+            initial=step,
+            desc=name,
+            file=stream,
+            bar_format=shape,
+            dynamic_ncols=True,
+            disable=not stream.isatty(),
         )
 
     def show(self, step: int, values: dict[str, float], seconds_left: float | None) -> None:

@@ -70,9 +70,7 @@ def open_source(
     """
     listing = list_source(spec)
     folder = cache or default_cache()
-    return load(
-        listing, resolution, flip=flip, skip_broken=skip_broken, cache=folder, progress=progress, report=report
-    )
+    return load(listing, resolution, flip=flip, skip_broken=skip_broken, cache=folder, progress=progress, report=report)
 
 
 def facts_of(source: ResidentSource) -> DataFacts:

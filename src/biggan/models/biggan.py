@@ -102,9 +102,7 @@ class BigGANConfig:
         chunks = len(self.layout.generator) + 1
         if self.skip_z and self.z_dim % chunks:
             near = max(1, round(self.z_dim / chunks)) * chunks
-            raise ConfigError(
-                f"model.latent_dim={self.z_dim} is not divisible by the {chunks} chunks of skip-z: use {near}"
-            )
+            raise ConfigError(f"model.latent_dim={self.z_dim} is not divisible by the {chunks} chunks of skip-z: use {near}")
         self._check_attention("generator_attention", generator_attention(self), self.width, self.layout.generator)
         self._check_attention("discriminator_attention", discriminator_attention(self), self.d_width, None)
 

@@ -1,0 +1,1 @@
+"""Training as a whole activity: the loop, one step, the moving average."""

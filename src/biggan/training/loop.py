@@ -17,11 +17,11 @@ from biggan.config import RunConfig
 from biggan.data import ResidentSource
 from biggan.errors import CheckpointError, TrainingDiverged
 from biggan.losses import OBJECTIVES
+from biggan.precision import choose_precision
 from biggan.randomness import addressed_generator
 from biggan.sampling import Sampler
 from biggan.stats import ProgressLine, Stats, StatsFile
 from biggan.training.ema import EMA
-from biggan.precision import choose_precision
 from biggan.training.step import Game, Plan, Player, train_step
 
 Report = Callable[[str], None]
@@ -149,8 +149,10 @@ def resume(game: Game, folder: RunFolder, report: Report) -> tuple[int, float]:
 def load_optimizer(player: Player, tensors: Tensors) -> None:
     """Put back the moments that `state_of` flattened."""
     state: dict[int, dict[str, Any]] = {}
-    for index, (name, _) in enumerate(player.network.named_parameters()):
-        state[index] = {key: tensors[f"{name}/{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    for index, (name, parameter) in enumerate(player.network.named_parameters()):
+        # The fused optimiser walks weights and moments side by side in memory: both need the same layout.
+        moments = {key: torch.empty_like(parameter).copy_(tensors[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
+        state[index] = {"step": tensors[f"{name}/step"], **moments}
     whole = player.optimizer.state_dict()
     player.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
@@ -185,7 +187,5 @@ def sampler_of(game: Game, config: RunConfig) -> Sampler:
 def save_model(game: Game, config: RunConfig, folder: RunFolder, step: int) -> None:
     """Renew the model folder: averaged weights with standing statistics for untruncated sampling."""
     sampler_of(game, config).set_statistics(None)
-    card = ModelCard(
-        model=config.model, class_names=config.found.class_names, step=step, trained_on=config.found.name
-    )
+    card = ModelCard(model=config.model, class_names=config.found.class_names, step=step, trained_on=config.found.name)
     folder.save_model(card, game.ema.average.state_dict())

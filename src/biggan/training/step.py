@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from biggan.latents import draw_labels, draw_latents
 from biggan.losses import Objective
 from biggan.nn.heads import Verdict
+from biggan.precision import Precision
 from biggan.randomness import addressed_generator
 from biggan.regularizers import Context, Regularizer
 from biggan.training.ema import EMA
-from biggan.precision import Precision
 
 
 class Plan(NamedTuple):

@@ -1,0 +1,57 @@
+"""Fixtures: where the shared files are, a tiny run, and folders of small real pictures."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from biggan.config import RunConfig, TrainConfig
+from biggan.data import DataConfig
+from biggan.models.biggan import BigGANConfig
+from biggan.presets import preset
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def shared_file(name: str) -> Path:
+    """A file beside the checkout; the test is skipped where it is absent."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"../shared/{name} is not on this machine")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache of decoded images."""
+    monkeypatch.setenv("BIGGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def tiny_config(**train: object) -> RunConfig:
+    """A run of seconds: digits, width 2, float32 on the CPU."""
+    settings = {"steps": 4, "batch": 8, "log_every": 1, "sample_every": 1000, "checkpoint_every": 1000}
+    settings |= {"standing_passes": 2, "device": "cpu", "precision": "fp32", "discriminator_steps": 2}
+    return dataclasses.replace(
+        preset("digits"),
+        model=BigGANConfig(resolution=32, width=2, embedding_dim=8),
+        data=DataConfig(source="embedded:digits", flip=True),
+        train=TrainConfig(**(settings | train)),
+    )
+
+
+def write_pictures(folder: Path, classes: dict[str, int], size: tuple[int, int] = (40, 32)) -> None:
+    """Class folders of small random pictures."""
+    numbers = np.random.default_rng(0)
+    for name, count in classes.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(count):
+            pixels = numbers.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

@@ -1,0 +1,106 @@
+"""Decoding, caching, broken images, and the order of the stream."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared_file, write_pictures
+
+from biggan.data import open_source
+from biggan.errors import DataError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    write_pictures(tmp_path / "set", {"a": 7, "b": 4}, size=(32, 32))
+    return tmp_path / "set"
+
+
+def test_images_labels_and_cache(pictures, tmp_path):
+    first = open_source(str(pictures), 32, cache=tmp_path / "cache")
+    assert first.images.shape == (11, 3, 32, 32)
+    assert first.images.dtype == torch.uint8
+    assert first.labels.tolist() == [0] * 7 + [1] * 4
+    assert not first.from_cache
+    second = open_source(str(pictures), 32, cache=tmp_path / "cache")
+    assert second.from_cache
+    assert torch.equal(first.images, second.images)
+    assert first.content_hash == second.content_hash
+
+
+def test_a_changed_file_is_decoded_again(pictures, tmp_path):
+    first = open_source(str(pictures), 32, cache=tmp_path / "cache")
+    (pictures / "a" / "0.png").write_bytes((pictures / "b" / "1.png").read_bytes())
+    second = open_source(str(pictures), 32, cache=tmp_path / "cache")
+    assert not second.from_cache
+    assert first.content_hash != second.content_hash
+    assert torch.equal(second.images[0], second.images[8])
+
+
+def test_broken_images_are_named_or_counted(pictures, tmp_path):
+    whole = (pictures / "a" / "3.png").read_bytes()
+    (pictures / "a" / "3.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "b" / "0.png").write_bytes(b"no picture at all")
+    with pytest.raises(DataError, match=r"a/3\.png .*skip-broken"):
+        open_source(str(pictures), 32, cache=tmp_path / "cache")
+    lines = []
+    source = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache", report=lines.append)
+    assert (len(source.labels), source.broken) == (9, 2)
+    assert "2 of 11" in lines[0]
+    again = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache", report=lines.append)
+    assert again.from_cache
+    assert "2 of 11" in lines[1]
+
+
+def test_a_cache_that_cannot_be_written_is_reported(pictures, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    lines = []
+    source = open_source(str(pictures), 32, cache=tmp_path / "cache", report=lines.append)
+    assert len(source.labels) == 11
+    assert "could not be kept" in lines[0]
+
+
+def take(stream, count):
+    batches = [next(stream) for _ in range(count)]
+    return torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
+
+
+def test_each_epoch_shows_every_image_once_in_a_new_order(pictures, tmp_path):
+    source = open_source(str(pictures), 32, cache=tmp_path / "cache")
+    images, labels = take(source.stream(1, seed=0), 22)
+    orders = []
+    for epoch in (images[:11], images[11:]):
+        matches = (epoch[:, None] == source.images[None]).flatten(2).all(2)
+        assert matches.sum(0).tolist() == [1] * 11
+        orders.append(matches.int().argmax(1).tolist())
+    assert orders[0] != orders[1]
+    assert labels.tolist() == source.labels[orders[0] + orders[1]].tolist()
+
+
+def test_a_stream_goes_on_from_any_image(pictures, tmp_path):
+    source = open_source(str(pictures), 32, flip=True, cache=tmp_path / "cache")
+    images, labels = take(source.stream(4, seed=3), 10)
+    later_images, later_labels = take(source.stream(4, start_image=24, seed=3), 4)
+    assert torch.equal(images[24:], later_images)
+    assert torch.equal(labels[24:], later_labels)
+
+
+def test_ranks_share_the_global_batch(pictures, tmp_path):
+    source = open_source(str(pictures), 32, flip=True, cache=tmp_path / "cache")
+    whole = next(source.stream(6, start_image=6, seed=1))[0]
+    parts = [next(source.stream(6, rank=r, world_size=2, start_image=6, seed=1))[0] for r in range(2)]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_flips_mirror_about_half(pictures, tmp_path):
+    source = open_source(str(pictures), 32, flip=True, cache=tmp_path / "cache")
+    images, _ = take(source.stream(11, seed=0), 20)
+    plain = (images[:, None] == source.images[None]).flatten(2).all(2).any(1)
+    mirrored = (images[:, None] == source.images.flip(3)[None]).flatten(2).all(2).any(1)
+    assert (plain ^ mirrored).all()
+    assert 0.35 < plain.float().mean() < 0.65
+
+
+def test_real_jpegs_from_a_zip(tmp_path):
+    source = open_source(f"zip:{shared_file('data/imagenette-128.zip')}", 64, cache=tmp_path)
+    assert source.images.shape == (1200, 3, 64, 64)
+    assert np.bincount(source.labels.numpy()).tolist() == [120] * 10

@@ -1,0 +1,92 @@
+"""Listings of folders and zips, and the way an image becomes a square."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from conftest import write_pictures
+from PIL import Image
+
+from biggan.data.sources import decode, list_source
+from biggan.errors import DataError
+
+
+def zip_of(folder, target):
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return target
+
+
+def test_class_folders_and_the_same_in_a_zip(tmp_path):
+    write_pictures(tmp_path / "set", {"cat": 2, "ant": 1})
+    (tmp_path / "set" / "notes.txt").write_text("not an image")
+    (tmp_path / "set" / ".hidden.png").write_bytes(b"not an image")
+    for spec in (f"folder:{tmp_path / 'set'}", str(tmp_path / "set"), f"zip:{zip_of(tmp_path / 'set', tmp_path / 's.zip')}"):
+        listing = list_source(spec)
+        assert listing.class_names == ("ant", "cat")
+        assert listing.images == ("ant/0.png", "cat/0.png", "cat/1.png")
+        assert listing.labels == (0, 1, 1)
+        assert Image.open(io.BytesIO(listing.read("cat/1.png"))).size == (40, 32)
+
+
+def test_a_flat_folder_is_one_class(tmp_path):
+    write_pictures(tmp_path, {"dogs": 3})
+    assert list_source(str(tmp_path / "dogs")).class_names == ("dogs",)
+
+
+def test_common_outer_folders_are_not_classes(tmp_path):
+    write_pictures(tmp_path / "a" / "b", {"cat": 1, "dog": 1})
+    assert list_source(str(tmp_path)).class_names == ("cat", "dog")
+
+
+def test_classes_may_hold_folders(tmp_path):
+    write_pictures(tmp_path / "cat", {"x": 1, "y": 1})
+    write_pictures(tmp_path, {"dog": 1})
+    assert list_source(str(tmp_path)).labels == (0, 0, 1)
+
+
+def test_what_cannot_be_a_data_set(tmp_path):
+    (tmp_path / "empty").mkdir()
+    write_pictures(tmp_path / "mixed", {"": 1, "cat": 1})
+    write_pictures(tmp_path / "splits", {"train": 1, "val": 1})
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4 and no more")
+    for spec, message in {
+        str(tmp_path / "empty"): "holds no image",
+        str(tmp_path / "mixed"): "beside class folders",
+        str(tmp_path / "splits"): "look like splits",
+        f"zip:{tmp_path / 'broken.zip'}": "cannot be read as a zip",
+        f"zip:{tmp_path / 'absent.zip'}": "is not a file",
+        f"folder:{tmp_path / 'absent'}": "is not a folder",
+        "nonsense": "no such file or folder",
+        "embedded:digit": "did you mean 'digits'",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            list_source(spec)
+
+
+def test_embedded_digits_are_the_real_ones():
+    listing = list_source("embedded:digits")
+    assert len(listing.images) == 1797
+    assert listing.class_names == tuple("0123456789")
+
+
+def picture(pixels, mode="RGB"):
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, dtype=np.uint8)).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_crop_is_central_and_shrinking_averages_areas():
+    pixels = np.arange(4 * 8 * 3).reshape(4, 8, 3) * 2
+    square = np.asarray(decode(picture(pixels), 2)).astype(float)
+    central = pixels[:, 2:6]
+    expected = central.reshape(2, 2, 2, 2, 3).mean(axis=(1, 3))
+    assert np.abs(square - expected).max() <= 0.5
+
+
+def test_grey_becomes_rgb():
+    square = np.asarray(decode(picture(np.full((32, 32, 3), 77), "L"), 32))
+    assert square.shape == (32, 32, 3)
+    assert (square == 77).all()

@@ -1,0 +1,47 @@
+"""The arithmetic of the benchmark: FLOP and bytes against counts by hand, settings by name."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from biggan.bench import Arm, SavedBytes, bench_train, footprint, with_settings
+from biggan.errors import ConfigError
+from biggan.training.step import train_step
+
+
+def ready(**train):
+    config = tiny_config(**train)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10))
+
+
+def test_flop_per_step_is_what_a_real_step_does():
+    arm = Arm(ready())
+    arm.game.generator.regularizers = ()
+    with FlopCounterMode(display=False) as counter:
+        train_step(arm.game, 1, arm.images, arm.labels)
+    assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_saved_bytes_of_a_product():
+    x, w = torch.ones(10, 20, requires_grad=True), torch.ones(20, 30, requires_grad=True)
+    saved = SavedBytes()
+    with saved.counting():
+        (x @ w).sum().backward()
+    assert saved.peaks == [4 * (10 * 20 + 20 * 30)]
+
+
+def test_settings_by_name():
+    config = with_settings(ready(), ["train.precision=bf16", "train.micro-batch=4", "train.generator_lr=0.5"])
+    assert (config.train.precision, config.train.micro_batch, config.train.generator_lr) == ("bf16", 4, 0.5)
+    for setting, message in (("train.bach=3", "did you mean"), ("train.batch=x", "integer"), ("train.precision=x", "fp32")):
+        with pytest.raises(ConfigError, match=message):
+            with_settings(ready(), [setting])
+
+
+def test_two_settings_give_a_ratio():
+    text = bench_train({"a": ready(), "b": ready(memory_format="contiguous")}, rounds=1, seconds=0.1)
+    assert "images/s" in text
+    assert "ratio" in text

@@ -1,0 +1,107 @@
+"""A run that is stopped, in whatever way, and started again ends exactly where an undisturbed one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from biggan.checkpoint import RunFolder, read_checkpoint
+from biggan.config import resolve
+from biggan.data import facts_of, open_source
+from biggan.training.loop import fit
+
+
+def train(config, path, report=lambda line: None):
+    """One call of fit in this process; the run folder."""
+    source = open_source(config.data.source, config.model.resolution, flip=config.data.flip)
+    folder = RunFolder(path)
+    config = resolve(config, facts_of(source))
+    folder.claim(config)
+    fit(config, source, folder, report)
+    return folder
+
+
+def final_tensors(folder):
+    """Everything in the last checkpoint but the statistics for sampling, which training does not use."""
+    tensors = read_checkpoint(folder.list_checkpoints()[-1]).tensors
+    return {name: tensor for name, tensor in tensors.items() if "standing" not in name}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert not different
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_steps_are_two_and_two(tmp_path, precision):
+    whole = train(tiny_config(steps=4, precision=precision), tmp_path / "whole")
+    train(tiny_config(steps=2, precision=precision), tmp_path / "parts")
+    lines = []
+    parts = train(tiny_config(steps=4, precision=precision), tmp_path / "parts", lines.append)
+    assert "resuming from step 2" in lines[0]
+    assert_same(final_tensors(whole), final_tensors(parts))
+    logs = [[json.loads(line) for line in run.stats_file.read_text().splitlines()] for run in (whole, parts)]
+    for one, other in zip(*logs, strict=True):
+        clocks = {"seconds", "images_per_second"}
+        assert {k: v for k, v in one.items() if k not in clocks} == {k: v for k, v in other.items() if k not in clocks}
+    models = [(run.model / "generator.safetensors").read_bytes() for run in (whole, parts)]
+    assert models[0] == models[1]
+
+
+def test_sigkill_at_a_random_moment(tmp_path):
+    """Killed three times, without warning, at random; resumed each time by the same command."""
+    steps = 12
+    settings = ["--train.steps", steps, "--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1]
+    settings += ["--train.checkpoint-every", 1, "--train.standing-passes", 2, "--model.width", 2, "--data.flip"]
+    settings += ["--model.embedding-dim", 8, "--train.device", "cpu", "--train.precision", "fp32"]
+    words = [sys.executable, "-m", "biggan", "train", "digits", *map(str, settings), "--run"]
+    command = [*words, str(tmp_path / "killed")]
+    folder, chance = RunFolder(tmp_path / "killed"), random.Random(os.getpid())
+    for kill in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        at_least = 3 * kill + 1
+        while process.poll() is None and not (folder.list_checkpoints() and read_step(folder) >= at_least):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from step" in done.stderr
+    subprocess.run([*words, str(tmp_path / "undisturbed")], capture_output=True, check=True)
+    assert read_step(folder) == steps
+    assert_same(final_tensors(RunFolder(tmp_path / "undisturbed")), final_tensors(folder))
+    logged = [json.loads(line)["step"] for line in folder.stats_file.read_text().splitlines()]
+    assert logged == list(range(1, steps + 1))
+
+
+def read_step(folder):
+    """The step of the newest checkpoint by its name."""
+    return int(folder.list_checkpoints()[-1].name.removeprefix("step-"))
+
+
+def test_damage_is_reported_and_training_goes_on_from_before(tmp_path):
+    train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run")
+    whole = final_tensors(RunFolder(tmp_path / "run"))
+    newest = RunFolder(tmp_path / "run").list_checkpoints()[-1] / "tensors.safetensors"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    lines = []
+    folder = train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run", lines.append)
+    assert "damaged" in lines[0]
+    assert "resuming from step 2" in lines[1]
+    assert_same(whole, final_tensors(folder))
+
+
+def test_a_finished_run_says_so(tmp_path):
+    train(tiny_config(steps=2), tmp_path / "run")
+    lines = []
+    train(tiny_config(steps=2), tmp_path / "run", lines.append)
+    assert "already at step 2" in lines[-1]

@@ -1,0 +1,116 @@
+"""One step: accumulation, the order of the turns, the average, the penalties, divergence."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from biggan.config import RunConfig
+from biggan.errors import TrainingDiverged
+from biggan.training.ema import EMA
+from biggan.training.loop import build_game
+from biggan.training.step import discriminator_turn, generator_turn, to_unit_range, train_step
+
+
+def game_of(config: RunConfig):
+    return build_game(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
+
+
+def real_batch(count, generator):
+    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return images, torch.randint(10, (count,), generator=generator)
+
+
+def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
+    """For D on fixed vectors: D has no batch statistics, so cutting the batch up changes nothing but rounding.
+    G is put in evaluation mode, because its batch statistics are those of a micro-batch."""
+    images, labels = real_batch(8, generator)
+    grads = []
+    for micro_batch in (8, 2):
+        game = game_of(tiny_config(micro_batch=micro_batch))
+        game.generator.network.eval()
+        game.discriminator.network.eval()
+        game.discriminator.step = lambda: None  # keep the gradients
+        discriminator_turn(game, 1, 0, images, labels)
+        grads.append([p.grad for p in game.discriminator.network.parameters()])
+    for whole, parts in zip(*grads, strict=True):
+        assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_penalties_count_once_whatever_the_accumulation(generator):
+    grads = []
+    for micro_batch in (8, 2):
+        game = game_of(tiny_config(micro_batch=micro_batch))
+        game.generator.network.eval()
+        game.discriminator.network.eval()
+        game.generator.step = lambda: None
+        generator_turn(game, 1)
+        grads.append([p.grad for p in game.generator.network.parameters()])
+    for whole, parts in zip(*grads, strict=True):
+        assert torch.allclose(whole, parts, atol=1e-5)
+
+
+def test_each_player_moves_only_in_its_turn(generator):
+    game = game_of(tiny_config())
+    copies = lambda player: [p.detach().clone() for p in player.network.parameters()]  # noqa: E731
+    same = lambda player, before: all(map(torch.equal, player.network.parameters(), before))  # noqa: E731
+    g, d = copies(game.generator), copies(game.discriminator)
+    discriminator_turn(game, 1, 0, *real_batch(8, generator))
+    assert same(game.generator, g)
+    assert not same(game.discriminator, d)
+    d = copies(game.discriminator)
+    generator_turn(game, 1)
+    assert same(game.discriminator, d)
+    assert not same(game.generator, g)
+
+
+def test_every_turn_draws_its_own_latents():
+    game = game_of(tiny_config())
+    draws = [next(game.draw(*place))[0] for place in ((1, "d", 0), (1, "d", 1), (1, "g", 0), (2, "d", 0))]
+    assert all(not torch.equal(draws[i], draws[j]) for i in range(4) for j in range(i))
+    assert torch.equal(draws[0], next(game.draw(1, "d", 0))[0])
+
+
+def test_the_real_batch_is_spread_over_the_turns(generator):
+    game = game_of(tiny_config(discriminator_steps=2, micro_batch=4))
+    images, labels = real_batch(16, generator)
+    seen = []
+    game.discriminator.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    train_step(game, 1, images, labels)
+    real_halves = torch.cat([batch[4:] for batch in seen[:4]])
+    assert torch.equal(real_halves, to_unit_range(images, torch.contiguous_format))
+    assert [len(batch) for batch in seen] == [8, 8, 8, 8, 4, 4]
+
+
+def test_average_against_its_recursion():
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = EMA(network, decay=0.5, start=1)
+    expected = None
+    for step, value in enumerate([3.0, 5.0, -1.0, 2.0], start=1):
+        with torch.no_grad():
+            network.weight.fill_(value)
+        average.update(network, step)
+        age = step - 1
+        decay = min(0.5, (1 + age) / (10 + age)) if age > 0 else 0.0
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert average.average.weight.item() == pytest.approx(expected)
+
+
+def test_divergence_names_the_step_and_saves_nothing(tmp_path):
+    from test_resume import train
+
+    config = tiny_config(steps=50, checkpoint_every=1)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, generator_lr=1e30, discriminator_lr=1e30))
+    with pytest.raises(TrainingDiverged) as caught:
+        train(config, tmp_path / "run")
+    assert caught.value.step >= 1
+    for tensors in (tmp_path / "run" / "checkpoints").glob("*/tensors.safetensors"):
+        assert tensors.parent.name < f"step-{caught.value.step:08d}"
+
+
+def test_bf16_keeps_weights_float32(generator):
+    game = game_of(tiny_config(precision="bf16"))
+    train_step(game, 1, *real_batch(16, generator))
+    tensors = [*game.generator.network.state_dict().values(), *game.discriminator.network.state_dict().values()]
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
