@@ -1,6 +1,8 @@
 """The command line as a user meets it: bad input gets one clear line and exit code 2, and costs nothing."""
 
 import json
+import resource
+import signal
 
 import pytest
 from conftest import write_pictures
@@ -76,6 +78,24 @@ def test_another_config_in_the_run_folder(capsys, tmp_path):
     code, _, err = call(capsys, *words, "--train.seed", "4")
     assert (code, "train.seed: 0 there, 4 here" in err) == (2, True)
     assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_a_full_disk_ends_in_one_line_and_costs_no_checkpoint(capsys, tmp_path):
+    """The size limit of the process stands for a full disk: the system refuses the write half way."""
+    words = ["train", "digits", "--run", tmp_path / "run", *TINY, "--train.checkpoint-every", "1", "--train.steps"]
+    assert call(capsys, *words, "1")[0] == 0
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code, _, err = call(capsys, *words, "2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 2
+    assert "biggan: " in err.splitlines()[-1]
+    assert "still there" in err.splitlines()[-1]
+    code, _, err = call(capsys, *words, "2")
+    assert (code, "resuming from step 1" in err) == (0, True)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -13,7 +13,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,12 +75,21 @@ class RunFolder:
                 )
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise CheckpointError(f"run folder {self.path} exists and holds no run: give another --run")
-        try:
+        with self.writing():
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             write_file(self.config_file, to_json(config).encode())
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around small writes below the folder: what the system refuses becomes a CheckpointError."""
+        try:
+            yield
         except OSError as error:
-            raise CheckpointError(f"run folder {self.path} cannot be written ({error}): give another --run") from error
+            raise CheckpointError(
+                f"run folder {self.path} cannot be written ({error}): what was saved before is still there; "
+                "free some space or give another --run, then give the same command again"
+            ) from error
 
     def list_checkpoints(self) -> list[Path]:
         """Complete checkpoint folders, oldest first; not verified."""

@@ -79,8 +79,10 @@ def train(arguments: list[str]) -> int:
     from biggan.bench import describe
     from biggan.checkpoint import RunFolder
     from biggan.data import facts_of, open_source
+    from biggan.precision import keep_freed_memory
     from biggan.training.loop import fit
 
+    keep_freed_memory()
     config = command.config
     config.check()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -166,7 +168,9 @@ def bench(arguments: list[str]) -> int:
     prog = f"biggan bench train {' '.join(arguments[1:2])}"
     command = parse(BenchCommand, arguments[2:], prog, BenchCommand(config=base))
     from biggan.bench import bench_train, with_settings
+    from biggan.precision import keep_freed_memory
 
+    keep_freed_memory()
     command.config.check()
     settings = {"this setting": command.config}
     if command.compare:

@@ -15,7 +15,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from biggan.data import DataConfig, DataFacts
 from biggan.errors import ConfigError, suggestion
-from biggan.latents import LatentConfig
 from biggan.losses import ObjectiveName
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig
@@ -82,7 +81,6 @@ class RunConfig:
 
     preset: tyro.conf.Suppress[str] = "custom"
     model: ModelConfig = field(default_factory=BigGANConfig)
-    latent: LatentConfig = field(default_factory=LatentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveName = "hinge"
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)

@@ -4,20 +4,10 @@ Source: BigGAN sections 2 and 3.1; spec sections 1 and 8. Every draw takes its g
 Shapes: N batch, Z latent.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from biggan.errors import ConfigError
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentConfig:
-    """The distribution of z."""
-
-    prior: Literal["normal"] = "normal"
 
 
 def draw_latents(shape: tuple[int, ...], generator: torch.Generator, truncation: float | None = None) -> Tensor:

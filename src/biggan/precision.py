@@ -4,6 +4,7 @@ bf16 is autocast: weights, optimiser, spectral norms and batch statistics stay f
 all choose here.
 """
 
+import ctypes
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -54,3 +55,14 @@ def has_fast_bf16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that we support
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep large freed blocks for the next step instead of giving them back to the system, which would
+    hand them out again page by page. For training on a CPU, once per process; whether the library can (glibc) is returned.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+    return bool(set_option(mmap_threshold, 1 << 30) and set_option(trim_threshold, (1 << 31) - 1))

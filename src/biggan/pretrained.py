@@ -26,12 +26,11 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
         raise CheckpointError(f"the weights in {path} do not fit its config.json: {error}") from error
     chosen = choose_precision(device, precision, "channels-last")
     chosen.place(generator).eval().requires_grad_(False)
-    sampler = Sampler(
+    return Sampler(
         generator,
         latent_dim=card.model.z_dim,
         class_names=card.class_names,
         device=chosen.device,
         autocast=chosen.autocast(),
+        has_statistics=True,
     )
-    sampler.statistics_at = None  # the model folder holds those of untruncated sampling
-    return sampler

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from PIL import Image
@@ -43,7 +43,8 @@ class Sampler:
     """Draws from a generator in evaluation mode.
 
     `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
-    truncation changes; they depend on `seed_of_statistics` alone. `autocast` is entered around each forward pass.
+    truncation changes; they depend on `seed_of_statistics` alone. With `has_statistics` the generator comes with those of
+    untruncated sampling. `autocast` is entered around each forward pass.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Sampler:
         statistics_passes: int = 32,
         statistics_batch: int = 64,
         seed_of_statistics: int = 0,
+        has_statistics: bool = False,
     ) -> None:
         self.generator = generator
         self.latent_dim = latent_dim
@@ -66,7 +68,7 @@ class Sampler:
         self.statistics_passes = statistics_passes
         self.statistics_batch = statistics_batch
         self.seed_of_statistics = seed_of_statistics
-        self.statistics_at: float | str | None = "not yet"
+        self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
 
     def sample(
         self,

@@ -69,7 +69,8 @@ def complete_lines(path: Path) -> list[str]:
 class ProgressLine:
     """One updating line on a terminal; elsewhere a line per interval."""
 
-    def __init__(self, name: str, *, step: int, steps: int, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, name: str, *, step: int, steps: int, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr
         self.name, self.steps, self.stream = name, steps, stream
         self.started, self.first = time.monotonic(), step
         shape = "{desc} {n}/{total} |{bar:20}| {postfix}"
@@ -99,10 +100,6 @@ class ProgressLine:
             return
         self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(step - self.bar.n)
-
-    def note(self, line: str) -> None:
-        """A line of its own, above the progress line."""
-        self.bar.write(line, file=self.stream)
 
     def close(self) -> None:
         """Leave the last state on the screen."""

@@ -1,5 +1,6 @@
 """The table of model families: one line each."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ class Family(NamedTuple):
     config: type
     generator: type[nn.Module]
     discriminator: type[nn.Module]
-    build: object
+    build: Callable[[ModelConfig, torch.Generator], tuple[nn.Module, nn.Module]]
 
 
 FAMILIES: dict[str, Family] = {

@@ -103,15 +103,16 @@ class BigGANConfig:
         if self.skip_z and self.z_dim % chunks:
             near = max(1, round(self.z_dim / chunks)) * chunks
             raise ConfigError(f"model.latent_dim={self.z_dim} is not divisible by the {chunks} chunks of skip-z: use {near}")
-        self._check_attention("generator_attention", generator_attention(self), self.width, self.layout.generator)
-        self._check_attention("discriminator_attention", discriminator_attention(self), self.d_width, None)
-
-    def _check_attention(self, name: str, wanted: dict[int, int], width: int, _: object) -> None:
-        for resolution, channels in wanted.items():
-            if channels < 8:
-                raise ConfigError(
-                    f"model.{name}={resolution}: attention needs 8 channels there, width {width} gives {channels}"
-                )
+        places = {
+            "generator_attention": (generator_attention(self), self.width),
+            "discriminator_attention": (discriminator_attention(self), self.d_width),
+        }
+        for name, (wanted, width) in places.items():
+            for resolution, channels in wanted.items():
+                if channels < 8:
+                    raise ConfigError(
+                        f"model.{name}={resolution}: attention needs 8 channels there, width {width} gives {channels}"
+                    )
 
 
 def generator_attention(config: BigGANConfig) -> dict[int, int]:
@@ -132,6 +133,7 @@ def discriminator_attention(config: BigGANConfig) -> dict[int, int]:
 
 
 def chosen(name: str, wanted: tuple[int, ...], channels: dict[int, int]) -> dict[int, int]:
+    """The wanted entries of `channels`. Raises ConfigError for a resolution that the network does not pass through."""
     for resolution in wanted:
         if resolution not in channels:
             raise ConfigError(f"model.{name}={resolution}: the network passes through {sorted(channels)}")

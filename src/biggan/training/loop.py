@@ -43,7 +43,8 @@ def fit(config: RunConfig, source: ResidentSource, folder: RunFolder, report: Re
         return step
     source = place_on_device(source, game.precision.device)
     stream = source.stream(game.plan.real_images, start_image=step * game.plan.real_images, seed=train.seed)
-    stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step)
+    with folder.writing():
+        stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step)
     line = ProgressLine(config.preset, step=step, steps=train.steps)
     started = interval_started = time.monotonic()
 
@@ -62,12 +63,15 @@ def fit(config: RunConfig, source: ResidentSource, folder: RunFolder, report: Re
             refuse_non_finite(values, step, folder)
             values["images_per_second"] = images / (time.monotonic() - interval_started)
             values["seconds"] = seconds_before + time.monotonic() - started
-            log.write(step, values)
+            with folder.writing():
+                log.write(step, values)
             line.show(step, values, None if train.minutes is None else limit - seconds)
 
         # A picture, with the averaged weights.
         if done or step % train.sample_every == 0:
-            sampler_of(game, config).class_sheet().save(folder.samples / f"step-{step:08d}.png")
+            sheet = sampler_of(game, config).class_sheet()
+            with folder.writing():
+                sheet.save(folder.samples / f"step-{step:08d}.png")
 
         # A checkpoint, and the model that anyone can sample from. Nothing non-finite is ever saved.
         if done or step % train.checkpoint_every == 0:
