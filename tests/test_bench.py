@@ -30,7 +30,7 @@ def test_saved_bytes_of_a_product():
     saved = SavedBytes()
     with saved.counting():
         (x @ w).sum().backward()
-    assert saved.peaks == [4 * (10 * 20 + 20 * 30)]
+    assert saved.sums == [4 * (10 * 20 + 20 * 30)]
 
 
 def test_settings_by_name():

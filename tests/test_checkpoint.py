@@ -59,6 +59,8 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(folder, damage)
     assert folder.load_newest(lines.append).step == 1
     assert "step-00000002" in lines[0]
     assert "damaged" in lines[0]
+    folder.save(2, TENSORS, {}, keep=1)
+    assert folder.load_newest(refuse).step == 2, "the damaged one does not count among those that are kept"
 
 
 def test_only_damaged_ones_are_an_error(folder):
@@ -95,6 +97,9 @@ def test_a_half_written_checkpoint_is_no_checkpoint(folder):
 
 
 def test_a_folder_of_another_run_is_refused_with_the_fields(folder):
+    folder.claim(tiny_config(batch=32))
+    folder.claim(tiny_config())  # without a checkpoint there is nothing to lose
+    folder.save(1, TENSORS, {}, keep=1)
     other = tiny_config(batch=16, steps=9)
     with pytest.raises(CheckpointError, match=r"train\.batch: 8 there, 16 here") as caught:
         folder.claim(other)
@@ -108,6 +113,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         RunFolder(tmp_path / "photos").claim(tiny_config())
     assert (tmp_path / "photos" / "me.png").exists()
+
+
+def test_a_folder_whose_claim_was_cut_short_can_be_claimed(tmp_path):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / ".config.json.writing").write_text("{")
+    RunFolder(tmp_path / "run").claim(tiny_config())
+    assert (tmp_path / "run" / "config.json").exists()
 
 
 def test_config_round_trip(tmp_path):

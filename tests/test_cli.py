@@ -75,6 +75,7 @@ def test_another_config_in_the_run_folder(capsys, tmp_path):
     words = ["train", "digits", "--run", tmp_path / "run", "--train.steps", "1", *TINY]
     assert call(capsys, *words)[0] == 0
     before = (tmp_path / "run" / "config.json").read_text()
+    assert json.loads(before)["found"]["sizes"] == [[8, 8], [8, 8]]
     code, _, err = call(capsys, *words, "--train.seed", "4")
     assert (code, "train.seed: 0 there, 4 here" in err) == (2, True)
     assert (tmp_path / "run" / "config.json").read_text() == before
@@ -101,7 +102,7 @@ def test_a_full_disk_ends_in_one_line_and_costs_no_checkpoint(capsys, tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_dry_run_of_every_preset_starts_nothing(capsys, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = call(capsys, "train", name, "--data", "embedded:digits", "--dry-run", "--train.device", "cpu")
+    code, out, _ = call(capsys, "train", name, "--dry-run", "--train.device", "cpu")
     assert code == 0
     settings, end = json.JSONDecoder().raw_decode(out)
     assert settings["preset"] == name
@@ -123,7 +124,7 @@ def test_train_then_sample(capsys, tmp_path):
     assert names == ["00000-3.png", "00001-7.png", "00002-3.png", "00003-7.png", "grid.png"]
     for bad, message in (
         (["--classes", "11"], "no class '11'"),
-        (["--truncation", "0"], "above 0"),
+        (["--truncation", "0"], "at least 0.001"),
         (["--n", "0"], "least 1"),
     ):
         code, _, err = call(capsys, "sample", tmp_path / "run", *bad, "--out", tmp_path / "no")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
+import biggan
 from biggan.checkpoint import RunFolder, read_checkpoint
 from biggan.config import resolve
 from biggan.data import facts_of, open_source
@@ -38,6 +39,17 @@ def assert_same(first, second):
     assert first.keys() == second.keys()
     different = [name for name in first if not torch.equal(first[name], second[name])]
     assert not different
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_on_a_gpu(tmp_path, precision):
+    """Two steps, resumed for two more, then sampling: on the device, and from its model on the CPU."""
+    for steps in (2, 4):
+        folder = train(tiny_config(steps=steps, precision=precision, device="cuda", micro_batch=4), tmp_path / "run")
+    samples = [biggan.from_pretrained(folder.path, device=d, precision="fp32").sample(8).images for d in ("cuda", "cpu")]
+    assert (samples[0].int() - samples[1].int()).abs().float().mean() < 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -88,6 +100,13 @@ def read_step(folder):
     return int(folder.list_checkpoints()[-1].name.removeprefix("step-"))
 
 
+def test_a_damaged_line_in_the_log_is_dropped(tmp_path):
+    folder = train(tiny_config(steps=2), tmp_path / "run")
+    folder.stats_file.write_text(folder.stats_file.read_text() + "\0\0\0\n{\n[]\n")
+    train(tiny_config(steps=3), tmp_path / "run")
+    assert [json.loads(line)["step"] for line in folder.stats_file.read_text().splitlines()] == [1, 2, 3]
+
+
 def test_damage_is_reported_and_training_goes_on_from_before(tmp_path):
     train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run")
     whole = final_tensors(RunFolder(tmp_path / "run"))
@@ -100,8 +119,12 @@ def test_damage_is_reported_and_training_goes_on_from_before(tmp_path):
     assert_same(whole, final_tensors(folder))
 
 
-def test_a_finished_run_says_so(tmp_path):
-    train(tiny_config(steps=2), tmp_path / "run")
+def test_a_finished_run_says_so_and_has_its_model(tmp_path):
+    """Also when it was killed after its last checkpoint and before its model was written."""
+    folder = train(tiny_config(steps=2), tmp_path / "run")
+    model = (folder.model / "generator.safetensors").read_bytes()
+    (folder.model / "generator.safetensors").unlink()
     lines = []
     train(tiny_config(steps=2), tmp_path / "run", lines.append)
     assert "already at step 2" in lines[-1]
+    assert (folder.model / "generator.safetensors").read_bytes() == model

@@ -8,9 +8,9 @@ from PIL import Image
 import biggan
 from biggan import models
 from biggan.checkpoint import ModelCard, save_model_folder
-from biggan.errors import CheckpointError, ConfigError
+from biggan.errors import CheckpointError, ConfigError, UserError
 from biggan.models.biggan import BigGANConfig
-from biggan.sampling import sheet
+from biggan.sampling import sheet, write_pictures
 
 NAMES = ("ant", "bee", "walrus")
 
@@ -63,6 +63,35 @@ def test_statistics_are_renewed_for_each_truncation(sampler):
     assert not torch.allclose(narrow, wide)
     sampler.sample(1, truncation=0.1)
     assert torch.equal(norm.standing_mean, narrow)
+
+
+def test_two_iterators_keep_their_own_statistics(sampler):
+    labels = torch.zeros(4, dtype=torch.int64)
+    settings = {"seed": 0, "batch": 2}
+    alone = [torch.cat(list(sampler.batches(range(4), labels, truncation=t, **settings))) for t in (0.1, None)]
+    together = zip(*(sampler.batches(range(4), labels, truncation=t, **settings) for t in (0.1, None)), strict=True)
+    for whole, parts in zip(alone, zip(*together, strict=True), strict=True):
+        assert torch.equal(whole, torch.cat(parts))
+
+
+def test_the_grid_is_bounded(sampler, tmp_path):
+    labels = sampler.labels_in_turn(7, None)
+    batches = sampler.batches(range(7), labels, truncation=None, seed=0, batch=3)
+    grid = write_pictures(batches, labels, NAMES, tmp_path / "out", in_grid=4)
+    assert len(list((tmp_path / "out").glob("0*.png"))) == 7
+    with Image.open(grid) as picture:
+        assert picture.size == (2 * 33 + 1, 2 * 33 + 1)
+
+
+def test_a_config_that_lies_is_refused(model_folder):
+    text = (model_folder / "config.json").read_text()
+    for old, new, message in (
+        ('"resolution": 32', '"resolution": 48', "32, 64"),
+        ('"num_classes": 3', '"num_classes": 4', "names 3 classes"),
+    ):
+        (model_folder / "config.json").write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=message):
+            biggan.from_pretrained(model_folder)
 
 
 def test_sampling_moves_no_vector(sampler):

@@ -59,7 +59,7 @@ def footprint(config: RunConfig) -> Footprint:
         *counts,
         flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + per_image_g),
         state_bytes=4 * (5 * counts[0] + 4 * counts[1]),  # weights, gradients, two moments, and G's average
-        activation_bytes=round(itemsize * max(2 * saved.peaks[0], saved.peaks[1]) / probe * plan.micro_batch),
+        activation_bytes=round(itemsize * max(2 * saved.sums[0], saved.sums[1]) / probe * plan.micro_batch),
     )
 
 
@@ -67,17 +67,17 @@ class SavedBytes:
     """Bytes that autograd keeps for the backward pass, counted per region."""
 
     def __init__(self) -> None:
-        self.peaks: list[int] = []
+        self.sums: list[int] = []
 
     def counting(self) -> Any:
         """A context manager: one region."""
-        self.peaks.append(0)
+        self.sums.append(0)
         seen: set[int] = set()
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
-                self.peaks[-1] += tensor.numel() * tensor.element_size()
+                self.sums[-1] += tensor.numel() * tensor.element_size()
             return tensor
 
         return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
@@ -97,6 +97,8 @@ def describe(config: RunConfig, *, measure: bool = True) -> str:
         f"{plan.discriminator_steps} D step(s) per G step, {plan.real_images} real images",
         f"parameters: G {need.generator_parameters:,}, D {need.discriminator_parameters:,}; latent {config.model.z_dim}",
     ]
+    if plan.accumulation > 1:
+        lines.append(f"note: G's batch statistics are those of {plan.micro_batch} images, the paper's of the whole batch")
     if measure:
         rate = 0.5 * peak_flops(precision, seconds=1.0)
         total = need.flop_per_step / rate

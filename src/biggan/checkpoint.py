@@ -1,4 +1,4 @@
-"""The run folder: config, log, sheets, checkpoints and the model, each written whole or not at all.
+"""The run folder. Config, checkpoints and model are written whole or not at all; the log loses at most its last line.
 
     RUN/config.json                          what decides the run
     RUN/stats.jsonl                          one line per logging interval (see stats)
@@ -49,6 +49,10 @@ class ModelCard:
     trained_on: str
 
 
+class DamagedCheckpoint(CheckpointError):
+    """What is on disk is not what was written."""
+
+
 class RunFolder:
     """One run on disk. Only rank 0 writes."""
 
@@ -63,9 +67,11 @@ class RunFolder:
     def claim(self, config: RunConfig) -> None:
         """Make the folder this run's: write its config, or make sure that it already holds the same.
 
-        Raises CheckpointError where the folder holds another run (naming the fields that differ) or other files.
+        A run that has no checkpoint yet may be given another config. Raises CheckpointError where the folder holds
+        another run (naming the fields that differ) or other files.
         """
-        if self.config_file.exists():
+        ours = {"config.json", ".config.json.writing", "samples", "checkpoints"}
+        if self.config_file.exists() and self.list_checkpoints():
             stored = from_json(self.config_file.read_text(), RunConfig, self.config_file)
             different = differences(stored, config)
             if different:
@@ -73,12 +79,17 @@ class RunFolder:
                     f"run folder {self.path} holds a run with another config ({'; '.join(different)}): "
                     "give the same options to resume it, or another --run"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif (
+            self.path.exists()
+            and not self.config_file.exists()
+            and not (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= ours)
+        ):
             raise CheckpointError(f"run folder {self.path} exists and holds no run: give another --run")
         with self.writing():
-            self.samples.mkdir(parents=True, exist_ok=True)
-            self.checkpoints.mkdir(exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
             write_file(self.config_file, to_json(config).encode())
+            self.samples.mkdir(exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -86,10 +97,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise CheckpointError(
-                f"run folder {self.path} cannot be written ({error}): what was saved before is still there; "
-                "free some space or give another --run, then give the same command again"
-            ) from error
+            raise CheckpointError(refusal("the run", self.path, error)) from error
 
     def list_checkpoints(self) -> list[Path]:
         """Complete checkpoint folders, oldest first; not verified."""
@@ -99,7 +107,7 @@ class RunFolder:
         """Write a checkpoint, then remove all but the newest `keep`. Raises CheckpointError when the disk does not take
         it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
-        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        data = packed(tensors)
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
         files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
         write_folder(target, files, f"checkpoint of step {step}")
@@ -110,14 +118,20 @@ class RunFolder:
     def load_newest(self, report: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint whose checksum is right, or None if none was ever written.
 
-        Damaged ones are reported and passed over. Raises CheckpointError if there are only damaged ones.
+        Damaged ones are reported and set aside under another name. Raises CheckpointError if there are only damaged
+        ones, or when the system refuses to read one.
         """
         found = self.list_checkpoints()
         for path in reversed(found):
             try:
                 return read_checkpoint(path)
-            except CheckpointError as error:
+            except DamagedCheckpoint as error:
                 report(f"{error}; the one before it is used")
+                if path != found[0]:
+                    with self.writing():
+                        aside = path.with_name(f"damaged-{path.name}")
+                        shutil.rmtree(aside, ignore_errors=True)
+                        path.rename(aside)
         if found:
             raise CheckpointError(f"every checkpoint in {self.checkpoints} is damaged: give another --run to start anew")
         return None
@@ -128,21 +142,27 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint folder, verified. Raises CheckpointError if it is damaged."""
+    """A checkpoint folder, verified. Raises DamagedCheckpoint, or CheckpointError when the system refuses to read it."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         data = (path / "tensors.safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise CheckpointError(f"checkpoint {path} is damaged: its checksum is wrong")
+            raise DamagedCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
         return Checkpoint(manifest["step"], safetensors.torch.load(data), manifest["counters"], path)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged ({error})") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}): try again, or look at the disk") from error
 
 
 def save_model_folder(target: Path, card: ModelCard, tensors: Tensors) -> None:
-    """Write, or replace, a model folder. Raises CheckpointError when the disk does not take it."""
-    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_folder(target, {"generator.safetensors": data, "config.json": to_json(card).encode()}, "the model")
+    """Write, or renew file by file, a model folder. Raises CheckpointError when the disk does not take it."""
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_file(target / "generator.safetensors", packed(tensors))
+        write_file(target / "config.json", to_json(card).encode())
+    except OSError as error:
+        raise CheckpointError(refusal("the model", target, error)) from error
 
 
 def load_model_folder(path: Path) -> tuple[ModelCard, Tensors]:
@@ -156,47 +176,55 @@ def load_model_folder(path: Path) -> tuple[ModelCard, Tensors]:
     try:
         tensors = safetensors.torch.load_file(folder / "generator.safetensors")
         card = from_json((folder / "config.json").read_text(), ModelCard, folder / "config.json")
-    except (OSError, SafetensorError) as error:
+    except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise CheckpointError(f"model {folder} cannot be read ({error}): copy it again or train on") from error
     return card, tensors
 
 
+def packed(tensors: Tensors) -> bytes:
+    """Tensors, from any device and in any layout, as the bytes of a safetensors file."""
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def refusal(what: str, target: Path, error: OSError) -> str:
+    """The message when the system does not take a file."""
+    return (
+        f"{what} could not be written to {target} ({error}): what was saved before is still there; "
+        "free some space and give the same command again"
+    )
+
+
 def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
-    """A folder of files under a temporary name, synced, then renamed over `target`."""
+    """A folder of files under a temporary name, synced, then renamed to `target`. What stands there is replaced.
+
+    Raises CheckpointError when the disk does not take it.
+    """
     scratch = target.with_name(f".{target.name}.writing")
-    retired = target.with_name(f".{target.name}.retired")
     try:
-        for leftover in (scratch, retired):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         for name, data in files.items():
-            with open(scratch / name, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_folder(scratch)
-        if target.exists():
-            target.rename(retired)
+            write_file(scratch / name, data)
+        shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
         sync_folder(target.parent)
     except OSError as error:
-        raise CheckpointError(
-            f"{what} could not be written to {target} ({error}): what was saved before it is still there; "
-            "free some space and give the same command again"
-        ) from error
+        raise CheckpointError(refusal(what, target, error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def write_file(target: Path, data: bytes) -> None:
     """One file under a temporary name, synced, then renamed over `target`. Raises OSError."""
     scratch = target.with_name(f".{target.name}.writing")
-    with open(scratch, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.rename(target)
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.rename(target)
+    finally:
+        scratch.unlink(missing_ok=True)
     sync_folder(target.parent)
 
 

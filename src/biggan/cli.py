@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"biggan: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("biggan: interrupted; the same command carries on from the last checkpoint", file=sys.stderr)
+        again = "; the same command carries on from the last checkpoint" if arguments[:1] == ["train"] else ""
+        print(f"biggan: interrupted{again}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -82,11 +83,14 @@ def train(arguments: list[str]) -> int:
     from biggan.precision import keep_freed_memory
     from biggan.training.loop import fit
 
-    keep_freed_memory()
     config = command.config
     config.check()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("WORLD_SIZE is above 1, but training runs in one process so far: start it without torchrun")
+    if command.dry_run:
+        config = assume_classes(config)
+        print(to_json(config) + describe(config), end="")
+        return 0
     if config.data.source is None:
         raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
     folder = RunFolder(command.run or Path("runs") / config.preset)
@@ -100,13 +104,15 @@ def train(arguments: list[str]) -> int:
         report=say,
     )
     config = resolve(config, facts_of(source))
-    say(f"data: {len(source.labels)} images of {source.num_classes} classes, {source.resolution} px ({names_of(source)})")
-    if command.dry_run:
-        print(to_json(config) + describe(config), end="")
-        return 0
-    folder.claim(config)
+    (small_w, small_h), (large_w, large_h) = source.sizes
+    say(
+        f"data: {len(source.labels)} images of {source.num_classes} classes ({names_of(source.class_names)}), "
+        f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
+    )
     for line in describe(config, measure=False).splitlines():
         say(line)
+    folder.claim(config)
+    keep_freed_memory()
     step = fit(config, source, folder, say)
     sheets = sorted(folder.samples.glob("*.png"))
     print(f"step   {step}\nmodel  {folder.model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
@@ -135,15 +141,19 @@ def sample(arguments: list[str]) -> int:
     """biggan sample RUN [options]"""
     command = parse(SampleCommand, arguments, "biggan sample")
     from biggan.pretrained import from_pretrained
+    from biggan.sampling import write_pictures
 
     sampler = from_pretrained(command.model)
     classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
-    samples = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
+    labels = sampler.labels_in_turn(command.n, classes)
+    batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
     try:
-        grid = samples.save(command.out)
+        grid = write_pictures(
+            progress_bar(batches, -(-command.n // 64), "drawing"), labels, sampler.class_names, command.out
+        )
     except OSError as error:
         raise ConfigError(f"the images cannot be written to {command.out} ({error}): give another --out") from error
-    print(f"images {len(samples.images)} in {command.out}\ngrid   {grid}")
+    print(f"images {command.n} in {command.out}\ngrid   {grid}")
     return 0
 
 
@@ -232,6 +242,20 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def names_of(source: Any) -> str:
-    names = source.class_names
+def names_of(names: Sequence[str]) -> str:
+    """The first ten of them."""
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def assume_classes(config: RunConfig) -> RunConfig:
+    """For a dry run: the number of classes from the names in the source, or, without one, ImageNet's. Decodes nothing."""
+    from biggan.data.sources import list_source
+
+    if config.data.source is not None:
+        listing = list_source(config.data.source)
+        classes = len(listing.class_names)
+        say(f"data: {len(listing.images)} images of {classes} classes ({names_of(listing.class_names)})")
+    else:
+        classes = config.model.num_classes or 1000
+        say(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from biggan.errors import ConfigError
 
@@ -53,8 +53,17 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware (AMX or AVX-512 on a CPU, Ampere or later on CUDA)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch that we support
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on the device, without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def keep_freed_memory() -> bool:
@@ -65,4 +74,6 @@ def keep_freed_memory() -> bool:
     if set_option is None:
         return False
     trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-    return bool(set_option(mmap_threshold, 1 << 30) and set_option(trim_threshold, (1 << 31) - 1))
+    kept = set_option(trim_threshold, (1 << 31) - 1)
+    mapped = set_option(mmap_threshold, 1 << 30) or set_option(mmap_threshold, 1 << 25)  # older glibc takes at most 32 MiB
+    return bool(kept and mapped)

@@ -19,6 +19,11 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
     Raises CheckpointError where there is no model, or it cannot be read.
     """
     card, tensors = load_model_folder(Path(path))
+    card.model.check()
+    if card.model.num_classes != len(card.class_names):
+        raise CheckpointError(
+            f"{path}: config.json names {len(card.class_names)} classes, model.num_classes is {card.model.num_classes}"
+        )
     generator = FAMILIES[card.model.family].generator(card.model)
     try:
         generator.load_state_dict(tensors)

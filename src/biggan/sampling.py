@@ -6,7 +6,7 @@ Shapes: N images, Z latent, R resolution.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from biggan.errors import ConfigError, suggestion
-from biggan.latents import draw_labels, draw_latents
+from biggan.latents import check_truncation, draw_labels, draw_latents
 from biggan.nn.norm import collecting_statistics
 from biggan.randomness import addressed_generator
 
@@ -29,14 +29,8 @@ class Samples(NamedTuple):
     class_names: tuple[str, ...]
 
     def save(self, folder: str | Path) -> Path:
-        """Write one PNG per image, named by number and class, and grid.png with all; returns the grid's path."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, (image, label) in enumerate(zip(self.images, self.labels.tolist(), strict=True)):
-            to_picture(image).save(folder / f"{index:05d}-{file_name_of(self.class_names[label])}.png")
-        grid = folder / "grid.png"
-        sheet(self.images, columns=math.ceil(math.sqrt(len(self.images)))).save(grid)
-        return grid
+        """As `write_pictures`."""
+        return write_pictures([self.images], self.labels, self.class_names, folder)
 
 
 class Sampler:
@@ -81,14 +75,18 @@ class Sampler:
     ) -> Samples:
         """`n` images; `classes` (names or numbers, None: all) are given out in turn, so that each is equally frequent.
 
-        Raises ConfigError on an unknown class, n < 1, or a truncation that is not above 0.
+        Raises ConfigError on an unknown class, n < 1, or a truncation below 0.001.
         """
+        labels = self.labels_in_turn(n, classes)
+        images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
+        return Samples(torch.cat(images), labels, self.class_names)
+
+    def labels_in_turn(self, n: int, classes: Sequence[int | str] | None) -> Tensor:
+        """Class numbers (N,) int64: the classes one after the other, over and over."""
         if n < 1:
             raise ConfigError(f"n={n} must be at least 1")
         chosen = self.class_numbers(classes)
-        labels = torch.tensor([chosen[index % len(chosen)] for index in range(n)])
-        images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
-        return Samples(torch.cat(images), labels, self.class_names)
+        return torch.tensor([chosen[index % len(chosen)] for index in range(n)])
 
     def class_numbers(self, classes: Sequence[int | str] | None) -> list[int]:
         """Class numbers of names or numbers. A name wins over a number of the same spelling."""
@@ -109,9 +107,16 @@ class Sampler:
     def batches(
         self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
     ) -> Iterator[Tensor]:
-        """uint8 batches (<= batch, 3, R, R) on the CPU for images number `indices` with classes `labels`."""
-        self.set_statistics(truncation)
+        """uint8 batches (<= batch, 3, R, R) on the CPU for images number `indices` with classes `labels`, drawn as they
+        are asked for. Raises ConfigError at once on a truncation below 0.001."""
+        check_truncation(truncation)
+        return self._batches(indices, labels, truncation=truncation, seed=seed, batch=batch)
+
+    def _batches(
+        self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
+    ) -> Iterator[Tensor]:
         for start in range(0, len(indices), batch):
+            self.set_statistics(truncation)  # nothing to do, unless somebody drew at another truncation meanwhile
             part = indices[start : start + batch]
             z_NZ = torch.stack([self.latent(seed, index, truncation) for index in part])
             yield self.images(z_NZ, labels[start : start + batch])
@@ -122,7 +127,7 @@ class Sampler:
 
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
-        """uint8 images (N, 3, R, R) on the CPU of given latents and classes."""
+        """uint8 images (N, 3, R, R) on the CPU of given latents and classes, with the statistics last set."""
         self.generator.eval()
         with self.autocast:
             x = self.generator(z_NZ.to(self.device), y_N.to(self.device))  # (N, 3, R, R) in [-1, 1]
@@ -149,6 +154,24 @@ class Sampler:
         labels = torch.arange(shown).repeat_interleave(columns)
         batches = self.batches(range(len(labels)), labels, truncation=None, seed=seed, batch=100)
         return sheet(torch.cat(list(batches)), columns=columns)
+
+
+def write_pictures(
+    batches: Iterable[Tensor], labels: Tensor, class_names: Sequence[str], folder: str | Path, *, in_grid: int = 400
+) -> Path:
+    """Write uint8 batches as they come, one PNG per image named by number and class, and grid.png with the first
+    `in_grid`; returns the grid's path. Raises OSError where the folder cannot be written."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    names, shown, index = labels.tolist(), [], 0
+    for batch in batches:
+        shown += batch[: max(0, in_grid - index)]
+        for image in batch:
+            to_picture(image).save(folder / f"{index:05d}-{file_name_of(class_names[names[index]])}.png")
+            index += 1
+    grid = folder / "grid.png"
+    sheet(torch.stack(shown), columns=math.ceil(math.sqrt(len(shown)))).save(grid)
+    return grid
 
 
 def sheet(images_uint8: Tensor, *, columns: int, border: int = 1) -> Image.Image:

@@ -4,6 +4,7 @@ The device is waited for once per interval, in `flush`. Not here: what the scala
 """
 
 import json
+import math
 import os
 import sys
 import time
@@ -28,17 +29,12 @@ class Stats:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
 
-    def means(self) -> dict[str, float]:
-        """The means so far. Waits for the device once."""
-        names = sorted(self.sums)
-        values = (torch.stack([self.sums[name].float() for name in names]) / self.count).tolist() if names else []
-        return dict(zip(names, values, strict=True))
-
     def flush(self) -> dict[str, float]:
         """The means, and start again. Waits for the device once."""
-        means = self.means()
+        names = sorted(self.sums)
+        values = (torch.stack([self.sums[name].float() for name in names]) / self.count).tolist() if names else []
         self.sums, self.count = {}, 0
-        return means
+        return dict(zip(names, values, strict=True))
 
 
 class StatsFile:
@@ -46,7 +42,7 @@ class StatsFile:
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
         """Opens for appending; lines after `resume_step`, from before a kill, are dropped."""
-        kept = [line for line in complete_lines(path) if json.loads(line)["step"] <= resume_step]
+        kept = [line for line in complete_lines(path) if step_of(line) <= resume_step]
         scratch = path.with_name(f".{path.name}.writing")
         scratch.write_text("".join(kept))
         os.replace(scratch, path)
@@ -59,11 +55,19 @@ class StatsFile:
             file.write(json.dumps({"step": step, **rounded}) + "\n")
 
 
+def step_of(line: str) -> float:
+    """The step of a line of the log; infinite for a line that a crash of the machine has damaged."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def complete_lines(path: Path) -> list[str]:
     """The lines of a log that were written to the end."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
 
 
 class ProgressLine:

@@ -1,11 +1,13 @@
 """Decoding, caching, broken images, and the order of the stream."""
 
+import zipfile
+
 import numpy as np
 import pytest
 import torch
 from conftest import shared_file, write_pictures
 
-from biggan.data import open_source
+from biggan.data import loader, open_source
 from biggan.errors import DataError
 
 
@@ -21,10 +23,12 @@ def test_images_labels_and_cache(pictures, tmp_path):
     assert first.images.dtype == torch.uint8
     assert first.labels.tolist() == [0] * 7 + [1] * 4
     assert not first.from_cache
+    assert first.sizes == ((32, 32), (32, 32))
     second = open_source(str(pictures), 32, cache=tmp_path / "cache")
     assert second.from_cache
     assert torch.equal(first.images, second.images)
     assert first.content_hash == second.content_hash
+    assert first.sizes == second.sizes
 
 
 def test_a_changed_file_is_decoded_again(pictures, tmp_path):
@@ -49,6 +53,44 @@ def test_broken_images_are_named_or_counted(pictures, tmp_path):
     again = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache", report=lines.append)
     assert again.from_cache
     assert "2 of 11" in lines[1]
+
+
+def test_damage_inside_a_zip_is_a_broken_image(pictures, tmp_path):
+    target = tmp_path / "set.zip"
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(pictures.rglob("*.png")):
+            archive.write(path, path.relative_to(pictures))
+        damaged = archive.infolist()[2]
+    data = bytearray(target.read_bytes())
+    data[damaged.header_offset + 100] ^= 0xFF
+    target.write_bytes(data)
+    with pytest.raises(DataError, match=damaged.filename):
+        open_source(str(target), 32, cache=tmp_path / "cache")
+    assert open_source(str(target), 32, skip_broken=True, cache=tmp_path / "cache").broken == 1
+
+
+def test_a_class_without_a_readable_image_is_refused(pictures, tmp_path):
+    for path in (pictures / "b").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match="no image of b can be read"):
+        open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache")
+
+
+def test_a_damaged_cache_is_made_again(pictures, tmp_path):
+    first = open_source(str(pictures), 32, cache=tmp_path / "cache")
+    for name, damage in (("images.npy", b""), ("facts.json", b"{"), ("labels.npy", b"no")):
+        (next((tmp_path / "cache").iterdir()) / name).write_bytes(damage)
+        lines = []
+        again = open_source(str(pictures), 32, cache=tmp_path / "cache", report=lines.append)
+        assert "damaged" in lines[0]
+        assert torch.equal(first.images, again.images)
+    assert open_source(str(pictures), 32, cache=tmp_path / "cache").from_cache
+
+
+def test_more_than_the_memory_is_refused_before_decoding(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "total_memory", lambda: 11 * 3 * 32 * 32)
+    with pytest.raises(DataError, match="GiB decoded"):
+        open_source(str(pictures), 32, cache=tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written_is_reported(pictures, tmp_path):

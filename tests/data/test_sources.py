@@ -80,13 +80,40 @@ def picture(pixels, mode="RGB"):
 
 def test_crop_is_central_and_shrinking_averages_areas():
     pixels = np.arange(4 * 8 * 3).reshape(4, 8, 3) * 2
-    square = np.asarray(decode(picture(pixels), 2)).astype(float)
+    image, size = decode(picture(pixels), 2)
+    assert size == (8, 4)
+    square = np.asarray(image).astype(float)
     central = pixels[:, 2:6]
     expected = central.reshape(2, 2, 2, 2, 3).mean(axis=(1, 3))
     assert np.abs(square - expected).max() <= 0.5
 
 
 def test_grey_becomes_rgb():
-    square = np.asarray(decode(picture(np.full((32, 32, 3), 77), "L"), 32))
+    square = np.asarray(decode(picture(np.full((32, 32, 3), 77), "L"), 32)[0])
     assert square.shape == (32, 32, 3)
     assert (square == 77).all()
+
+
+def test_16_bit_grey_is_scaled():
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 32), 77 * 256, dtype=np.uint16)).save(buffer, "PNG")
+    assert (np.asarray(decode(buffer.getvalue(), 32)[0]) == 77).all()
+
+
+def test_a_cameras_orientation_is_obeyed():
+    pixels = np.zeros((32, 32, 3), dtype=np.uint8)
+    pixels[:16] = 255  # bright above
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned upside down
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    square = np.asarray(decode(buffer.getvalue(), 32)[0])
+    assert (square[16:] == 255).all()
+    assert (square[:16] == 0).all()
+
+
+def test_links_to_class_folders_are_followed(tmp_path):
+    write_pictures(tmp_path / "elsewhere", {"cat": 2})
+    write_pictures(tmp_path / "set", {"dog": 1})
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    assert list_source(str(tmp_path / "set")).images == ("cat/0.png", "cat/1.png", "dog/0.png")

@@ -166,6 +166,8 @@ def test_each_block_has_its_own_chunk_of_z(generator):
         ({"generator_attention": (64,)}, "passes through"),
         ({"width": 1, "generator_attention": (16,)}, "8 channels"),
         ({"width": 0}, "at least 1"),
+        ({"discriminator_width": 0}, "discriminator_width=0"),
+        ({"norm_epsilon": 0.0}, "above 0"),
     ],
 )
 def test_impossible_networks_are_refused(changes, message):

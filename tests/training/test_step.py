@@ -10,7 +10,7 @@ from biggan.config import RunConfig
 from biggan.errors import TrainingDiverged
 from biggan.training.ema import EMA
 from biggan.training.loop import build_game
-from biggan.training.step import discriminator_turn, generator_turn, to_unit_range, train_step
+from biggan.training.step import discriminator_turn, generator_turn, to_signed_range, train_step
 
 
 def game_of(config: RunConfig):
@@ -79,7 +79,7 @@ def test_the_real_batch_is_spread_over_the_turns(generator):
     game.discriminator.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     train_step(game, 1, images, labels)
     real_halves = torch.cat([batch[4:] for batch in seen[:4]])
-    assert torch.equal(real_halves, to_unit_range(images, torch.contiguous_format))
+    assert torch.equal(real_halves, to_signed_range(images, torch.contiguous_format))
     assert [len(batch) for batch in seen] == [8, 8, 8, 8, 4, 4]
 
 
@@ -107,6 +107,24 @@ def test_divergence_names_the_step_and_saves_nothing(tmp_path):
     assert caught.value.step >= 1
     for tensors in (tmp_path / "run" / "checkpoints").glob("*/tensors.safetensors"):
         assert tensors.parent.name < f"step-{caught.value.step:08d}"
+
+
+def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
+    """The losses of a step may be finite and its update not."""
+    from test_resume import train
+
+    from biggan.training import loop
+
+    def spoil(game, step, images, labels):
+        scalars = train_step(game, step, images, labels)
+        if step == 3:
+            with torch.no_grad():
+                game.generator.network.linear.weight[0, 0] = float("inf")
+        return scalars
+
+    monkeypatch.setattr(loop, "train_step", spoil)
+    with pytest.raises(TrainingDiverged, match=r"step 3: generator/linear\.weight .*step-00000002"):
+        train(tiny_config(steps=5, checkpoint_every=1), tmp_path / "run")
 
 
 def test_bf16_keeps_weights_float32(generator):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol
 
+import torch
 import tyro
 from torch import Tensor
 
@@ -21,6 +22,10 @@ class Source(Protocol):
     num_classes: int
     resolution: int
     content_hash: str
+
+    def placed_on(self, device: torch.device) -> "Source":
+        """The same source, on the device if it is worth it."""
+        ...
 
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
@@ -50,6 +55,8 @@ class DataFacts:
     name: str
     images: int
     class_names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    """(width, height) of the smallest and of the largest image file."""
     content_hash: str
 
 
@@ -79,6 +86,7 @@ def facts_of(source: ResidentSource) -> DataFacts:
         name=source.name,
         images=len(source.labels),
         class_names=source.class_names,
+        sizes=source.sizes,
         content_hash=source.content_hash,
     )
 

@@ -4,6 +4,7 @@ Not here: what the images are for. Randomness is addressed (see randomness), so 
 Shapes: N images, R resolution.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,20 +13,19 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from biggan.data.sources import Listing, decode
 from biggan.errors import DataError
+from biggan.precision import to_device
 from biggan.randomness import addressed_generator
 
 CACHE_FORMAT = 1  # raise it when decoding changes, so that old caches are not used
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
 Progress = Callable[[Iterable, int, str], Iterable]
 """Passes an iterable through while showing how far it is: (iterable, total, what)."""
@@ -45,6 +45,8 @@ class ResidentSource:
     images: Tensor
     labels: Tensor
     content_hash: str
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    """(width, height) of the smallest and of the largest image file."""
     broken: int
     """How many unreadable images were left out."""
     from_cache: bool
@@ -58,10 +60,11 @@ class ResidentSource:
     def resolution(self) -> int:
         return self.images.shape[-1]
 
-    def to(self, device: torch.device) -> "ResidentSource":
-        """The same source with its images on the device."""
-        moved = {"images": self.images.to(device), "labels": self.labels.to(device)}
-        return ResidentSource(**{**self.__dict__, **moved})
+    def placed_on(self, device: torch.device) -> "ResidentSource":
+        """The same source; on a GPU its images move there if they take less than a third of the free memory."""
+        if device.type != "cuda" or self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
+            return self
+        return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
@@ -72,33 +75,35 @@ class ResidentSource:
         stream that starts at `start_image` continues the one that has given that many, whatever the number of ranks.
         """
         assert batch % world_size == 0, "the global batch divides by the ranks, or the config was not checked"
-        share, position = batch // world_size, start_image
+        share, position, device = batch // world_size, start_image, self.images.device
+        orders: dict[int, Tensor] = {}
         while True:
             mine = range(position + rank * share, position + (rank + 1) * share)
-            chosen = self.order(mine, seed).to(self.images.device)
+            chosen = to_device(self.order(mine, seed, orders), device)
             images = self.images.index_select(0, chosen)  # (share, 3, R, R)
             if self.flip:
                 coins = torch.rand(batch, generator=addressed_generator(seed, "flips", position)) < 0.5
-                mask = coins[rank * share : (rank + 1) * share].to(images.device)
+                mask = to_device(coins[rank * share : (rank + 1) * share], device)
                 images = torch.where(mask[:, None, None, None], images.flip(3), images)
             yield images, self.labels.index_select(0, chosen)
             position += batch
 
-    def order(self, positions: range, seed: int) -> Tensor:
-        """Indices of the images at these places of the endless sequence of shuffled epochs."""
+    def order(self, positions: range, seed: int, orders: dict[int, Tensor]) -> Tensor:
+        """Indices of the images at these places of the endless sequence of shuffled epochs.
+
+        `orders` holds the permutations in use between calls: mutated.
+        """
         count = len(self.labels)
+        epochs = range(positions.start // count, (positions.stop - 1) // count + 1)
+        for old in set(orders) - set(epochs):
+            del orders[old]
         pieces = []
-        for epoch in range(positions.start // count, (positions.stop - 1) // count + 1):
-            shuffled = epoch_order(count, seed, epoch)
+        for epoch in epochs:
+            if epoch not in orders:
+                orders[epoch] = torch.randperm(count, generator=addressed_generator(seed, "epoch order", epoch))
             start, stop = positions.start - epoch * count, positions.stop - epoch * count
-            pieces.append(shuffled[max(0, start) : min(count, stop)])
+            pieces.append(orders[epoch][max(0, start) : min(count, stop)])
         return torch.cat(pieces)
-
-
-@lru_cache(maxsize=2)
-def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
-    """The permutation of one epoch."""
-    return torch.randperm(count, generator=addressed_generator(seed, "epoch order", epoch))
 
 
 def load(
@@ -119,82 +124,120 @@ def load(
     key_facts = [CACHE_FORMAT, listing.stamp, listing.images, listing.labels, resolution, skip_broken]
     key = hashlib.sha256(repr(key_facts).encode()).hexdigest()[:24]
     folder = cache / key
-    from_cache = (folder / "facts.json").is_file()
-    if not from_cache:
-        images, kept = decode_all(listing, resolution, skip_broken, progress)
-        labels = np.array([listing.labels[index] for index in kept], dtype=np.int64)
-        broken = len(listing.images) - len(kept)
-        digest = hashlib.sha256(images.data)
-        digest.update(labels.tobytes())
-        facts = {"content_hash": digest.hexdigest(), "broken": broken}
+    entry = read_cache(folder, report)
+    from_cache = entry is not None
+    if entry is None:
+        entry = decode_all(listing, resolution, skip_broken, progress)
         try:
-            write_cache(folder, images, labels, facts)
+            write_cache(folder, entry)
         except OSError as error:
             report(f"the decoded images could not be kept in {cache} ({error}): the next start decodes them again")
-    else:
-        facts = json.loads((folder / "facts.json").read_text())
-        images, labels = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy")
-        if images.nbytes < available_memory() / 4:
-            images = np.array(images)
-    if facts["broken"]:
-        report(f"{facts['broken']} of {len(listing.images)} images could not be read and were left out")
+    if entry.broken:
+        report(f"{entry.broken} of {len(listing.images)} images could not be read and were left out")
+    empty = set(range(len(listing.class_names))) - set(entry.labels.tolist())
+    if empty:
+        names = ", ".join(listing.class_names[number] for number in sorted(empty))
+        raise DataError(f"data source {listing.name}: no image of {names} can be read: mend or remove that class")
     return ResidentSource(
         name=listing.name,
         class_names=listing.class_names,
-        images=torch.from_numpy(images),
-        labels=torch.from_numpy(labels),
-        content_hash=facts["content_hash"],
-        broken=facts["broken"],
+        images=torch.from_numpy(entry.images),
+        labels=torch.from_numpy(entry.labels),
+        content_hash=entry.content_hash,
+        sizes=entry.sizes,
+        broken=entry.broken,
         from_cache=from_cache,
         flip=flip,
     )
 
 
-def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: Progress) -> tuple[np.ndarray, list[int]]:
-    """All images (N, 3, R, R) uint8 in the listing's order, and the indices of those that could be read."""
+class Decoded(NamedTuple):
+    """A decoded data set: images (N, 3, R, R) uint8, labels (N,) int64, and what was seen on the way."""
 
-    def decode_one(index: int) -> np.ndarray | None:
+    images: np.ndarray
+    labels: np.ndarray
+    content_hash: str
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    broken: int
+
+
+def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: Progress) -> Decoded:
+    """All images in the listing's order, decoded in parallel. Raises DataError naming the first that cannot be read, or
+    when the decoded images would not fit into memory."""
+
+    def decode_one(index: int) -> tuple[np.ndarray, tuple[int, int]] | None:
         name = listing.images[index]
         try:
-            return np.asarray(decode(listing.read(name), resolution)).transpose(2, 0, 1)
-        except UNREADABLE as error:
+            image, size = decode(listing.read(name), resolution)
+        except Exception as error:  # archives and Pillow raise a dozen kinds; each means that this image is damaged
             if skip_broken:
                 return None
             raise DataError(
                 f"image {name} in {listing.name} cannot be read ({error}): mend or remove it, or add --data.skip-broken"
             ) from error
+        return np.asarray(image).transpose(2, 0, 1), size
 
-    count, kept = len(listing.images), []
+    count, kept, sizes = len(listing.images), [], []
+    needed = count * 3 * resolution**2
+    if needed > 0.8 * total_memory():
+        raise DataError(
+            f"data source {listing.name}: {count} images of {resolution} px take {needed / 2**30:.0f} GiB decoded, this "
+            f"machine has {total_memory() / 2**30:.0f}: use fewer images or a smaller model.resolution"
+        )
     images = np.empty((count, 3, resolution, resolution), dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            decoded = pool.map(decode_one, range(count))
-            for index, pixels in enumerate(progress(decoded, count, "decoding")):
-                if pixels is not None:
-                    images[len(kept)] = pixels
-                    kept.append(index)
-        except DataError:
-            pool.shutdown(cancel_futures=True)
-            raise
+        for index, decoded in enumerate(progress(pool.map(decode_one, range(count)), count, "decoding")):
+            if decoded is not None:
+                images[len(kept)], size = decoded
+                kept.append(index)
+                sizes.append(size)
     if not kept:
         raise DataError(f"data source {listing.name}: none of its {count} images can be read")
-    return images[: len(kept)], kept
+    images, labels = images[: len(kept)], np.array([listing.labels[index] for index in kept], dtype=np.int64)
+    digest = hashlib.sha256(images.data)
+    digest.update(labels.tobytes())
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    return Decoded(images, labels, digest.hexdigest(), (by_area[0], by_area[-1]), count - len(kept))
 
 
-def write_cache(folder: Path, images: np.ndarray, labels: np.ndarray, facts: dict) -> None:
+def read_cache(folder: Path, report: Callable[[str], None]) -> Decoded | None:
+    """What `write_cache` kept, in memory if it takes less than a quarter of it, else mapped; None if there is nothing.
+
+    A damaged entry is reported and removed.
+    """
+    if not folder.exists():
+        return None
+    try:
+        facts = json.loads((folder / "facts.json").read_text())
+        images, labels = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy")
+        if images.nbytes < total_memory() / 4:
+            images = np.array(images)
+        smallest, largest = (tuple(size) for size in facts["sizes"])
+        return Decoded(images, labels, facts["content_hash"], (smallest, largest), facts["broken"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        report(f"the decoded images in {folder} are damaged ({error}): they are decoded again")
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def write_cache(folder: Path, decoded: Decoded) -> None:
     """A cache entry, whole or not at all. Raises OSError, for example on a full disk."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
     try:
-        np.save(scratch / "images.npy", images)
-        np.save(scratch / "labels.npy", labels)
+        np.save(scratch / "images.npy", decoded.images)
+        np.save(scratch / "labels.npy", decoded.labels)
+        facts = {"content_hash": decoded.content_hash, "sizes": decoded.sizes, "broken": decoded.broken}
         (scratch / "facts.json").write_text(json.dumps(facts))
+        for path in scratch.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
         if not folder.exists():
             scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def available_memory() -> int:
+def total_memory() -> int:
     """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

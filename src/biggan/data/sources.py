@@ -6,12 +6,14 @@ name; a flat folder is one class. Nothing is ever unpacked to disk.
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageOps
 
 from biggan.errors import DataError, suggestion
 
@@ -42,10 +44,10 @@ def list_source(spec: str) -> Listing:
             raise DataError(f"data source {spec!r}: no such embedded set; {suggestion(rest, EMBEDDED)}")
         return list_digits()
     if separator and kind == "folder":
-        return list_folder(Path(rest))
+        return list_folder(Path(rest).expanduser())
     if separator and kind == "zip":
-        return list_zip(Path(rest))
-    path = Path(spec)
+        return list_zip(Path(rest).expanduser())
+    path = Path(spec).expanduser()
     if path.is_dir():
         return list_folder(path)
     if path.is_file():
@@ -54,10 +56,11 @@ def list_source(spec: str) -> Listing:
 
 
 def list_folder(folder: Path) -> Listing:
-    """Every image below a folder."""
+    """Every image below a folder; links to folders are followed."""
     if not folder.is_dir():
         raise DataError(f"data folder {folder} is not a folder")
-    files = sorted(path for path in folder.rglob("*") if is_image(path.relative_to(folder)) and path.is_file())
+    found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    files = sorted(path for path in found if is_image(path.relative_to(folder)))
     names = [path.relative_to(folder).as_posix() for path in files]
     facts = [(name, *stat_of(path)) for name, path in zip(names, files, strict=True)]
     return classify(f"folder:{folder}", folder.resolve().name, names, lambda name: (folder / name).read_bytes(), facts)
@@ -69,7 +72,7 @@ def list_zip(file: Path) -> Listing:
         raise DataError(f"data zip {file} is not a file")
     try:
         archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"data zip {file} cannot be read as a zip archive ({error}): make it again") from error
     infos = sorted((info for info in archive.infolist() if is_image(PurePosixPath(info.filename))), key=lambda i: i.filename)
     facts = [(info.filename, info.file_size, info.CRC) for info in infos]
@@ -116,14 +119,18 @@ def classify(spec: str, flat_name: str, names: list[str], read: Callable[[str], 
     return Listing(spec, tuple(names), tuple(index[name] for name in class_of), tuple(class_names), read, stamp)
 
 
-def decode(data: bytes, resolution: int) -> Image.Image:
-    """An RGB image of resolution x resolution: centre crop along the long edge, then area resampling.
+def decode(data: bytes, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
+    """An RGB image of resolution x resolution, and the (width, height) that it had.
 
-    BigGAN appendix C. Images that are too small are enlarged with bicubic resampling. Raises OSError, ValueError or
-    SyntaxError (Pillow's) on data that is not a whole image.
+    Centre crop along the long edge, then area resampling: BigGAN appendix C. Images that are too small are enlarged with
+    bicubic resampling. A camera's orientation mark is obeyed. Pillow raises many kinds of error on damaged data.
     """
     with Image.open(io.BytesIO(data)) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         image = image.convert("RGB")
+    size = image.size
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     if image.size != (side, side):
@@ -131,7 +138,7 @@ def decode(data: bytes, resolution: int) -> Image.Image:
     if side != resolution:
         filter_ = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
         image = image.resize((resolution, resolution), filter_)
-    return image
+    return image, size
 
 
 def is_image(path: Path | PurePosixPath) -> bool:

@@ -14,14 +14,13 @@ ModelConfig = biggan.BigGANConfig  # a union of tagged configs as families are a
 class Family(NamedTuple):
     """How to make the networks of a family from its config."""
 
-    config: type
     generator: type[nn.Module]
     discriminator: type[nn.Module]
     build: Callable[[ModelConfig, torch.Generator], tuple[nn.Module, nn.Module]]
 
 
 FAMILIES: dict[str, Family] = {
-    "biggan": Family(biggan.BigGANConfig, biggan.Generator, biggan.Discriminator, biggan.build),
+    "biggan": Family(biggan.Generator, biggan.Discriminator, biggan.build),
 }
 
 

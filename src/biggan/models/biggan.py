@@ -89,16 +89,20 @@ class BigGANConfig:
     @property
     def d_width(self) -> int:
         """Base channel count of the discriminator as it is used."""
-        return self.discriminator_width or self.width
+        return self.width if self.discriminator_width is None else self.discriminator_width
 
     def check(self) -> None:
         """Raises ConfigError where the family has no such network."""
         if self.resolution not in LAYOUTS:
             sizes = ", ".join(map(str, LAYOUTS))
             raise ConfigError(f"model.resolution={self.resolution}: the family {self.family!r} has {sizes}")
-        for name in ("width", "d_width", "embedding_dim", "z_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1")
+        for name in ("width", "discriminator_width", "embedding_dim", "latent_dim", "num_classes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"model.{name}={value} must be at least 1")
+        for name in ("norm_epsilon", "spectral_epsilon"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"model.{name}={getattr(self, name)} must be above 0")
         chunks = len(self.layout.generator) + 1
         if self.skip_z and self.z_dim % chunks:
             near = max(1, round(self.z_dim / chunks)) * chunks

@@ -29,14 +29,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
-        query = pixels_last(self.theta(x))  # (N, HW, C/8)
-        key = pixels_last(F.max_pool2d(self.phi(x), 2))  # (N, HW/4, C/8)
-        value = pixels_last(F.max_pool2d(self.g(x), 2))  # (N, HW/4, C/2)
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, HW, C/2)
-        attended = attended.transpose(1, 2).unflatten(2, (height, width))  # (N, C/2, H, W)
+        query = pixels_last(self.theta(x))  # (N, 1, HW, C/8)
+        key = pixels_last(F.max_pool2d(self.phi(x), 2))  # (N, 1, HW/4, C/8)
+        value = pixels_last(F.max_pool2d(self.g(x), 2))  # (N, 1, HW/4, C/2)
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, HW, C/2)
+        attended = attended.squeeze(1).transpose(1, 2).unflatten(2, (height, width))  # (N, C/2, H, W)
         return x + self.gamma.to(x.dtype) * self.o(attended)  # (N, C, H, W)
 
 
 def pixels_last(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, HW, C); no copy in channels-last."""
-    return x.flatten(2).transpose(1, 2)
+    """(N, C, H, W) -> (N, one head, HW, C); no copy in channels-last."""
+    return x.flatten(2).transpose(1, 2)[:, None]

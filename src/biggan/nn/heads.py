@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.nn.spectral import SpectralEmbedding, SpectralLinear
+from biggan.nn.spectral import SpectralEmbedding, SpectralLinear, without_autocast
 
 
 class Verdict(NamedTuple):
@@ -30,5 +30,6 @@ class ProjectionHead(nn.Module):
     def forward(self, x: Tensor, y_N: Tensor) -> Verdict:
         features_NF = F.relu(x).float().sum((2, 3))  # (N, F)
         projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
-        score_N = self.linear(features_NF).squeeze(1).float() + projection_N  # (N,)
+        with without_autocast(x.device):
+            score_N = self.linear(features_NF).squeeze(1) + projection_N  # (N,)
         return Verdict(score_N, features_NF, None)

@@ -58,9 +58,11 @@ class Standardize(nn.Module):
         return mean_C, variance_C
 
     def apply_statistics(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        scale_C = torch.rsqrt(variance_C + self.epsilon)
-        shift_C = -mean_C * scale_C
-        return torch.addcmul(shift_C[:, None, None].to(x.dtype), x, scale_C[:, None, None].to(x.dtype))
+        """(N, C, H, W), in the type of x; computed in float32."""
+        if self.sum_over_ranks is None:
+            return F.batch_norm(x, mean_C, variance_C, training=False, eps=self.epsilon)
+        scale_C = torch.rsqrt(variance_C + self.epsilon)  # with gradients through the statistics
+        return ((x.float() - mean_C[:, None, None]) * scale_C[:, None, None]).to(x.dtype)
 
 
 class BatchNorm(Standardize):

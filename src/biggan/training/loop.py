@@ -14,7 +14,7 @@ import torch
 from biggan import models
 from biggan.checkpoint import ModelCard, RunFolder, Tensors
 from biggan.config import RunConfig
-from biggan.data import ResidentSource
+from biggan.data import Source
 from biggan.errors import CheckpointError, TrainingDiverged
 from biggan.losses import OBJECTIVES
 from biggan.precision import choose_precision
@@ -27,7 +27,7 @@ from biggan.training.step import Game, Plan, Player, train_step
 Report = Callable[[str], None]
 
 
-def fit(config: RunConfig, source: ResidentSource, folder: RunFolder, report: Report) -> int:
+def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report) -> int:
     """Train until the last step or the time limit; returns the step reached. Writes only below `folder`.
 
     `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
@@ -40,49 +40,59 @@ def fit(config: RunConfig, source: ResidentSource, folder: RunFolder, report: Re
     limit = math.inf if train.minutes is None else 60 * train.minutes
     if step >= train.steps or seconds_before >= limit:
         report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
+        save_model(sampler_of(game, config), config, folder, step)  # it may have been killed before it wrote it
         return step
-    source = place_on_device(source, game.precision.device)
-    stream = source.stream(game.plan.real_images, start_image=step * game.plan.real_images, seed=train.seed)
+    stream = source.placed_on(game.precision.device).stream(
+        game.plan.real_images, start_image=step * game.plan.real_images, seed=train.seed
+    )
     with folder.writing():
         stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step)
     line = ProgressLine(config.preset, step=step, steps=train.steps)
     started = interval_started = time.monotonic()
 
     done = False
-    while not done:
-        # One generator step, with its discriminator steps.
-        step += 1
-        stats.add(train_step(game, step, *next(stream)))
-        seconds = seconds_before + time.monotonic() - started
-        done = step == train.steps or seconds >= limit
-
-        # Log. The device is waited for here and nowhere else.
-        if done or step % train.log_every == 0:
-            images = stats.count * game.plan.real_images
-            values = stats.flush()
-            refuse_non_finite(values, step, folder)
-            values["images_per_second"] = images / (time.monotonic() - interval_started)
-            values["seconds"] = seconds_before + time.monotonic() - started
-            with folder.writing():
-                log.write(step, values)
-            line.show(step, values, None if train.minutes is None else limit - seconds)
-
-        # A picture, with the averaged weights.
-        if done or step % train.sample_every == 0:
-            sheet = sampler_of(game, config).class_sheet()
-            with folder.writing():
-                sheet.save(folder.samples / f"step-{step:08d}.png")
-
-        # A checkpoint, and the model that anyone can sample from. Nothing non-finite is ever saved.
-        if done or step % train.checkpoint_every == 0:
-            refuse_non_finite(stats.means() if stats.count else values, step, folder)
+    try:
+        while not done:
+            # One generator step, with its discriminator steps.
+            step += 1
+            stats.add(train_step(game, step, *next(stream)))
             seconds = seconds_before + time.monotonic() - started
-            folder.save(step, state_of(game), {"seconds": seconds}, keep=train.keep_checkpoints)
-            save_model(game, config, folder, step)
+            done = step == train.steps or seconds >= limit
 
-        if step % train.log_every == 0:
-            interval_started = time.monotonic()
-    line.close()
+            # Log. The device is waited for here and nowhere else but for pictures and checkpoints.
+            if done or step % train.log_every == 0:
+                images = stats.count * game.plan.real_images
+                values = stats.flush()
+                refuse_non_finite(values, step, folder)
+                values["images_per_second"] = images / (time.monotonic() - interval_started)
+                values["seconds"] = seconds_before + time.monotonic() - started
+                with folder.writing():
+                    log.write(step, values)
+                line.show(step, values, None if train.minutes is None else limit - seconds)
+
+            # A picture, with the averaged weights and their standing statistics.
+            picture_due, checkpoint_due = (
+                done or step % every == 0 for every in (train.sample_every, train.checkpoint_every)
+            )
+            if picture_due or checkpoint_due:
+                sampler = sampler_of(game, config)
+            if picture_due:
+                sheet = sampler.class_sheet()
+                with folder.writing():
+                    sheet.save(folder.samples / f"step-{step:08d}.png")
+
+            # A checkpoint, and the model that anyone can sample from. Nothing non-finite is ever saved.
+            if checkpoint_due:
+                state = state_of(game)
+                refuse_non_finite(sums_of(state), step, folder)
+                seconds = seconds_before + time.monotonic() - started
+                folder.save(step, state, {"seconds": seconds}, keep=train.keep_checkpoints)
+                save_model(sampler, config, folder, step)
+
+            if step % train.log_every == 0:
+                interval_started = time.monotonic()
+    finally:
+        line.close()
     return step
 
 
@@ -161,19 +171,19 @@ def load_optimizer(player: Player, tensors: Tensors) -> None:
     player.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
+def sums_of(tensors: Tensors) -> dict[str, float]:
+    """The sum of each tensor: finite only if every value is. Waits for the device once."""
+    device = next(iter(tensors.values())).device
+    sums = torch.stack([tensor.sum(dtype=torch.float64).to(device) for tensor in tensors.values()])
+    return dict(zip(tensors, sums.tolist(), strict=True))
+
+
 def refuse_non_finite(values: dict[str, float], step: int, folder: RunFolder) -> None:
     """Raises TrainingDiverged naming the first value that is not finite."""
     for name, value in values.items():
         if not math.isfinite(value):
             checkpoints = folder.list_checkpoints()
             raise TrainingDiverged(step=step, where=name, last_good=checkpoints[-1] if checkpoints else None)
-
-
-def place_on_device(source: ResidentSource, device: torch.device) -> ResidentSource:
-    """On a GPU the images move there if they take less than a third of its free memory."""
-    if device.type != "cuda" or source.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
-        return source
-    return source.to(device)
 
 
 def sampler_of(game: Game, config: RunConfig) -> Sampler:
@@ -188,8 +198,8 @@ def sampler_of(game: Game, config: RunConfig) -> Sampler:
     )
 
 
-def save_model(game: Game, config: RunConfig, folder: RunFolder, step: int) -> None:
+def save_model(sampler: Sampler, config: RunConfig, folder: RunFolder, step: int) -> None:
     """Renew the model folder: averaged weights with standing statistics for untruncated sampling."""
-    sampler_of(game, config).set_statistics(None)
+    sampler.set_statistics(None)
     card = ModelCard(model=config.model, class_names=config.found.class_names, step=step, trained_on=config.found.name)
-    folder.save_model(card, game.ema.average.state_dict())
+    folder.save_model(card, sampler.generator.state_dict())

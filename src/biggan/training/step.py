@@ -4,6 +4,9 @@ Source: BigGAN section 3 and appendix C; the order of events is spec section 5, 
 steps, each on fresh real images, latents and labels, then one generator step, then the moving average. In a discriminator
 step generated and real images go through D in one concatenated pass, and G runs without gradients.
 
+DEVIATION from BigGAN appendix C: with accumulation, G's batch statistics are those of a micro-batch, because those of the
+whole batch would need every activation at once.
+
 Nothing here waits for the device: the numbers returned are tensors. Shapes: N batch, Z latent, R resolution.
 """
 
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from biggan.latents import draw_labels, draw_latents
 from biggan.losses import Objective
 from biggan.nn.heads import Verdict
-from biggan.precision import Precision
+from biggan.precision import Precision, to_device
 from biggan.randomness import addressed_generator
 from biggan.regularizers import Context, Regularizer
 from biggan.training.ema import EMA
@@ -82,22 +85,22 @@ class Game:
         y_N = draw_labels(self.plan.batch, self.num_classes, stream)
         device, size = self.precision.device, self.plan.micro_batch
         for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
-            yield z.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            yield to_device(z, device), to_device(y, device)
 
 
 def train_step(game: Game, step: int, real_uint8: Tensor, real_y: Tensor) -> dict[str, Tensor]:
     """Generator step number `step` (from 1); mutates the players and the average.
 
     `real_uint8` (discriminator_steps x batch, 3, R, R) and `real_y` are split over discriminator steps and micro-batches.
-    Returns scalars: loss terms and mean scores of both players, float32 on the device.
+    Returns scalars, float32 on the device: loss terms of both players and D's mean scores, averaged over turns.
     """
-    plan, scalars = game.plan, {}
+    plan, scalars = game.plan, Means()
     real_turns, y_turns = real_uint8.split(plan.batch), real_y.split(plan.batch)
     for turn in range(plan.discriminator_steps):
-        scalars |= discriminator_turn(game, step, turn, real_turns[turn], y_turns[turn])
-    scalars |= generator_turn(game, step)
+        scalars.add(discriminator_turn(game, step, turn, real_turns[turn], y_turns[turn]), plan.discriminator_steps)
+    scalars.add(generator_turn(game, step), 1)
     game.ema.update(game.generator.network, step)
-    return scalars
+    return scalars.totals
 
 
 def discriminator_turn(game: Game, step: int, turn: int, real_uint8: Tensor, real_y: Tensor) -> dict[str, Tensor]:
@@ -107,7 +110,9 @@ def discriminator_turn(game: Game, step: int, turn: int, real_uint8: Tensor, rea
     reals = zip(real_uint8.split(plan.micro_batch), real_y.split(plan.micro_batch), strict=True)
     fakes = game.draw(step, "discriminator turn", turn)
     for index, ((real, real_labels), (z, fake_labels)) in enumerate(zip(reals, fakes, strict=True)):
-        real = to_unit_range(real.to(game.precision.device, non_blocking=True), game.precision.memory_format)
+        device = game.precision.device
+        real = to_signed_range(to_device(real, device), game.precision.memory_format)  # (N, 3, R, R)
+        real_labels = to_device(real_labels, device)
         with game.precision.autocast():
             with torch.no_grad():
                 fake = game.generator.network(z, fake_labels)  # (N, 3, R, R)
@@ -143,13 +148,13 @@ def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
 
 
 class Means:
-    """Means over the micro-batches of a turn, kept on the device."""
+    """Means over equal parts, micro-batches or turns, kept on the device."""
 
     def __init__(self) -> None:
         self.totals: dict[str, Tensor] = {}
 
     def add(self, values: dict[str, Tensor], parts: int) -> None:
-        """Add one micro-batch of `parts`."""
+        """Add one of `parts` parts."""
         for name, value in values.items():
             self.totals[name] = self.totals.get(name, 0) + value.detach() / parts
 
@@ -161,6 +166,6 @@ def halves(verdict: Verdict) -> tuple[Verdict, Verdict]:
     return first, second
 
 
-def to_unit_range(images_uint8: Tensor, memory_format: torch.memory_format) -> Tensor:
+def to_signed_range(images_uint8: Tensor, memory_format: torch.memory_format) -> Tensor:
     """uint8 0..255 -> float32 in [-1, 1]."""
     return images_uint8.to(torch.float32, memory_format=memory_format).div_(127.5).sub_(1)
