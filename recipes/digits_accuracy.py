@@ -1,4 +1,6 @@
-"""Does the digits model draw the digit that was asked for? A support vector machine fitted to the real digits judges.
+"""Does the digits model draw the digit that was asked for, and not always the same one?
+
+A support vector machine fitted to the real digits judges the first, the distance between images of one class the second.
 
     python recipes/digits_accuracy.py runs/digits [--n 1000] [--seed 0]
 
@@ -12,6 +14,7 @@ import json
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import pdist
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
@@ -21,6 +24,11 @@ import biggan
 def features(images_uint8: torch.Tensor) -> np.ndarray:
     """(N, 3, 32, 32) uint8 -> (N, 64) in [0, 1]: grey, averaged to 8x8."""
     return F.adaptive_avg_pool2d(images_uint8.float().mean(1) / 255, 8).flatten(1).numpy()
+
+
+def spread(x: np.ndarray, y: np.ndarray) -> float:
+    """Mean distance between two different images of one class, over classes: how varied they are."""
+    return float(np.mean([pdist(x[y == digit]).mean() for digit in range(10)]))
 
 
 def main() -> None:
@@ -45,6 +53,10 @@ def main() -> None:
         "seed": options.seed,
         "truncation": None,
         "named_as_asked": round(float((named == asked).mean()), 4),
+        "spread_within_a_class": {
+            "generated": round(spread(features(samples.images), asked), 3),
+            "real": round(spread(features(real.images), real.labels.numpy()), 3),
+        },
         "by_digit": {str(digit): round(float((named == asked)[asked == digit].mean()), 3) for digit in range(10)},
     }
     print(json.dumps(result, indent=2))
