@@ -64,12 +64,12 @@ def digits() -> RunConfig:
 def cifar10() -> RunConfig:
     """CIFAR-10 (or any 32 px set) on a CPU: the best picture after 20 minutes on two cores.
 
-    Chosen by runs of 200 s on two cores: a narrow G, a wider D and three D steps learn most per minute; the rates go with
-    these widths, and G or D at twice the rate, or N(0, 0.02) weights, end far worse. Figures: records/2026-11-20_cifar10.
+    Chosen by short runs on two cores: narrow networks and three D steps learn most per minute; the rates go with these
+    widths, and twice the rate, or N(0, 0.02) weights, end far worse. Figures: records/2026-11-20_cifar10.
     """
     return RunConfig(
         preset="cifar10",
-        model=BigGANConfig(resolution=32, width=12, discriminator_width=16),
+        model=BigGANConfig(resolution=32, width=12, discriminator_width=12),
         data=DataConfig(flip=True),
         train=TrainConfig(
             steps=100_000,
@@ -77,7 +77,7 @@ def cifar10() -> RunConfig:
             batch=32,
             discriminator_steps=3,
             generator_lr=1e-3,
-            discriminator_lr=1e-3,
+            discriminator_lr=1.3e-3,
             log_every=25,
             sample_every=500,
             checkpoint_every=500,
