@@ -77,16 +77,18 @@ class ProgressLine:
         stream = stream or sys.stderr
         self.name, self.steps, self.stream = name, steps, stream
         self.started, self.first = time.monotonic(), step
-        shape = "{desc} {n}/{total} |{bar:20}| {postfix}"
         self.bar = tqdm(
             total=steps,
             initial=step,
-            desc=name,
             file=stream,
-            bar_format=shape,
+            bar_format=self.line_with("starting"),
             dynamic_ncols=True,
             disable=not stream.isatty(),
         )
+
+    def line_with(self, text: str) -> str:
+        """tqdm's template of the whole line."""
+        return f"{self.name} {{n}}/{{total}} |{{bar:20}}| {text}"
 
     def show(self, step: int, values: dict[str, float], seconds_left: float | None) -> None:
         """`values` are the interval's means; `seconds_left` of a time limit, None without one."""
@@ -102,7 +104,7 @@ class ProgressLine:
         if self.bar.disable:
             print(f"{self.name} {step}/{self.steps}  {text}", file=self.stream, flush=True)
             return
-        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.bar_format = self.line_with(text)
         self.bar.update(step - self.bar.n)
 
     def close(self) -> None:
