@@ -166,6 +166,7 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: P
     when the decoded images would not fit into memory."""
 
     def decode_one(index: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+        """One image (3, R, R) and the size it had, or None for a broken one that is to be skipped."""
         name = listing.images[index]
         try:
             image, size = decode(listing.read(name), resolution)

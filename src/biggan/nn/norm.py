@@ -38,6 +38,7 @@ class Standardize(nn.Module):
         self.collected: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape and type: batch statistics in training, else standing ones (see the header)."""
         if self.collected is not None:
             mean_C, variance_C = self.batch_statistics(x)
             self.collected.append((mean_C, variance_C))

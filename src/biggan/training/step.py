@@ -27,7 +27,7 @@ from biggan.training.ema import EMA
 
 
 class Plan(NamedTuple):
-    """How one global batch is cut up: batch = micro_batch x accumulation x ranks."""
+    """How one global batch is cut up: batch = micro_batch x accumulation (one process so far)."""
 
     batch: int
     micro_batch: int
