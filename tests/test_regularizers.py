@@ -6,7 +6,7 @@ import torch
 from biggan import models
 from biggan.errors import ConfigError
 from biggan.models.biggan import BigGANConfig
-from biggan.nn.spectral import SpectralWeight
+from biggan.nn.layers import Weighted
 from biggan.regularizers import Context, Orthogonal, RegularizationConfig, off_diagonal_energy
 
 CONTEXT = Context(1, None, None)
@@ -50,11 +50,11 @@ def test_sum_over_the_generator_against_autograd_of_the_printed_formula(generato
 
 def test_an_orthogonal_network_costs_nothing(generator):
     g, _ = models.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
-    tall = sum(layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, SpectralWeight))
+    tall = sum(layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, Weighted))
     wide = [
         off_diagonal_energy(layer.weight.flatten(1)).item()
         for layer in g.modules()
-        if isinstance(layer, SpectralWeight) and layer.weight.shape[0] <= layer.weight[0].numel()
+        if isinstance(layer, Weighted) and layer.weight.shape[0] <= layer.weight[0].numel()
     ]
     assert max(wide) < 1e-4
     assert tall, "more filters than inputs cannot all be orthogonal: the test looks at the others"

@@ -55,7 +55,7 @@ def test_classes_by_name_and_number_in_turn(sampler):
 
 
 def test_statistics_are_renewed_for_each_truncation(sampler):
-    norm = sampler.generator.output_norm
+    norm = sampler.generator.output_norm.standardize
     sampler.sample(1, truncation=0.1)
     narrow = norm.standing_mean.clone()
     sampler.sample(1)
@@ -95,9 +95,9 @@ def test_a_config_that_lies_is_refused(model_folder):
 
 
 def test_sampling_moves_no_vector(sampler):
-    before = sampler.generator.linear.left_vector.clone()
+    before = sampler.generator.linear.rule.left_vector.clone()
     sampler.sample(2, truncation=0.5)
-    assert torch.equal(before, sampler.generator.linear.left_vector)
+    assert torch.equal(before, sampler.generator.linear.rule.left_vector)
 
 
 def test_saved_files_are_the_images(sampler, tmp_path):

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from biggan.config import RunConfig, differences, from_json, to_json
 from biggan.errors import CheckpointError
+from biggan.latents import LatentConfig
 from biggan.models import ModelConfig
 
 Tensors = dict[str, Tensor]
@@ -44,6 +45,7 @@ class ModelCard:
     """config.json of a model folder: what is needed to sample from it."""
 
     model: ModelConfig
+    latent: LatentConfig = field(default_factory=LatentConfig)
     class_names: tuple[str, ...]
     step: int
     trained_on: str

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from biggan.data import DataConfig, DataFacts
 from biggan.errors import ConfigError, suggestion
+from biggan.latents import LatentConfig
 from biggan.losses import ObjectiveName
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig
@@ -37,6 +38,10 @@ class TrainConfig:
     """Discriminator steps per generator step."""
     generator_lr: float = 5e-5
     discriminator_lr: float = 2e-4
+    lr_decay_start: int | None = None
+    """Step from which both rates fall evenly to 0 at the last step; None: constant."""
+    generator_batches: int = 1
+    """The generator's batch is this many times the batch."""
     adam_beta1: float = 0.0
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
@@ -60,13 +65,24 @@ class TrainConfig:
     def check(self) -> None:
         """Raises ConfigError with the field, its value and a remedy."""
         positive = ("steps", "batch", "discriminator_steps", "generator_lr", "discriminator_lr", "adam_epsilon")
-        positive += ("log_every", "sample_every", "checkpoint_every", "keep_checkpoints", "standing_passes")
+        positive += (
+            "generator_batches",
+            "log_every",
+            "sample_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "standing_passes",
+        )
         for name in positive + tuple(n for n in ("minutes", "micro_batch") if getattr(self, n) is not None):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be above 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.lr_decay_start is not None and not 0 <= self.lr_decay_start < self.steps:
+            raise ConfigError(
+                f"train.lr_decay_start={self.lr_decay_start} must be at least 0 and below train.steps={self.steps}"
+            )
         if self.micro_batch is not None and self.batch % self.micro_batch:
             near = nearest_divisor(self.batch, self.micro_batch)
             raise ConfigError(
@@ -81,6 +97,7 @@ class RunConfig:
 
     preset: tyro.conf.Suppress[str] = "custom"
     model: ModelConfig = field(default_factory=BigGANConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveName = "hinge"
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
@@ -91,6 +108,7 @@ class RunConfig:
     def check(self) -> None:
         """Raises ConfigError on the first field, or combination of fields, that makes no sense."""
         self.model.check()
+        self.latent.check()
         self.regularization.check()
         self.train.check()
 
@@ -128,15 +146,22 @@ def from_json(text: str, kind: type, where: Path) -> typing.Any:
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = relevant_error(error)
         place = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{where}: {place}={first['input']!r}: {first['msg']}") from error
+
+
+def relevant_error(error: ValidationError) -> typing.Any:
+    """The first of pydantic's errors that is not about a member of a union that the data was not meant for."""
+    errors = error.errors()
+    others = {item["loc"][:-1] for item in errors if item["loc"][-1] == "family"}
+    return next((item for item in errors if not any(item["loc"][: len(other)] == other for other in others)), errors[0])
 
 
 def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
     """Raises ConfigError on the first key, at any depth, that the dataclass `kind` does not have."""
     if isinstance(kind, types.UnionType):
-        kind = next((option for option in kind.__args__ if dataclasses.is_dataclass(option)), None)
+        kind = member_of(kind, data)
     if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
         return
     hints = typing.get_type_hints(kind)
@@ -144,6 +169,13 @@ def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
         if key not in hints:
             raise ConfigError(f"{where}: unknown key {key!r}; {suggestion(key, hints)}")
         refuse_unknown_keys(value, hints[key], f"{where}: {key}")
+
+
+def member_of(union: types.UnionType, data: object) -> object:
+    """The dataclass of a union that the data is for: told by its `family`, or the only one."""
+    members = [option for option in union.__args__ if dataclasses.is_dataclass(option)]
+    family = data.get("family") if isinstance(data, dict) else None
+    return next((member for member in members if getattr(member, "family", family) == family), None)
 
 
 def flatten(config: object, prefix: str = "") -> dict[str, object]:

@@ -87,10 +87,10 @@ def cifar10() -> RunConfig:
 
 def cifar10_gpu() -> RunConfig:
     """CIFAR-10 at the width of the author's PyTorch script (ch 64, batch 50, 4 discriminator steps, both rates 2e-4,
-    N(0, 0.02) initialisation, average from step 1,000); spec 4a. Its class embedding is per layer, ours is shared."""
+    N(0, 0.02) initialisation, average from step 1,000); spec 4a."""
     return RunConfig(
         preset="cifar10-gpu",
-        model=BigGANConfig(resolution=32, width=64, skip_z=False, initialization="normal"),
+        model=BigGANConfig(resolution=32, width=64, class_embedding="per-class", z_entry="input", initialization="normal"),
         data=DataConfig(flip=True),
         regularization=RegularizationConfig(generator_orthogonal=None),
         train=TrainConfig(

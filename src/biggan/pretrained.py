@@ -34,6 +34,7 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
     return Sampler(
         generator,
         latent_dim=card.model.z_dim,
+        latent=card.latent,
         class_names=card.class_names,
         device=chosen.device,
         autocast=chosen.autocast(),

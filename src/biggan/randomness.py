@@ -12,6 +12,17 @@ import torch
 
 def addressed_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """A fresh CPU generator for one address: `purpose` names what is drawn, `position` which one (step, epoch, image...)."""
+    return torch.Generator().manual_seed(number_of(seed, purpose, *position))
+
+
+def seed_networks(seed: int, purpose: str, *position: int) -> None:
+    """Set torch's own generators, from which layers such as dropout draw, to an address: a resumed run then drops what an
+    undisturbed one would have dropped. Mutates global state, the only place that does."""
+    torch.manual_seed(number_of(seed, purpose, *position))
+
+
+def number_of(seed: int, purpose: str, *position: int) -> int:
+    """A 64-bit number for one address."""
     address = "/".join([str(seed), purpose, *map(str, position)])
     digest = hashlib.sha256(address.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+    return int.from_bytes(digest[:8], "little", signed=True)

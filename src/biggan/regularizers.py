@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from biggan.errors import ConfigError
-from biggan.nn.spectral import SpectralWeight
+from biggan.nn.layers import Weighted
 
 
 class Context(NamedTuple):
@@ -40,15 +40,15 @@ class Orthogonal:
     """strength * sum over weights of || W W' * (1 - I) ||_F^2, W seen as (outputs, everything else).
 
     BigGAN section 3.1 prints W'W, with W as (inputs, outputs): in both, pairs of filters. Every weight with two or more
-    dimensions but the class embedding counts, raw, before spectral normalisation. The author's PyTorch code applies half
-    the gradient of this (spec section 7).
+    dimensions but the class embedding (shared, or a table in each norm) counts, raw, before its rule. The author's PyTorch
+    code applies half the gradient of this (spec section 7).
     """
 
     strength: float = 1e-4
     every: int = 1
 
     def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
-        weights = [layer.weight.flatten(1) for layer in net.modules() if isinstance(layer, SpectralWeight)]
+        weights = [layer.weight.flatten(1) for layer in net.modules() if isinstance(layer, Weighted)]
         return self.strength * sum(off_diagonal_energy(weight) for weight in weights)
 
     def after_step(self, net: nn.Module) -> None:

@@ -5,6 +5,7 @@ Image number k of a seed is the same for any batch size and any device, to round
 Shapes: N images, Z latent, R resolution.
 """
 
+import bisect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from biggan.errors import ConfigError, suggestion
-from biggan.latents import check_truncation, draw_labels, draw_latents
+from biggan.latents import LatentConfig, draw_labels
 from biggan.nn.norm import collecting_statistics
 from biggan.randomness import addressed_generator
 
@@ -33,12 +34,36 @@ class Samples(NamedTuple):
         return write_pictures([self.images], self.labels, self.class_names, folder)
 
 
+class StatisticsTable(NamedTuple):
+    """Standing statistics for several truncations: those, ascending, and {name of a buffer: values (T, C)}. The last set is
+    that of untruncated sampling too."""
+
+    truncations: tuple[float, ...]
+    values: dict[str, Tensor]
+
+    def covers(self, truncation: float | None) -> bool:
+        """Whether statistics for this truncation are here, or lie between two that are."""
+        return truncation is None or self.truncations[0] <= truncation <= self.truncations[-1]
+
+    def at(self, truncation: float | None) -> dict[str, Tensor]:
+        """{name: (C,)}; between two sets, 1 - f times the lower plus f times the upper, f the share of the way up.
+
+        DEVIATION from pytorch-pretrained-BigGAN, which swaps these two weights (spec section 8)."""
+        if truncation is None:
+            return {name: values[-1] for name, values in self.values.items()}
+        upper = min(bisect.bisect_right(self.truncations, truncation), len(self.truncations) - 1)
+        below, above = self.truncations[upper - 1], self.truncations[upper]
+        share = (truncation - below) / (above - below)
+        return {name: (1 - share) * values[upper - 1] + share * values[upper] for name, values in self.values.items()}
+
+
 class Sampler:
     """Draws from a generator in evaluation mode.
 
     `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
     truncation changes; they depend on `seed_of_statistics` alone. With `has_statistics` the generator comes with those of
-    untruncated sampling. `autocast` is entered around each forward pass.
+    untruncated sampling, with a `statistics_table` with those of other truncations too. `latent` is the distribution of z.
+    `autocast` is entered around each forward pass.
     """
 
     def __init__(
@@ -47,14 +72,17 @@ class Sampler:
         *,
         latent_dim: int,
         class_names: Sequence[str],
+        latent: LatentConfig | None = None,
         device: torch.device | None = None,
         autocast: AbstractContextManager | None = None,
         statistics_passes: int = 32,
         statistics_batch: int = 64,
         seed_of_statistics: int = 0,
         has_statistics: bool = False,
+        statistics_table: StatisticsTable | None = None,
     ) -> None:
         self.generator = generator
+        self.prior = (latent or LatentConfig()).prior()
         self.latent_dim = latent_dim
         self.class_names = tuple(class_names)
         self.device = device or torch.device("cpu")
@@ -62,6 +90,7 @@ class Sampler:
         self.statistics_passes = statistics_passes
         self.statistics_batch = statistics_batch
         self.seed_of_statistics = seed_of_statistics
+        self.statistics_table = statistics_table
         self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
 
     def sample(
@@ -75,7 +104,7 @@ class Sampler:
     ) -> Samples:
         """`n` images; `classes` (names or numbers, None: all) are given out in turn, so that each is equally frequent.
 
-        Raises ConfigError on an unknown class, n < 1, or a truncation below 0.001.
+        Raises ConfigError on an unknown class, n < 1, or a truncation that the distribution of z has no sense for.
         """
         labels = self.labels_in_turn(n, classes)
         images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
@@ -108,8 +137,8 @@ class Sampler:
         self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
     ) -> Iterator[Tensor]:
         """uint8 batches (<= batch, 3, R, R) on the CPU for images number `indices` with classes `labels`, drawn as they
-        are asked for. Raises ConfigError at once on a truncation below 0.001."""
-        check_truncation(truncation)
+        are asked for. Raises ConfigError at once on a truncation without sense."""
+        self.prior.check_truncation(truncation)
         return self._batches(indices, labels, truncation=truncation, seed=seed, batch=batch)
 
     def _batches(
@@ -123,7 +152,7 @@ class Sampler:
 
     def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
         """The latent (Z,) of image number `index`."""
-        return draw_latents((self.latent_dim,), addressed_generator(seed, "sample", index), truncation)
+        return self.prior.draw((1, self.latent_dim), addressed_generator(seed, "sample", index), truncation)[0]
 
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
@@ -139,11 +168,16 @@ class Sampler:
         buffers."""
         if self.statistics_at == truncation:
             return
+        if self.statistics_table is not None and self.statistics_table.covers(truncation):
+            for name, values in self.statistics_table.at(truncation).items():
+                self.generator.get_buffer(name).copy_(values)
+            self.statistics_at = truncation
+            return
         self.generator.eval()
         with self.autocast, collecting_statistics(self.generator):
             for number in range(self.statistics_passes):
                 stream = addressed_generator(self.seed_of_statistics, "standing statistics", number)
-                z_NZ = draw_latents((self.statistics_batch, self.latent_dim), stream, truncation)
+                z_NZ = self.prior.draw((self.statistics_batch, self.latent_dim), stream, truncation)
                 y_N = draw_labels(self.statistics_batch, len(self.class_names), stream)
                 self.generator(z_NZ.to(self.device), y_N.to(self.device))
         self.statistics_at = truncation

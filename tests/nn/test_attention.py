@@ -1,14 +1,18 @@
 """Attention against the sums of the released SA-GAN written out."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from biggan.nn.attention import SelfAttention
 from biggan.nn.init import INITIALIZERS, initialize
+from biggan.nn.layers import Conv2d
+from biggan.nn.spectral import Spectral
 
 
 def test_against_explicit_sums(generator):
-    layer = SelfAttention(16, epsilon=1e-4)
+    layer = SelfAttention(16, conv=partial(Conv2d, rule=partial(Spectral, epsilon=1e-4)))
     initialize(layer, INITIALIZERS["orthogonal"], generator)
     layer.eval()
     x = torch.randn(2, 16, 4, 4, generator=generator)

@@ -1,10 +1,24 @@
 """Batch normalisation against sums written out by hand."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 
 from biggan.nn.init import INITIALIZERS, initialize
-from biggan.nn.norm import BatchNorm, ConditionalBatchNorm, Standardize, collecting_statistics
+from biggan.nn.layers import Linear
+from biggan.nn.norm import (
+    AffineNorm,
+    ClassTable,
+    ConditionalNorm,
+    PerceptronMap,
+    Standardize,
+    collecting_statistics,
+)
+from biggan.nn.spectral import Spectral
+
+LINEAR = partial(Linear, rule=partial(Spectral, epsilon=1e-4))
 
 
 def hand_standardised(x, epsilon):
@@ -18,14 +32,19 @@ def hand_standardised(x, epsilon):
     return out
 
 
+def conditional(standardize):
+    maps = {name: LINEAR(5, 3, bias=False) for name in ("gain", "bias")}
+    return ConditionalNorm(standardize=standardize, **maps)
+
+
 def test_conditional_by_hand(generator):
-    norm = ConditionalBatchNorm(3, 5, epsilon=1e-4, spectral_epsilon=1e-4)
+    norm = conditional(Standardize(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x, condition = torch.randn(4, 3, 2, 2, generator=generator) * 3 + 1, torch.randn(4, 5, generator=generator)
     norm(x, condition)  # lets the vectors of the power iteration settle on something
     norm.gain.eval()
     norm.bias.eval()
-    gain, bias = norm.gain.normalized_weight().double(), norm.bias.normalized_weight().double()
+    gain, bias = norm.gain.used_weight().double(), norm.bias.used_weight().double()
     expected = torch.empty(4, 3, 2, 2, dtype=torch.float64)
     standard = hand_standardised(x, 1e-4)
     for n in range(4):
@@ -35,14 +54,14 @@ def test_conditional_by_hand(generator):
 
 
 def test_gain_is_centred_at_one_and_bias_at_zero(generator):
-    norm = ConditionalBatchNorm(3, 5, epsilon=1e-4, spectral_epsilon=1e-4)
+    norm = conditional(Standardize(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
     assert torch.allclose(norm(x, torch.zeros(4, 5)).double(), hand_standardised(x, 1e-4), atol=1e-5)
 
 
 def test_plain_starts_as_standardisation(generator):
-    norm = BatchNorm(3, epsilon=1e-4)
+    norm = AffineNorm(3, standardize=Standardize(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
     assert torch.allclose(norm(x).double(), hand_standardised(x, 1e-4), atol=1e-5)
@@ -90,3 +109,31 @@ def test_bf16_input_keeps_float32_statistics(generator):
     for out in (training, norm(x)):
         assert out.dtype == torch.bfloat16
         assert (out.double() - hand_standardised(x, 1e-4)).abs().max() < 0.05
+
+
+def test_without_standardising_gain_and_bias_act_on_x_itself(generator):
+    norm = conditional(nn.Identity())
+    initialize(norm, INITIALIZERS["orthogonal"], generator)
+    norm.eval()
+    x, condition = torch.randn(4, 3, 2, 2, generator=generator), torch.randn(4, 5, generator=generator)
+    gain, bias = 1 + norm.gain(condition), norm.bias(condition)
+    assert torch.allclose(norm(x, condition), x * gain[:, :, None, None] + bias[:, :, None, None], atol=1e-6)
+
+
+def test_a_table_holds_a_row_for_each_class_and_starts_at_zero(generator):
+    table = ClassTable(4, 3)
+    initialize(table, INITIALIZERS["normal"], generator)
+    assert not table.weight.detach().any()
+    with torch.no_grad():
+        table.weight.copy_(torch.arange(12.0).view(4, 3))
+    blend = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    assert torch.equal(table(blend), torch.tensor([[6.0, 7.0, 8.0], [1.5, 2.5, 3.5]]))
+
+
+def test_the_perceptron_map_is_two_layers_with_a_relu(generator):
+    layer = PerceptronMap(5, 3, linear=LINEAR)
+    initialize(layer, INITIALIZERS["orthogonal"], generator)
+    layer.eval()
+    condition = torch.randn(4, 5, generator=generator)
+    hidden = (condition @ layer.hidden.used_weight().T + layer.hidden.bias).clamp(min=0)
+    assert torch.allclose(layer(condition), hidden @ layer.output.used_weight().T, atol=1e-6)

@@ -31,7 +31,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
         game = game_of(tiny_config(micro_batch=micro_batch))
         game.generator.network.eval()
         game.discriminator.network.eval()
-        game.discriminator.step = lambda: None  # keep the gradients
+        game.discriminator.step = lambda step: None  # keep the gradients
         discriminator_turn(game, 1, 0, images, labels)
         grads.append([p.grad for p in game.discriminator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
@@ -44,7 +44,7 @@ def test_penalties_count_once_whatever_the_accumulation(generator):
         game = game_of(tiny_config(micro_batch=micro_batch))
         game.generator.network.eval()
         game.discriminator.network.eval()
-        game.generator.step = lambda: None
+        game.generator.step = lambda step: None
         generator_turn(game, 1)
         grads.append([p.grad for p in game.generator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):

@@ -6,21 +6,32 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from biggan.models import biggan
+from biggan.models import residual
+from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
+from biggan.models.biggan_deep import BigGANDeepConfig
 
-ModelConfig = biggan.BigGANConfig  # a union of tagged configs as families are added
+ModelConfig = BigGANConfig | BigGANDeepConfig | SAGANConfig | SNGANConfig  # told apart by `family`
 
 
 class Family(NamedTuple):
     """How to make the networks of a family from its config."""
 
-    generator: type[nn.Module]
-    discriminator: type[nn.Module]
+    config: type[ModelConfig]
+    generator: Callable[[ModelConfig], nn.Module]
+    discriminator: Callable[[ModelConfig], nn.Module]
     build: Callable[[ModelConfig, torch.Generator], tuple[nn.Module, nn.Module]]
 
 
+def residual_family(config: type[ModelConfig]) -> Family:
+    """A family that differs from the others by its config alone."""
+    return Family(config, residual.Generator, residual.Discriminator, residual.build)
+
+
 FAMILIES: dict[str, Family] = {
-    "biggan": Family(biggan.Generator, biggan.Discriminator, biggan.build),
+    "biggan": residual_family(BigGANConfig),
+    "biggan-deep": residual_family(BigGANDeepConfig),
+    "sagan": residual_family(SAGANConfig),
+    "sngan": residual_family(SNGANConfig),
 }
 
 

@@ -4,23 +4,26 @@ Keys and values are max-pooled 2x2; no scaling of the dot products; out = x + ga
 Shapes: N batch, C channels, H W pixels.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.init import Initializer
-from biggan.nn.spectral import SpectralConv2d
 
 
 class SelfAttention(nn.Module):
-    """(N, C, H, W) -> (N, C, H, W); C at least 8, H and W even."""
+    """(N, C, H, W) -> (N, C, H, W); C at least 8, H and W even.
 
-    def __init__(self, channels: int, *, epsilon: float) -> None:
+    `conv(inputs, outputs, kernel, bias=...)` makes the layers."""
+
+    def __init__(self, channels: int, *, conv: Callable[..., nn.Module]) -> None:
         super().__init__()
-        self.theta = SpectralConv2d(channels, channels // 8, 1, bias=False, epsilon=epsilon)
-        self.phi = SpectralConv2d(channels, channels // 8, 1, bias=False, epsilon=epsilon)
-        self.g = SpectralConv2d(channels, channels // 2, 1, bias=False, epsilon=epsilon)
-        self.o = SpectralConv2d(channels // 2, channels, 1, bias=False, epsilon=epsilon)
+        self.theta = conv(channels, channels // 8, 1, bias=False)
+        self.phi = conv(channels, channels // 8, 1, bias=False)
+        self.g = conv(channels, channels // 2, 1, bias=False)
+        self.o = conv(channels // 2, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.empty(()))
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:

@@ -3,6 +3,7 @@
 Every draw comes from a generator that the caller gives, never from the global one.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Initializer = Callable[[Tensor, torch.Generator], None]
-InitializerName = Literal["orthogonal", "normal"]
+InitializerName = Literal["orthogonal", "normal", "glorot", "glorot-residual"]
 
 
 def orthogonal(weight: Tensor, generator: torch.Generator) -> None:
@@ -23,7 +24,23 @@ def normal(weight: Tensor, generator: torch.Generator) -> None:
     nn.init.normal_(weight, std=0.02, generator=generator)
 
 
-INITIALIZERS: dict[InitializerName, Initializer] = {"orthogonal": orthogonal, "normal": normal}
+def glorot(weight: Tensor, generator: torch.Generator) -> None:
+    """Uniform with variance 2 / (inputs + outputs) (Glorot & Bengio 2010), as SA-GAN; spec section 6.1."""
+    nn.init.xavier_uniform_(weight, generator=generator)
+
+
+def glorot_residual(weight: Tensor, generator: torch.Generator) -> None:
+    """Glorot with gain sqrt(2) for k x k kernels, 1 for the rest, as SN-GAN; spec section 6.2."""
+    spatial = weight.dim() == 4 and weight.shape[-1] > 1
+    nn.init.xavier_uniform_(weight, gain=math.sqrt(2) if spatial else 1.0, generator=generator)
+
+
+INITIALIZERS: dict[InitializerName, Initializer] = {
+    "orthogonal": orthogonal,
+    "normal": normal,
+    "glorot": glorot,
+    "glorot-residual": glorot_residual,
+}
 
 
 def initialize(module: nn.Module, initializer: Initializer, generator: torch.Generator) -> None:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.init import Initializer
-from biggan.nn.spectral import SpectralLinear
 
 SumOverRanks = Callable[[Tensor], Tensor]
 
@@ -66,11 +65,15 @@ class Standardize(nn.Module):
         return ((x.float() - mean_C[:, None, None]) * scale_C[:, None, None]).to(x.dtype)
 
 
-class BatchNorm(Standardize):
-    """Standardised activations times a learned gain (starts at 1) plus a learned bias (starts at 0)."""
+class AffineNorm(nn.Module):
+    """What `standardize` makes of x, times a learned gain (starts at 1), plus a learned bias (starts at 0).
 
-    def __init__(self, channels: int, *, epsilon: float) -> None:
-        super().__init__(channels, epsilon=epsilon)
+    `standardize` is Standardize for batch normalisation, the identity for gain and bias alone.
+    """
+
+    def __init__(self, channels: int, *, standardize: nn.Module) -> None:
+        super().__init__()
+        self.standardize = standardize
         self.gain = nn.Parameter(torch.empty(channels))
         self.bias = nn.Parameter(torch.empty(channels))
 
@@ -79,24 +82,66 @@ class BatchNorm(Standardize):
         nn.init.ones_(self.gain)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
+    def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) -> the same; the condition is not looked at."""
+        x = self.standardize(x)
         return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
 
 
-class ConditionalBatchNorm(Standardize):
-    """y = standardised(x) (1 + W_g c) + W_b c, for a condition c of shape (N, E). BigGAN appendix B."""
+class ConditionalNorm(nn.Module):
+    """y = standardize(x) (1 + gain(c)) + bias(c), for a condition c of shape (N, E). BigGAN appendix B.
 
-    def __init__(self, channels: int, condition: int, *, epsilon: float, spectral_epsilon: float) -> None:
-        super().__init__(channels, epsilon=epsilon)
-        self.gain = SpectralLinear(condition, channels, bias=False, epsilon=spectral_epsilon)
-        self.bias = SpectralLinear(condition, channels, bias=False, epsilon=spectral_epsilon)
+    `gain` and `bias` are maps (N, E) -> (N, C): linear, a small network, or a table (below). `standardize` as above.
+    """
+
+    def __init__(self, *, standardize: nn.Module, gain: nn.Module, bias: nn.Module) -> None:
+        super().__init__()
+        self.standardize = standardize
+        self.gain = gain
+        self.bias = bias
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
-        x = super().forward(x)
+        x = self.standardize(x)
         gain_NC = (1 + self.gain(condition_NE).float()).to(x.dtype)
         bias_NC = self.bias(condition_NE).to(x.dtype)
         return torch.addcmul(bias_NC[:, :, None, None], x, gain_NC[:, :, None, None])  # (N, C, H, W)
+
+
+class NoNorm(nn.Module):
+    """x as it is, whatever the condition."""
+
+    def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
+        return x
+
+
+class ClassTable(nn.Module):
+    """A row of C numbers for each class, starting at 0; conditions are class weights (N, K), one-hot or blends.
+    Conditional batch normalisation before the shared embedding (Dumoulin et al. 2017; SA-GAN; spec section 6.1)."""
+
+    def __init__(self, classes: int, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, channels))
+
+    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
+        """Zeros, so that gains start at 1 and biases at 0; mutates the table."""
+        nn.init.zeros_(self.weight)
+
+    def forward(self, condition_NK: Tensor) -> Tensor:
+        return condition_NK @ self.weight  # (N, C)
+
+
+class PerceptronMap(nn.Module):
+    """Linear, ReLU, linear, as wide in the middle as the condition; a negative result of BigGAN's appendix H.
+
+    `linear(inputs, outputs, bias=...)` makes the layers."""
+
+    def __init__(self, condition: int, channels: int, *, linear: Callable[..., nn.Module]) -> None:
+        super().__init__()
+        self.hidden = linear(condition, condition)
+        self.output = linear(condition, channels, bias=False)
+
+    def forward(self, condition_NE: Tensor) -> Tensor:
+        return self.output(F.relu(self.hidden(condition_NE)))  # (N, C)
 
 
 @contextmanager

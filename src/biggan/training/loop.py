@@ -22,7 +22,7 @@ from biggan.randomness import addressed_generator
 from biggan.sampling import Sampler
 from biggan.stats import ProgressLine, Stats, StatsFile
 from biggan.training.ema import EMA
-from biggan.training.step import Game, Plan, Player, train_step
+from biggan.training.step import Game, Plan, Player, Schedule, train_step
 
 Report = Callable[[str], None]
 
@@ -109,7 +109,7 @@ def build_game(config: RunConfig) -> Game:
         precision.place(network)
         betas = (float(train.adam_beta1), float(train.adam_beta2))
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=train.adam_epsilon, fused=True)
-        players.append(Player(network, optimizer, regularizers))
+        players.append(Player(network, optimizer, regularizers, Schedule(lr, train.lr_decay_start, train.steps)))
     return Game(
         generator=players[0],
         discriminator=players[1],
@@ -117,6 +117,7 @@ def build_game(config: RunConfig) -> Game:
         objective=OBJECTIVES[config.objective],
         precision=precision,
         plan=plan_of(config),
+        prior=config.latent.prior(),
         latent_dim=config.model.z_dim,
         num_classes=config.model.num_classes,
     )
@@ -126,7 +127,14 @@ def plan_of(config: RunConfig) -> Plan:
     """The arithmetic of the batch: batch = micro_batch x accumulation."""
     train = config.train
     micro_batch = train.micro_batch or train.batch
-    return Plan(train.batch, micro_batch, train.batch // micro_batch, train.discriminator_steps, train.seed)
+    return Plan(
+        batch=train.batch,
+        micro_batch=micro_batch,
+        accumulation=train.batch // micro_batch,
+        discriminator_steps=train.discriminator_steps,
+        generator_batches=train.generator_batches,
+        seed=train.seed,
+    )
 
 
 def state_of(game: Game) -> Tensors:
@@ -191,6 +199,7 @@ def sampler_of(game: Game, config: RunConfig) -> Sampler:
     return Sampler(
         game.ema.average,
         latent_dim=config.model.z_dim,
+        latent=config.latent,
         class_names=config.found.class_names,
         device=game.precision.device,
         autocast=game.precision.autocast(),
@@ -201,5 +210,11 @@ def sampler_of(game: Game, config: RunConfig) -> Sampler:
 def save_model(sampler: Sampler, config: RunConfig, folder: RunFolder, step: int) -> None:
     """Renew the model folder: averaged weights with standing statistics for untruncated sampling."""
     sampler.set_statistics(None)
-    card = ModelCard(model=config.model, class_names=config.found.class_names, step=step, trained_on=config.found.name)
+    card = ModelCard(
+        model=config.model,
+        latent=config.latent,
+        class_names=config.found.class_names,
+        step=step,
+        trained_on=config.found.name,
+    )
     folder.save_model(card, sampler.generator.state_dict())

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from biggan.latents import draw_labels, draw_latents
+from biggan.latents import Prior, draw_labels
 from biggan.losses import Objective
 from biggan.nn.heads import Verdict
 from biggan.precision import Precision, to_device
-from biggan.randomness import addressed_generator
+from biggan.randomness import addressed_generator, seed_networks
 from biggan.regularizers import Context, Regularizer
 from biggan.training.ema import EMA
 
@@ -33,12 +33,28 @@ class Plan(NamedTuple):
     micro_batch: int
     accumulation: int
     discriminator_steps: int
+    generator_batches: int
     seed: int
 
     @property
     def real_images(self) -> int:
         """Real images used per generator step."""
         return self.batch * self.discriminator_steps
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate: constant, or from step `decay_start` falling evenly to 0 at step `end`."""
+
+    base: float
+    decay_start: int | None = None
+    end: int = 0
+
+    def rate(self, step: int) -> float:
+        """The rate of generator step number `step` (from 1)."""
+        if self.decay_start is None or step <= self.decay_start:
+            return self.base
+        return self.base * max(0.0, (self.end - step) / (self.end - self.decay_start))
 
 
 @dataclass
@@ -48,6 +64,7 @@ class Player:
     network: nn.Module
     optimizer: torch.optim.Optimizer
     regularizers: tuple[Regularizer, ...]
+    schedule: Schedule
 
     def penalties(self, context: Context) -> Iterator[tuple[str, Tensor]]:
         """Named penalties due at this step."""
@@ -57,8 +74,10 @@ class Player:
                 if penalty is not None:
                     yield type(regularizer).__name__.lower(), penalty
 
-    def step(self) -> None:
-        """The optimiser's step, then the regularisers' edits; gradients are dropped."""
+    def step(self, step: int) -> None:
+        """The optimiser's step at the rate of generator step `step`, then the regularisers' edits; gradients are dropped."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for regularizer in self.regularizers:
@@ -75,15 +94,17 @@ class Game:
     objective: Objective
     precision: Precision
     plan: Plan
+    prior: Prior
     latent_dim: int
     num_classes: int
 
-    def draw(self, step: int, purpose: str, turn: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Fresh z (N, Z) and labels (N,) for one turn of one player, in micro-batches on the device."""
+    def draw(self, step: int, purpose: str, turn: int, batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fresh z (N, Z) and labels (N,) for one turn of one player, in micro-batches (`batches` times as large) on the
+        device."""
         stream = addressed_generator(self.plan.seed, purpose, step, turn)
-        z_NZ = draw_latents((self.plan.batch, self.latent_dim), stream)
-        y_N = draw_labels(self.plan.batch, self.num_classes, stream)
-        device, size = self.precision.device, self.plan.micro_batch
+        z_NZ = self.prior.draw((batches * self.plan.batch, self.latent_dim), stream, step=step)
+        y_N = draw_labels(batches * self.plan.batch, self.num_classes, stream)
+        device, size = self.precision.device, batches * self.plan.micro_batch
         for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
             yield to_device(z, device), to_device(y, device)
 
@@ -107,6 +128,7 @@ def discriminator_turn(game: Game, step: int, turn: int, real_uint8: Tensor, rea
     """One optimiser step of the discriminator on one global batch."""
     plan, player, scalars = game.plan, game.discriminator, Means()
     player.network.requires_grad_(True)
+    seed_networks(plan.seed, "discriminator turn", step, turn)
     reals = zip(real_uint8.split(plan.micro_batch), real_y.split(plan.micro_batch), strict=True)
     fakes = game.draw(step, "discriminator turn", turn)
     for index, ((real, real_labels), (z, fake_labels)) in enumerate(zip(reals, fakes, strict=True)):
@@ -126,7 +148,7 @@ def discriminator_turn(game: Game, step: int, turn: int, real_uint8: Tensor, rea
         (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"D_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
         scalars.add({"D_real": real_verdict.score_N.mean(), "D_fake": fake_verdict.score_N.mean()}, plan.accumulation)
-    player.step()
+    player.step(step)
     return scalars.totals
 
 
@@ -134,7 +156,9 @@ def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
     """One optimiser step of the generator on one global batch."""
     plan, player, scalars = game.plan, game.generator, Means()
     game.discriminator.network.requires_grad_(False)
-    for index, (z, labels) in enumerate(game.draw(step, "generator turn", 0)):
+    player.network.requires_grad_(True)  # a table that both players own would be frozen otherwise
+    seed_networks(plan.seed, "generator turn", step)
+    for index, (z, labels) in enumerate(game.draw(step, "generator turn", 0, plan.generator_batches)):
         with game.precision.autocast():
             verdict = game.discriminator.network(player.network(z, labels), labels)
         terms = game.objective.for_generator(None, verdict)
@@ -143,7 +167,7 @@ def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
             terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
         (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"G_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
-    player.step()
+    player.step(step)
     return scalars.totals
 
 

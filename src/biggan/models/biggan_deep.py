@@ -1,0 +1,90 @@
+"""BigGAN-deep (Brock, Donahue, Simonyan 2019, appendix B, tables 7 to 9; spec 4c): bottleneck blocks, four times the depth,
+the whole of z joined to the class embedding everywhere. The networks themselves are in models/residual.
+
+The 32 and 64 px rows follow the same rules; the paper has none.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import nn
+
+from biggan.errors import ConfigError
+from biggan.models.options import BOTTOM, ResidualConfig, Stage
+from biggan.nn.blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, Parts
+
+
+class DeepLayout(NamedTuple):
+    """One row of spec 4c; widths in units of the base width, the outputs of each stage in order."""
+
+    first: int  # width of the generator's 4x4 input
+    generator: tuple[int, ...]  # each stage: a block that keeps size and width, one that doubles the size
+    stem: int  # width of the discriminator's first convolution
+    discriminator: tuple[int, ...]  # each stage: a block that halves the size, one that keeps it
+    downsampled: int  # that many stages halve the size, the rest keep it
+    attention: tuple[int, ...]  # of both
+
+
+DEEP_LAYOUTS: dict[int, DeepLayout] = {
+    32: DeepLayout(4, (4, 4, 4), 4, (4, 4, 4), 2, ()),
+    64: DeepLayout(16, (16, 8, 4, 2), 1, (2, 4, 8, 16), 4, (32,)),
+    128: DeepLayout(16, (16, 8, 4, 2, 1), 1, (2, 4, 8, 16, 16), 5, (64,)),
+    256: DeepLayout(16, (16, 8, 8, 4, 2, 1), 1, (2, 4, 8, 8, 16, 16), 6, (64,)),
+    512: DeepLayout(16, (16, 8, 8, 4, 2, 1, 1), 1, (1, 2, 4, 8, 8, 16, 16), 7, (64,)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigGANDeepConfig(ResidualConfig):
+    """Both networks of one BigGAN-deep."""
+
+    family: Literal["biggan-deep"] = "biggan-deep"
+    width: int = 128
+    z_entry: Literal["input", "chunks", "whole"] = "whole"
+    output_channels: int | None = None
+
+    @property
+    def resolutions(self) -> tuple[int, ...]:
+        return tuple(DEEP_LAYOUTS)
+
+    @property
+    def stem(self) -> int:
+        return DEEP_LAYOUTS[self.resolution].stem * self.d_width
+
+    def generator_stages(self) -> list[Stage]:
+        """Spec 4c, column G."""
+        layout, stages = DEEP_LAYOUTS[self.resolution], []
+        attended = self.attends("generator", layout.attention)
+        inputs, resolution = layout.first * self.width, BOTTOM
+        for outputs in (multiple * self.width for multiple in layout.generator):
+            resolution *= 2
+            blocks = (*[(inputs, inputs, False)] * (1 + self.extra_blocks), (inputs, outputs, True))
+            stages.append(Stage(resolution, blocks, resolution in attended))
+            inputs = outputs
+        return stages
+
+    def discriminator_stages(self) -> list[Stage]:
+        """Spec 4c, column D."""
+        layout, stages = DEEP_LAYOUTS[self.resolution], []
+        attended = self.attends("discriminator", layout.attention)
+        inputs, resolution = self.stem, self.resolution
+        for index, outputs in enumerate(multiple * self.d_width for multiple in layout.discriminator):
+            down = index < layout.downsampled
+            resolution >>= down
+            blocks = ((inputs, outputs, down), *[(outputs, outputs, False)] * (1 + self.extra_blocks))
+            stages.append(Stage(resolution, blocks, down and resolution in attended))
+            inputs = outputs
+        return stages
+
+    def generator_block(self, inputs: int, outputs: int, up: bool, parts: Parts) -> nn.Module:
+        return DeepGeneratorBlock(inputs, outputs, up=up, parts=parts)
+
+    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: Parts) -> nn.Module:
+        return DeepDiscriminatorBlock(inputs, outputs, down=down, parts=parts)
+
+    def check(self) -> None:
+        """Raises ConfigError where the family has no such network."""
+        super().check()
+        for name, width in (("width", self.width), ("discriminator_width", self.d_width)):
+            if width < 4:
+                raise ConfigError(f"model.{name}={width} must be at least 4: the bottlenecks have a quarter of it")
