@@ -1,4 +1,4 @@
-"""Fixtures: where the shared files are, a tiny run, and folders of small real pictures."""
+"""Fixtures: where the shared files are, a tiny run, folders of small pictures, foreign models as their makers save them."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
+from biggan.cli import main
 from biggan.config import RunConfig, TrainConfig
 from biggan.data import DataConfig
 from biggan.models.biggan import BigGANConfig
@@ -55,3 +58,35 @@ def write_pictures(folder: Path, classes: dict[str, int], size: tuple[int, int] 
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+def call(capsys, *words):
+    """Exit code, standard output and standard error of one command."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    return exit_.value.code or 0, out, err
+
+
+@pytest.fixture
+def hugging_face(tmp_path) -> Path:
+    """A folder with config.json and pytorch_model.bin."""
+    source, folder = shared_file("golden/hf_biggan_deep_128_tiny.safetensors"), tmp_path / "hugging_face"
+    folder.mkdir()
+    with safe_open(source, "pt") as file:
+        (folder / "config.json").write_text(file.metadata()["config"])
+    torch.save(load_file(source), folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture
+def biggan_pytorch(tmp_path) -> Path:
+    """A folder with G.pth, G_ema.pth (half of G's weights) and D.pth, 32 px, 10 classes."""
+    folder = tmp_path / "biggan_pytorch"
+    folder.mkdir()
+    for player in "GD":
+        tensors = load_file(shared_file(f"golden/biggan_pytorch_32_tiny.{player}.safetensors"))
+        torch.save(tensors, folder / f"{player}.pth")
+        if player == "G":
+            torch.save({name: tensor / 2 for name, tensor in tensors.items()}, folder / "G_ema.pth")
+    return folder

@@ -5,22 +5,13 @@ import resource
 import signal
 
 import pytest
-from conftest import write_pictures
+from conftest import call, write_pictures
 from PIL import Image
 
-from biggan.cli import main
 from biggan.presets import PRESETS
 
 TINY = ["--model.width", "2", "--model.embedding-dim", "8", "--train.batch", "8", "--train.standing-passes", "2"]
 TINY += ["--train.device", "cpu", "--train.precision", "fp32"]
-
-
-def call(capsys, *words):
-    """Exit code, standard output and standard error of one command."""
-    with pytest.raises(SystemExit) as exit_:
-        main([str(word) for word in words])
-    out, err = capsys.readouterr()
-    return exit_.value.code or 0, out, err
 
 
 @pytest.mark.parametrize(

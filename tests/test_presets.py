@@ -3,6 +3,7 @@
 import pytest
 
 from biggan.config import RunConfig, from_json, to_json
+from biggan.errors import ConfigError
 from biggan.presets import PRESETS, preset
 
 
@@ -25,3 +26,46 @@ def test_the_papers_settings(name, latent):
     assert (config.model.width, config.model.embedding_dim, config.model.z_dim) == (96, 128, latent)
     assert (config.model.norm_epsilon, config.model.spectral_epsilon) == (1e-4, 1e-4)
     assert config.regularization.generator_orthogonal == 1e-4
+
+
+@pytest.mark.parametrize("resolution", [128, 256, 512])
+def test_the_papers_settings_of_deep(resolution):
+    """Spec sections 2, 4c and 5."""
+    config = preset(f"biggan-deep-{resolution}")
+    assert (config.train.batch, config.train.discriminator_steps) == (2048, 2)
+    rates = (config.train.generator_lr, config.train.discriminator_lr)
+    assert rates == ((5e-5, 2e-4) if resolution == 128 else (2.5e-5, 2.5e-5))
+    assert (config.model.width, config.model.z_dim, config.model.z_entry) == (128, 128, "whole")
+    assert config.model.last_channels == 128
+    assert config.regularization.generator_orthogonal == 1e-4
+
+
+def test_the_settings_of_sagan():
+    """Spec section 6.1."""
+    config = preset("sagan-128")
+    train, model = config.train, config.model
+    assert (train.batch, train.discriminator_steps, train.generator_lr, train.discriminator_lr) == (256, 1, 1e-4, 4e-4)
+    assert (train.adam_beta1, train.steps) == (0, 1_000_000)
+    assert (model.width, model.z_dim, model.class_embedding, model.initialization) == (64, 128, "per-class", "glorot")
+    assert (model.norm_epsilon, model.spectral_epsilon) == (1e-5, 1e-12)
+    assert config.regularization.generator_orthogonal is None
+
+
+def test_the_settings_of_sngan():
+    """Spec section 6.2."""
+    config = preset("sngan-128")
+    train = config.train
+    assert (train.batch, train.generator_batches, train.discriminator_steps) == (64, 2, 5)
+    assert (train.generator_lr, train.discriminator_lr, train.adam_beta1, train.adam_beta2) == (2e-4, 2e-4, 0, 0.9)
+    assert (train.steps, train.lr_decay_start, train.ema_decay) == (450_000, 400_000, 0)
+    assert (config.model.generator_weights, config.model.discriminator_hidden) == ("plain", "inputs")
+
+
+def test_a_mistake_in_a_model_is_told_of_the_family_that_was_meant(tmp_path):
+    text = to_json(preset("biggan-deep-128"))
+    with pytest.raises(ConfigError, match=r"config: model: unknown key 'widht'; did you mean 'width'"):
+        from_json(text.replace('"width"', '"widht"'), RunConfig, tmp_path / "config")
+    with pytest.raises(ConfigError, match=r"model\.BigGANDeepConfig\.width='many'"):
+        from_json(text.replace('"width": 128', '"width": "many"'), RunConfig, tmp_path / "config")
+    with pytest.raises(ConfigError, match="family"):
+        from_json(text.replace('"biggan-deep",', '"biggan-depp",'), RunConfig, tmp_path / "config")

@@ -57,9 +57,11 @@ def footprint(config: RunConfig) -> Footprint:
     itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
     return Footprint(
         *counts,
-        flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + per_image_g),
+        flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + plan.generator_batches * per_image_g),
         state_bytes=4 * (5 * counts[0] + 4 * counts[1]),  # weights, gradients, two moments, and G's average
-        activation_bytes=round(itemsize * max(2 * saved.sums[0], saved.sums[1]) / probe * plan.micro_batch),
+        activation_bytes=round(
+            itemsize * max(2 * saved.sums[0], plan.generator_batches * saved.sums[1]) / probe * plan.micro_batch
+        ),
     )
 
 

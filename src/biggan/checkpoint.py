@@ -6,12 +6,13 @@
     RUN/checkpoints/step-00001000/           tensors.safetensors, manifest.json (step, checksum, counters)
     RUN/model/                               generator.safetensors (averaged weights, standing statistics), config.json
 
+A model folder stands alone too. It may hold more: discriminator.safetensors, training_generator.safetensors (the weights
+that the average followed), statistics.safetensors (standing statistics for several truncations, rows as in config.json).
 Tensors and JSON only; nothing is ever unpickled. Folders are written under another name, synced, then renamed.
 """
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biggan.config import RunConfig, differences, from_json, to_json
 from biggan.errors import CheckpointError
+from biggan.files import refusal, write_file, write_folder
 from biggan.latents import LatentConfig
 from biggan.models import ModelConfig
 
@@ -47,8 +49,11 @@ class ModelCard:
     model: ModelConfig
     latent: LatentConfig = field(default_factory=LatentConfig)
     class_names: tuple[str, ...]
-    step: int
+    step: int | None
+    """Generator steps; None: not known."""
     trained_on: str
+    statistics_at: tuple[float, ...] = ()
+    """The truncations that statistics.safetensors is for, ascending; the last goes for none as well."""
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -140,7 +145,7 @@ class RunFolder:
 
     def save_model(self, card: ModelCard, tensors: Tensors) -> None:
         """Write, or replace, the model folder."""
-        save_model_folder(self.model, card, tensors)
+        save_model_folder(self.model, card, {"generator": tensors})
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -157,83 +162,94 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}): try again, or look at the disk") from error
 
 
-def save_model_folder(target: Path, card: ModelCard, tensors: Tensors) -> None:
-    """Write, or renew file by file, a model folder. Raises CheckpointError when the disk does not take it."""
+def save_model_folder(target: Path, card: ModelCard, parts: dict[str, Tensors]) -> None:
+    """Write, or renew file by file, a model folder: PART.safetensors for each part, "generator" among them. Raises
+    CheckpointError when the disk does not take it."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_file(target / "generator.safetensors", packed(tensors))
+        for name, tensors in parts.items():
+            write_file(target / f"{name}.safetensors", packed(tensors))
         write_file(target / "config.json", to_json(card).encode())
     except OSError as error:
         raise CheckpointError(refusal("the model", target, error)) from error
 
 
-def load_model_folder(path: Path) -> tuple[ModelCard, Tensors]:
-    """What `save_model_folder` wrote; `path` is the model folder or the run folder around it.
+class ModelFolder:
+    """What `save_model_folder` wrote: `path` is the model folder, the run folder around it, or one exported safetensors file
+    that carries its config.
 
-    Raises CheckpointError if there is no model or it cannot be read.
+    Raises CheckpointError if there is no model or its config cannot be read.
     """
-    folder = path if (path / "generator.safetensors").exists() else path / "model"
-    if not (folder / "generator.safetensors").exists():
-        raise CheckpointError(f"{path} holds no model: name a run folder, or a folder with generator.safetensors")
-    try:
-        tensors = safetensors.torch.load_file(folder / "generator.safetensors")
-        card = from_json((folder / "config.json").read_text(), ModelCard, folder / "config.json")
-    except (OSError, UnicodeDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"model {folder} cannot be read ({error}): copy it again or train on") from error
-    return card, tensors
+
+    def __init__(self, path: Path) -> None:
+        alone = path.is_file() and path.suffix == ".safetensors"
+        self.path = path if alone or (path / "generator.safetensors").exists() else path / "model"
+        if not alone and not (self.path / "generator.safetensors").exists():
+            raise CheckpointError(f"{path} holds no model: name a run folder, or a folder with generator.safetensors")
+        where = path if alone else self.path / "config.json"
+        try:
+            text = metadata_of(path).get("config", "null") if alone else where.read_text()
+        except (OSError, UnicodeDecodeError, SafetensorError) as error:
+            raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
+        if text == "null":
+            raise CheckpointError(f"{path} carries no config: it was not exported by biggan; try biggan import {path}")
+        self.card: ModelCard = from_json(text, ModelCard, where)
+        self.card.model.check()
+        if self.card.model.num_classes != len(self.card.class_names):
+            raise CheckpointError(
+                f"{self.path}: config.json names {len(self.card.class_names)} classes, "
+                f"model.num_classes is {self.card.model.num_classes}"
+            )
+
+    def load(self, part: str) -> Tensors | None:
+        """The tensors of one part, None where it is absent. Raises CheckpointError where it cannot be read."""
+        alone = self.path.is_file()
+        file = self.path if alone and part == "generator" else self.path / f"{part}.safetensors"
+        if not file.exists():
+            return None
+        try:
+            return safetensors.torch.load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """The free text in the head of a safetensors file."""
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def initial_weights(path: Path, report: Callable[[str], None]) -> dict[str, Tensors]:
+    """The networks that another run may start from: "generator", "ema", and "discriminator" where there is one.
+
+    From the newest checkpoint of a run folder, else from a model folder. Raises CheckpointError where there is neither.
+    """
+    run = RunFolder(path)
+    checkpoint = run.load_newest(report) if run.config_file.exists() else None
+    if checkpoint is not None:
+        parts = split_by_prefix(checkpoint.tensors)
+        return {name: parts[name] for name in ("generator", "ema", "discriminator")}
+    folder = ModelFolder(path)
+    average, raw, discriminator = (folder.load(name) for name in ("generator", "training_generator", "discriminator"))
+    weights = {"generator": raw or average, "ema": average}
+    return weights if discriminator is None else weights | {"discriminator": discriminator}
+
+
+def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:
+    """{"part/name": tensor} as {"part": {"name": tensor}}."""
+    parts: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        part, key = name.split("/", 1)
+        parts.setdefault(part, {})[key] = tensor
+    return parts
 
 
 def packed(tensors: Tensors) -> bytes:
-    """Tensors, from any device and in any layout, as the bytes of a safetensors file."""
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-
-
-def refusal(what: str, target: Path, error: OSError) -> str:
-    """The message when the system does not take a file."""
-    return (
-        f"{what} could not be written to {target} ({error}): what was saved before is still there; "
-        "free some space and give the same command again"
-    )
-
-
-def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
-    """A folder of files under a temporary name, synced, then renamed to `target`. What stands there is replaced.
-
-    Raises CheckpointError when the disk does not take it.
-    """
-    scratch = target.with_name(f".{target.name}.writing")
-    try:
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        for name, data in files.items():
-            write_file(scratch / name, data)
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-        sync_folder(target.parent)
-    except OSError as error:
-        raise CheckpointError(refusal(what, target, error)) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def write_file(target: Path, data: bytes) -> None:
-    """One file under a temporary name, synced, then renamed over `target`. Raises OSError."""
-    scratch = target.with_name(f".{target.name}.writing")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(target)
-    finally:
-        scratch.unlink(missing_ok=True)
-    sync_folder(target.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Tensors, from any device and in any layout, as the bytes of a safetensors file; two names may share one tensor."""
+    seen: set[int] = set()
+    copies = {}
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        copies[name] = copy.clone() if copy.data_ptr() in seen else copy
+        seen.add(copy.data_ptr())
+    return safetensors.torch.save(copies)

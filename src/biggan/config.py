@@ -102,6 +102,8 @@ class RunConfig:
     objective: ObjectiveName = "hinge"
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    init_from: str | None = None
+    """A run or model folder whose weights the run starts from; the model and its latents are then those of the folder."""
     found: tyro.conf.Suppress[DataFacts | None] = None
     """What was found in the data; filled in when it is opened."""
 

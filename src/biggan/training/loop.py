@@ -7,12 +7,14 @@ one would have made. What one step does is in training/step. Durations are count
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from biggan import models
-from biggan.checkpoint import ModelCard, RunFolder, Tensors
+from biggan.checkpoint import ModelCard, ModelFolder, RunFolder, Tensors, initial_weights, split_by_prefix
 from biggan.config import RunConfig
 from biggan.data import Source
 from biggan.errors import CheckpointError, TrainingDiverged
@@ -36,7 +38,7 @@ def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report) ->
     """
     train = config.train
     game = build_game(config)
-    step, seconds_before = resume(game, folder, report)
+    step, seconds_before = resume(game, config, folder, report)
     limit = math.inf if train.minutes is None else 60 * train.minutes
     if step >= train.steps or seconds_before >= limit:
         report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
@@ -148,15 +150,16 @@ def state_of(game: Game) -> Tensors:
     return tensors | {f"ema/{key}": value for key, value in game.ema.average.state_dict().items()}
 
 
-def resume(game: Game, folder: RunFolder, report: Report) -> tuple[int, float]:
-    """Load the newest sound checkpoint, if there is one, into the game; returns its step and training seconds."""
+def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> tuple[int, float]:
+    """Load the newest sound checkpoint, if there is one, into the game; returns its step and training seconds.
+
+    A run without one starts from the weights of `init_from`, if that is given."""
     checkpoint = folder.load_newest(report)
     if checkpoint is None:
+        if config.init_from is not None:
+            start_from(game, Path(config.init_from), report)
         return 0, 0.0
-    parts: dict[str, Tensors] = {}
-    for name, tensor in checkpoint.tensors.items():
-        part, key = name.split("/", 1)
-        parts.setdefault(part, {})[key] = tensor
+    parts = split_by_prefix(checkpoint.tensors)
     try:
         game.ema.average.load_state_dict(parts["ema"])
         for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
@@ -166,6 +169,43 @@ def resume(game: Game, folder: RunFolder, report: Report) -> tuple[int, float]:
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
     report(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return checkpoint.step, checkpoint.counters["seconds"]
+
+
+def start_from(game: Game, path: Path, report: Report) -> None:
+    """Load the weights of another model; what depends on the number of classes stays as drawn if that differs.
+
+    Raises CheckpointError where the weights do not fit."""
+    weights = initial_weights(path, report)
+    classes = ModelFolder(path).card.model.num_classes
+    networks = {"generator": game.generator.network, "ema": game.ema.average, "discriminator": game.discriminator.network}
+    for name, network in networks.items():
+        if name not in weights:
+            report(f"{path} holds no {name}: it starts from new weights")
+            continue
+        drawn = load_but_classes(network, weights[name], (classes, game.num_classes), f"the {name} of {path}")
+        if drawn:
+            report(f"{name}: drawn anew for {game.num_classes} classes instead of {classes}: {', '.join(drawn)}")
+    report(f"starting from the weights of {path}")
+
+
+def load_but_classes(network: nn.Module, tensors: Tensors, classes: tuple[int, int], what: str) -> list[str]:
+    """Load a state whose shapes may differ where they count classes (there, here); returns the names not loaded.
+
+    Mutates the network. Raises CheckpointError on any other difference."""
+    state, left = network.state_dict(), []
+    if set(state) != set(tensors):
+        name = sorted(set(state) ^ set(tensors))[0]
+        raise CheckpointError(f"{what} is another network: {name} is only {'here' if name in state else 'there'}")
+    for name, tensor in tensors.items():
+        here, there = state[name].shape, tensor.shape
+        if here == there:
+            state[name] = tensor
+        elif classes[0] != classes[1] and here == tuple(classes[1] if size == classes[0] else size for size in there):
+            left.append(name)
+        else:
+            raise CheckpointError(f"{what} does not fit: {name} is {tuple(there)} there, {tuple(here)} here")
+    network.load_state_dict(state)
+    return left
 
 
 def load_optimizer(player: Player, tensors: Tensors) -> None:

@@ -1,0 +1,64 @@
+"""The command line. Grouped as a person thinks, a file for each group:
+
+    make      train, sample
+    measure   bench
+    move      import, export
+
+The only room that parses arguments, prints results and exits. A user's error is one line and exit code 2.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from biggan.cli.make import sample, train
+from biggan.cli.measure import bench
+from biggan.cli.move import export, import_
+from biggan.errors import ConfigError, TrainingDiverged, UserError, suggestion
+
+USAGE = """usage: biggan COMMAND ...
+
+make      train PRESET --data SOURCE     train a generator, or carry on with a run
+          sample RUN --n 64 --out DIR    draw images from a trained generator
+measure   bench train PRESET             images per second, FLOP per second, memory, phases
+move      import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
+          export RUN --to onnx           a safetensors file, an ONNX graph, or a folder for the hub
+
+biggan COMMAND --help tells the rest.
+"""
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "sample": sample,
+    "bench": bench,
+    "import": import_,
+    "export": export,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit: 0 done, 1 training diverged, 2 a user's error, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(run(arguments))
+    except UserError as error:
+        print(f"biggan: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TrainingDiverged as error:
+        print(f"biggan: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        again = "; the same command carries on from the last checkpoint" if arguments[:1] == ["train"] else ""
+        print(f"biggan: interrupted{again}", file=sys.stderr)
+        sys.exit(130)
+
+
+def run(arguments: list[str]) -> int:
+    """Dispatch to a command."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0 if arguments else 2
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise ConfigError(f"no command {command!r}; {suggestion(command, COMMANDS)}")
+    return COMMANDS[command](rest)

@@ -1,0 +1,135 @@
+"""biggan train, biggan sample."""
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from biggan.cli.arguments import names_of, parse, preset_argument, progress_bar, say, value_of
+from biggan.config import RunConfig, resolve, to_json
+from biggan.errors import ConfigError
+from biggan.latents import LatentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a generator on your images. Giving the same command again carries on where the run stopped."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder for everything that the run writes; None: runs/PRESET."""
+    dry_run: bool = False
+    """Print the run, its arithmetic, parameter counts and an estimate of memory and time, and start nothing."""
+
+
+def train(arguments: list[str]) -> int:
+    """biggan train PRESET [options]"""
+    base = start_from(preset_argument("train", arguments), value_of("--init-from", arguments))
+    command = parse(TrainCommand, arguments[1:], f"biggan train {arguments[0]}", TrainCommand(config=base))
+    from biggan.bench import describe
+    from biggan.checkpoint import RunFolder
+    from biggan.data import facts_of, open_source
+    from biggan.precision import keep_freed_memory
+    from biggan.training.loop import fit
+
+    config = command.config
+    config.check()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("WORLD_SIZE is above 1, but training runs in one process so far: start it without torchrun")
+    if command.dry_run:
+        config = assume_classes(config)
+        print(to_json(config) + describe(config), end="")
+        return 0
+    if config.data.source is None:
+        raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
+    folder = RunFolder(command.run or Path("runs") / config.preset)
+    source = open_source(
+        config.data.source,
+        config.model.resolution,
+        flip=config.data.flip,
+        skip_broken=config.data.skip_broken,
+        cache=config.data.cache,
+        progress=progress_bar,
+        report=say,
+    )
+    config = resolve(config, facts_of(source))
+    (small_w, small_h), (large_w, large_h) = source.sizes
+    say(
+        f"data: {len(source.labels)} images of {source.num_classes} classes ({names_of(source.class_names)}), "
+        f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
+    )
+    for line in describe(config, measure=False).splitlines():
+        say(line)
+    folder.claim(config)
+    keep_freed_memory()
+    step = fit(config, source, folder, say)
+    sheets = sorted(folder.samples.glob("*.png"))
+    print(f"step   {step}\nmodel  {folder.model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
+    print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCommand:
+    """Draw images from a trained generator: one PNG each, and grid.png with all."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    n: int = 64
+    """How many images."""
+    classes: str | None = None
+    """Names or numbers, comma-separated, given out in turn; None: all classes."""
+    truncation: float | None = None
+    """Draw every latent coordinate again until it is at most this far from 0; smaller: more typical, less varied."""
+    seed: int = 0
+    out: Path = Path("samples")
+    """Folder to write to."""
+
+
+def sample(arguments: list[str]) -> int:
+    """biggan sample RUN [options]"""
+    command = parse(SampleCommand, arguments, "biggan sample")
+    from biggan.pretrained import from_pretrained
+    from biggan.sampling import write_pictures
+
+    sampler = from_pretrained(command.model)
+    classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
+    labels = sampler.labels_in_turn(command.n, classes)
+    batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
+    try:
+        grid = write_pictures(
+            progress_bar(batches, -(-command.n // 64), "drawing"), labels, sampler.class_names, command.out
+        )
+    except OSError as error:
+        raise ConfigError(f"the images cannot be written to {command.out} ({error}): give another --out") from error
+    print(f"images {command.n} in {command.out}\ngrid   {grid}")
+    return 0
+
+
+def start_from(base: RunConfig, path: str | None) -> RunConfig:
+    """The preset with the model and the latents of a folder that the run is to start from."""
+    if path is None:
+        return base
+    from biggan.checkpoint import ModelFolder
+
+    card = ModelFolder(Path(path)).card
+    # The released generators were trained on plain normal latents; only their demos scale and cut them.
+    latent = LatentConfig() if card.latent.distribution == "scaled-truncated-normal" else card.latent
+    return dataclasses.replace(base, model=dataclasses.replace(card.model, num_classes=None), latent=latent)
+
+
+def assume_classes(config: RunConfig) -> RunConfig:
+    """For a dry run: the number of classes from the names in the source, or, without one, ImageNet's. Decodes nothing."""
+    from biggan.data.sources import list_source
+
+    if config.data.source is not None:
+        listing = list_source(config.data.source)
+        classes = len(listing.class_names)
+        say(f"data: {len(listing.images)} images of {classes} classes ({names_of(listing.class_names)})")
+    else:
+        classes = config.model.num_classes or 1000
+        say(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))

@@ -1,0 +1,57 @@
+"""From a model on disk, or on a hub, to a sampler in memory: `biggan.from_pretrained`.
+
+foreign: weights of other implementations, read. download: hubs and released files. export: weights for others.
+"""
+
+from pathlib import Path
+
+from biggan.checkpoint import ModelFolder
+from biggan.errors import CheckpointError
+from biggan.models import FAMILIES
+from biggan.precision import DeviceName, PrecisionName, choose_precision
+from biggan.pretrained.download import looks_like_a_hub_name, snapshot
+from biggan.sampling import Sampler, StatisticsTable
+
+
+def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision: PrecisionName = "auto") -> Sampler:
+    """The sampler of a model folder, of the run folder around it, or of a Hugging Face hub name "user/model".
+
+    `from_pretrained("runs/digits").sample(16, classes=[3], truncation=0.7, seed=0).save("out")`.
+    Raises CheckpointError where there is no model, or it cannot be read or fetched.
+    """
+    if not Path(path).exists() and looks_like_a_hub_name(str(path)):
+        path = snapshot(str(path))
+    folder = ModelFolder(Path(path))
+    card = folder.card
+    generator = FAMILIES[card.model.family].generator(card.model)
+    try:
+        generator.load_state_dict(folder.load("generator"))
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} do not fit its config.json: {error}") from error
+    chosen = choose_precision(device, precision, "channels-last")
+    chosen.place(generator).eval().requires_grad_(False)
+    return Sampler(
+        generator,
+        latent_dim=card.model.z_dim,
+        latent=card.latent,
+        class_names=card.class_names,
+        device=chosen.device,
+        autocast=chosen.autocast(),
+        has_statistics=True,
+        statistics_table=statistics_table(folder),
+    )
+
+
+def statistics_table(folder: ModelFolder) -> StatisticsTable | None:
+    """The stored standing statistics of several truncations, if the folder has them. Raises CheckpointError where they do
+    not fit its config."""
+    values = folder.load("statistics")
+    if values is None:
+        return None
+    sets = {len(tensor) for tensor in values.values()}
+    if sets != {len(folder.card.statistics_at)} or len(folder.card.statistics_at) < 2:
+        raise CheckpointError(
+            f"{folder.path}: statistics.safetensors holds {sorted(sets)} sets, config.json names "
+            f"{len(folder.card.statistics_at)} truncations"
+        )
+    return StatisticsTable(folder.card.statistics_at, values)

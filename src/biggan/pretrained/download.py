@@ -1,0 +1,79 @@
+"""Fetching published models: Hugging Face hub names, and the BigGAN-deep files that pytorch-pretrained-BigGAN points at.
+
+Whatever cannot be fetched ends in an error that names the files to fetch by hand.
+"""
+
+import functools
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.client import HTTPResponse
+from pathlib import Path
+
+from biggan.errors import CheckpointError
+from biggan.files import write_stream
+
+WANTED = ("config.json", "*.safetensors", "pytorch_model.bin")
+RELEASED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
+RELEASED_AT = "https://s3.amazonaws.com/models.huggingface.co/biggan"
+BLOCK = 1 << 20
+
+Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known
+
+
+def looks_like_a_hub_name(name: str) -> bool:
+    """Whether it is of the form "user/model"."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+
+
+def snapshot(name: str) -> Path:
+    """A folder with the weights and the config of a model on the Hugging Face hub, from its cache if they are there.
+
+    Raises CheckpointError where huggingface_hub is not installed, or the hub does not give them."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise CheckpointError(f"no folder {name}, and hub names need huggingface_hub: pip install 'biggan[hub]'") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        address = f"https://huggingface.co/{name}/resolve/main"
+        raise CheckpointError(
+            f"no folder {name}, and the hub does not give it ({reason}): fetch {address}/config.json and the weights beside "
+            f"it (*.safetensors or pytorch_model.bin) by hand into a folder, and name that folder"
+        ) from error
+
+
+def released(name: str, cache: Path, progress: Progress, *, address: str = RELEASED_AT) -> Path:
+    """A folder with config.json and pytorch_model.bin of one of `RELEASED`, fetched into the cache unless they are there.
+
+    Raises CheckpointError naming the files where they cannot be fetched."""
+    folder = cache / name
+    files = {kind: f"{address}/{name}-{kind}" for kind in ("config.json", "pytorch_model.bin")}
+    for kind, file in files.items():
+        if (folder / kind).exists():
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(file, timeout=60) as answer:
+                write_stream(folder / kind, blocks(answer, functools.partial(progress, kind)))
+        except (OSError, urllib.error.URLError) as error:
+            raise CheckpointError(
+                f"{name} cannot be fetched ({error}): fetch {' and '.join(files.values())} by hand, name them "
+                f"{' and '.join(files)} in one folder, and name that folder"
+            ) from error
+    return folder
+
+
+def blocks(answer: HTTPResponse, progress: Callable[[int, int | None], None]) -> Iterator[bytes]:
+    """The body of an answer in pieces. Raises OSError where it ends early."""
+    length, done = answer.headers["Content-Length"], 0
+    total = None if length is None else int(length)
+    while block := answer.read(BLOCK):
+        done += len(block)
+        progress(done, total)
+        yield block
+    if total is not None and done != total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")

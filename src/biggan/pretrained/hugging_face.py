@@ -1,0 +1,172 @@
+"""The BigGAN-deep generators of Hugging Face's pytorch-pretrained-BigGAN: config.json and pytorch_model.bin, with standing
+statistics for 51 truncations. They were converted from DeepMind's TensorFlow Hub modules; there is no discriminator.
+
+In its condition vectors z stands before the class, in ours after it; its first layer gives pixels before channels. Its
+weights are divided by u W v' with both vectors kept, ours by one power iteration from u, so the vector whose iteration gives
+that v is solved for.
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from biggan.checkpoint import Tensors
+from biggan.errors import CheckpointError
+from biggan.latents import LatentConfig
+from biggan.models import FAMILIES
+from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.models.options import BOTTOM
+from biggan.nn.spectral import power_iteration
+from biggan.pretrained.translate import Foreign, read_tensors, translate
+
+EXCEPTIONS = (r".*num_batches_tracked",)
+KEYS = {
+    "output_dim", "z_dim", "class_embed_dim", "channel_width", "num_classes", "layers", "attention_layer_position", "eps",
+    "n_stats",
+}  # fmt: skip
+NAMES = (
+    (r"\.snconv1x1_(theta|phi|g)\b", r".\1"),
+    (r"\.snconv1x1_o_conv\b", ".o"),
+    (r"^embeddings\b", "embedding"),
+    (r"^generator\.gen_z\b", "linear"),
+    (r"^generator\.conv_to_rgb\b", "output_conv"),
+    (r"^generator\.bn\.weight$", "output_norm.gain"),
+    (r"^generator\.bn\.bias$", "output_norm.bias"),
+    (r"^generator\.bn\b", "output_norm"),
+    (r"\.scale\b", ".gain"),
+    (r"\.offset\b", ".bias"),
+    (r"\.weight_orig$", ".weight"),
+)
+SPECTRAL_TOLERANCE = 1e-5
+
+
+def read_hugging_face(folder: Path) -> Foreign:
+    """The generator in a folder with config.json and pytorch_model.bin (or model.safetensors).
+
+    Raises CheckpointError as `translate`, and where the config is not that of a BigGAN-deep."""
+    weights = next((folder / name for name in ("pytorch_model.bin", "model.safetensors") if (folder / name).exists()), None)
+    if weights is None:
+        raise CheckpointError(f"{folder} holds no pytorch_model.bin beside its config.json: fetch it too")
+    settings = read_settings(folder / "config.json")
+    config = config_of(settings, folder)
+    source = read_tensors(weights)
+    with torch.device("meta"):
+        network = FAMILIES[config.family].generator(config)
+    merged, tables = with_one_vector(source, weights.name), {}
+    position = settings["attention_layer_position"]
+    (attended,) = network.attention
+
+    def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        match = re.match(r"generator\.layers\.(\d+)\.(.*)", name)
+        ours = name
+        if match is not None:
+            index = int(match[1])
+            place = f"attention.{attended}" if index == position else f"blocks.{index - (index > position)}"
+            ours = f"{place}.{match[2]}"
+        for pattern, replacement in NAMES:
+            ours = re.sub(pattern, replacement, ours)
+        ours = re.sub(r"\b(bn|conv)_(\d)\b", lambda m: f"{'norm' if m[1] == 'bn' else 'conv'}_{int(m[2]) + 1}", ours)
+        for theirs, mine in (("running_means", "standing_mean"), ("running_vars", "standing_variance")):
+            if ours.endswith(theirs):
+                ours = ours.replace(theirs, f"standardize.{mine}")
+                tables[ours], tensor = tensor.float(), tensor[-1]
+        return ours, arranged(ours, tensor, config)
+
+    state = translate(merged, network, rename, exceptions=EXCEPTIONS, what=weights.name)
+    sets = settings["n_stats"]
+    if {len(table) for table in tables.values()} != {sets}:
+        raise CheckpointError(f"{weights.name}: statistics for other than the {sets} truncations of config.json")
+    truncations = tuple(index / (sets - 1) for index in range(sets))
+    parts = {"generator": state, "statistics": tables}
+    latent = LatentConfig(distribution="scaled-truncated-normal")
+    return Foreign(config, latent, parts, truncations, f"pytorch-pretrained-BigGAN, {weights.name}")
+
+
+def read_settings(file: Path) -> dict:
+    """Its config.json. Raises CheckpointError where keys are missing or unknown."""
+    try:
+        settings = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}): fetch it again") from error
+    if not isinstance(settings, dict) or set(settings) != KEYS:
+        odd = ", ".join(sorted(set(settings) ^ KEYS)) if isinstance(settings, dict) else "no dictionary"
+        raise CheckpointError(f"{file} is not the config of a pytorch-pretrained-BigGAN: missing or unknown: {odd}")
+    return settings
+
+
+def config_of(settings: dict, folder: Path) -> BigGANDeepConfig:
+    """Our config of its settings. Raises CheckpointError where its layers are not those of the paper."""
+    config = BigGANDeepConfig(
+        resolution=settings["output_dim"],
+        num_classes=settings["num_classes"],
+        width=settings["channel_width"],
+        latent_dim=settings["z_dim"],
+        embedding_dim=settings["class_embed_dim"],
+        norm_epsilon=settings["eps"],
+        spectral_epsilon=settings["eps"],
+    )
+    if config.resolution not in config.resolutions:
+        raise CheckpointError(f"{folder / 'config.json'}: output_dim={config.resolution} is no size of BigGAN-deep")
+    stages, width = config.generator_stages(), config.width
+    layers = [[up, inputs // width, outputs // width] for stage in stages for inputs, outputs, up in stage.blocks]
+    position = settings["attention_layer_position"]
+    after, resolution = {}, BOTTOM
+    for index, (up, _, _) in enumerate(layers):
+        resolution *= 2 if up else 1
+        after[index + 1] = resolution
+    if [list(layer) for layer in settings["layers"]] != layers or position not in after:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: its layers are not those of a BigGAN-deep of {config.resolution} px"
+        )
+    return dataclasses.replace(config, generator_attention=(after[position],))
+
+
+def with_one_vector(source: Tensors, what: str) -> Tensors:
+    """The tensors with u and v of each weight merged into `rule.left_vector` (1, O), from which one power iteration gives v,
+    and so the same sigma. Raises CheckpointError where none does."""
+    merged = {name: tensor for name, tensor in source.items() if not re.search(r"\.weight_[uv]$", name)}
+    for name, u in source.items():
+        if not name.endswith(".weight_u"):
+            continue
+        layer = name.removesuffix(".weight_u")
+        if f"{layer}.weight_orig" not in source or f"{layer}.weight_v" not in source:
+            raise CheckpointError(f"{what}: {name} without weight_orig and weight_v of the same layer")
+        weight, v = source[f"{layer}.weight_orig"].flatten(1).double(), source[f"{layer}.weight_v"].double()
+        vector = starting_vector(weight, u.double(), v)
+        if vector is None:
+            raise CheckpointError(f"{what}: {name} and weight_v do not belong to weight_orig: the file is damaged")
+        merged[f"{layer}.rule.left_vector"] = vector
+    return merged
+
+
+def starting_vector(weight_OM: Tensor, u_O: Tensor, v_M: Tensor) -> Tensor | None:
+    """The vector (1, O) from which one power iteration gives the singular value u W v', or None. It is u itself where the
+    iteration has converged, else the solution of vector W = v."""
+    wanted = (u_O @ weight_OM @ v_M).item()
+    solve = lambda: torch.linalg.lstsq(weight_OM.T, v_M[:, None], driver="gelsd").solution[:, 0]  # noqa: E731
+    for candidate in (lambda: u_O, solve):
+        vector_1O = F.normalize(candidate(), dim=0)[None]
+        left_1O, right_1M = power_iteration(weight_OM, vector_1O, 1e-12)
+        if abs((left_1O @ weight_OM @ right_1M.T).item() / wanted - 1) < SPECTRAL_TOLERANCE:
+            return vector_1O
+    return None
+
+
+def arranged(name: str, tensor: Tensor, config: BigGANDeepConfig) -> Tensor:
+    """A tensor of the given name of ours, rows and columns in our order."""
+    if name == "embedding.weight":
+        return tensor.T  # a linear map of one-hot vectors there
+    if name.startswith("attention") and name.endswith("gamma"):
+        return tensor.reshape(())
+    if name.startswith("linear."):
+        rows = tensor.shape[1] if name.endswith("left_vector") else tensor.shape[0]
+        order = torch.arange(rows).view(BOTTOM, BOTTOM, -1).permute(2, 0, 1).flatten()  # height, width, channel there
+        tensor = tensor[:, order] if name.endswith("left_vector") else tensor[order]
+    if re.search(r"(^linear|\.(gain|bias))\.weight$", name):
+        tensor = torch.cat([tensor[:, config.z_dim :], tensor[:, : config.z_dim]], dim=1)  # z, class there
+    return tensor

@@ -1,0 +1,173 @@
+"""What is exported is read back by others: onnxruntime, safetensors, and the hub's own client against a local hub."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import call
+from safetensors import safe_open
+
+import biggan
+from biggan.pretrained.export import export_onnx
+
+TINY = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-passes", 2]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps."""
+    from biggan.cli import main
+
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in ["train", "digits", "--train.steps", 2, "--run", folder, *TINY]])
+    assert not exit_.value.code
+    return folder
+
+
+@pytest.mark.parametrize("given", ["class", "embedding"])
+def test_onnx(capsys, run, given, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "g.onnx"
+    words = ["export", run, "--to", "onnx", "--input", given, "--out", file, "--truncation", 0.5]
+    code, out, _ = call(capsys, *words)
+    assert (code, "differs from torch by at most" in out) == (0, True)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    sampler = biggan.from_pretrained(run, device="cpu", precision="fp32")
+    sampler.set_statistics(0.5)
+    for count in (1, 5):
+        z, y = torch.randn(count, 80), torch.arange(count)
+        second = {"y": y.numpy()} if given == "class" else {"e": sampler.generator.embed(y).numpy()}
+        (image,) = session.run(None, {"z": z.numpy(), **second})
+        expected = sampler.generator(z, y).numpy()
+        assert np.abs(image - expected).max() < 1e-3
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["truncation"] == "0.5"
+    assert json.loads(metadata["biggan"])["class_names"] == list("0123456789")
+
+
+@pytest.mark.parametrize("preset", ["biggan-deep", "sagan", "sngan"])
+def test_onnx_of_every_family(preset, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from biggan import models
+    from biggan.checkpoint import ModelCard, save_model_folder
+
+    config = models.FAMILIES[preset].config(
+        resolution=32, num_classes=3, width=8, embedding_dim=8, generator_attention=(16,), discriminator_attention=()
+    )
+    g, _ = models.build(config, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        g.attention["16"].gamma.fill_(0.5)
+    card = ModelCard(model=config, class_names=("a", "b", "c"), step=0, trained_on="nothing")
+    save_model_folder(tmp_path / "model", card, {"generator": g.state_dict()})
+    assert export_onnx(tmp_path / "model", tmp_path / "g.onnx") < 1e-3
+
+
+def test_one_file_carries_its_config(capsys, run, tmp_path):
+    file = tmp_path / "out" / "g.safetensors"
+    assert call(capsys, "export", run, "--to", "safetensors", "--out", file)[0] == 0
+    with safe_open(file, "pt") as opened:
+        assert json.loads(opened.metadata()["config"])["model"]["width"] == 2
+    a, b = (biggan.from_pretrained(path).sample(3, seed=1).images for path in (run, file))
+    assert torch.equal(a, b)
+
+
+def test_hub_folder(capsys, run, tmp_path):
+    assert call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "hub")[0] == 0
+    assert {path.name for path in (tmp_path / "hub").iterdir()} == {
+        "README.md", "config.json", "generator.safetensors", "samples.png",
+    }  # fmt: skip
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: biggan\n")
+    for fact in ("trained on embedded:digits, 2 steps", '"preset": "digits"', "No quality figures", "| D_loss_real |"):
+        assert fact in card
+    (run / "metrics.json").write_text('{"fid": 12.345678}')
+    assert call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "hub")[0] == 0
+    assert "| fid | 12.346 |" in (tmp_path / "hub" / "README.md").read_text()
+    a, b = (biggan.from_pretrained(path).sample(3, seed=1).images for path in (run, tmp_path / "hub"))
+    assert torch.equal(a, b)
+
+
+HUB = """
+import hashlib, json, sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+folder, sha = Path(sys.argv[1]), "0" * 40
+class Hub(BaseHTTPRequestHandler):
+    def answer(self, body, **headers):
+        self.send_response(200)
+        for name, value in {"Content-Length": len(body), "X-Repo-Commit": sha, **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/user/model/tree/"):
+            files = [{"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40} for p in folder.iterdir()]
+            self.answer(json.dumps(files).encode(), **{"Content-Type": "application/json"})
+        elif path.startswith("/api/models/user/model"):
+            files = [{"rfilename": p.name} for p in folder.iterdir()]
+            info = {"id": "user/model", "modelId": "user/model", "sha": sha, "siblings": files, "private": False,
+                    "tags": [], "downloads": 0, "likes": 0, "disabled": False, "gated": False}
+            self.answer(json.dumps(info).encode(), **{"Content-Type": "application/json"})
+        elif path.startswith("/user/model/resolve/") and (folder / path.split("/")[-1]).exists():
+            body = (folder / path.split("/")[-1]).read_bytes()
+            self.answer(body, ETag='"' + hashlib.sha1(body).hexdigest() + '"')
+        else:
+            self.send_response(404)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+    do_HEAD = do_GET
+    def log_message(self, *args):
+        pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+
+
+def test_from_pretrained_by_hub_name(capsys, run, tmp_path):
+    """The hub's client reads its address when it is imported: hence another process."""
+    pytest.importorskip("huggingface_hub")
+    assert call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "hub")[0] == 0
+    with subprocess.Popen([sys.executable, "-c", HUB, tmp_path / "hub"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
+            environment = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+            words = [sys.executable, "-m", "biggan", "sample", "user/model", "--n", "3", "--out", str(tmp_path / "drawn")]
+            done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
+            absent = subprocess.run(
+                [*words[:4], "user/absent"], capture_output=True, text=True, env=environment, cwd=tmp_path
+            )
+        finally:
+            server.kill()
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "drawn").glob("0*.png"))) == 3
+    assert absent.returncode == 2
+    assert "by hand" in absent.stderr
+    assert "Traceback" not in absent.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "tflite"], "tflite"),
+        (["--to", "onnx", "--push", "user/model"], "goes with --to hub"),
+        (["--to", "hub", "--truncation", "0.5"], "goes with --to onnx"),
+        (["--to", "onnx", "--truncation", "-1"], "at least 0.001"),
+    ],
+)
+def test_bad_input(capsys, run, words, message, tmp_path):
+    code, _, err = call(capsys, "export", run, *words, "--out", tmp_path / "out")
+    assert (code, message in err, len(err.splitlines())) == (2, True, 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_export(capsys, tmp_path):
+    code, _, err = call(capsys, "export", tmp_path, "--to", "hub")
+    assert (code, "holds no model" in err) == (2, True)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,211 @@
+"""biggan import as a user meets it: what is recognised, what the folder is good for, and what is refused."""
+
+import dataclasses
+import json
+import threading
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from conftest import call, shared_file
+from safetensors.torch import load_file
+
+import biggan
+from biggan.checkpoint import ModelFolder, RunFolder
+from biggan.errors import CheckpointError
+from biggan.pretrained.download import released
+from biggan.pretrained.importing import find_files, imagenet_names
+from biggan.training.loop import build_game, start_from
+
+
+def test_hugging_face_folder(capsys, hugging_face, tmp_path):
+    code, out, _ = call(capsys, "import", hugging_face, "--out", tmp_path / "model")
+    assert (code, "biggan-deep, 128 px, width 8, 10 classes" in out) == (0, True)
+    sampler = biggan.from_pretrained(tmp_path / "model", precision="fp32")
+    golden = load_file(shared_file("golden/hf_biggan_deep_128_tiny.io.safetensors"))
+    for truncation in (0.4, None, 1.0, 0.4):
+        sampler.set_statistics(truncation)
+        expected = golden[f"image_truncation_{truncation or 1.0}"]
+        pixels = expected.add(1).mul(127.5).round()
+        assert (sampler.images(golden["z"], golden["y"]).float() - pixels).abs().max() <= 1
+    middle = (sampler.statistics_table.at(0.4)["output_norm.standardize.standing_mean"]
+              + sampler.statistics_table.at(0.42)["output_norm.standardize.standing_mean"]) / 2  # fmt: skip
+    sampler.sample(1, truncation=0.41)
+    assert torch.allclose(sampler.generator.output_norm.standardize.standing_mean, middle, atol=1e-6)
+    words = ["sample", tmp_path / "model", "--n", 4, "--truncation", 0.4, "--out", tmp_path / "drawn"]
+    assert call(capsys, *words)[0] == 0
+    assert (tmp_path / "drawn" / "grid.png").exists()
+    code, _, err = call(capsys, *words, "--truncation", 1.5)
+    assert (code, "at most 1" in err) == (2, True)
+
+
+def test_biggan_pytorch_folder(capsys, biggan_pytorch, tmp_path):
+    code, out, _ = call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
+    assert (code, "biggan, 32 px, width 8, 10 classes, latent 32" in out) == (0, True)
+    folder = ModelFolder(tmp_path / "model")
+    average, raw = folder.load("generator"), folder.load("training_generator")
+    assert torch.allclose(average["linear.weight"], raw["linear.weight"] / 2)
+    assert call(capsys, "sample", tmp_path / "model", "--n", 4, "--out", tmp_path / "drawn")[0] == 0
+    code, _, err = call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
+    assert (code, "give another --out" in err) == (2, True)
+    code, _, err = call(capsys, "import", tmp_path / "model")
+    assert (code, "is a model folder of biggan already" in err) == (2, True)
+
+
+def test_fine_tuning_an_imported_model(capsys, biggan_pytorch, tmp_path):
+    """The first step starts from the very weights; D comes along; another number of classes draws the tables anew."""
+    call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
+    tiny = ["--train.batch", 8, "--train.standing-passes", 2, "--train.device", "cpu", "--train.precision", "fp32"]
+    words = ["train", "digits", "--init-from", tmp_path / "model", "--train.steps", 2, "--run", tmp_path / "run", *tiny]
+    code, _, err = call(capsys, *words)
+    assert (code, f"starting from the weights of {tmp_path / 'model'}" in err) == (0, True)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["model"]["width"], config["model"]["z_entry"]) == (8, "input")
+    assert config["init_from"] == str(tmp_path / "model")
+    assert "resuming" not in err
+    code, _, err = call(capsys, *words, "--train.steps", 3)
+    assert (code, "resuming from step 2" in err) == (0, True)
+    code, _, err = call(capsys, *words[:4], "--model.width", 16, *words[4:], "--run", tmp_path / "other")
+    assert (code, "does not fit" in err) == (2, True)
+
+
+@pytest.mark.parametrize("classes", [10, 7])
+def test_what_a_run_starts_from(capsys, biggan_pytorch, tmp_path, classes):
+    call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
+    folder = ModelFolder(tmp_path / "model")
+    config = biggan.config.RunConfig(model=dataclasses.replace(folder.card.model, num_classes=classes))
+    game, notes = build_game(config), []
+    start_from(game, tmp_path / "model", notes.append)
+    parts = {"training_generator": game.generator.network, "generator": game.ema.average}
+    parts["discriminator"] = game.discriminator.network
+    tables = {"embedding.weight", "head.embedding.weight", "head.embedding.rule.left_vector"}
+    for part, network in parts.items():
+        state, source = network.state_dict(), folder.load(part)
+        different = {name for name in state if state[name].shape != source[name].shape}
+        assert different == (set() if classes == 10 else tables & set(state))
+        assert all(torch.equal(state[name], source[name]) for name in state if name not in different)
+    assert any("drawn anew for 7 classes" in note for note in notes) == (classes == 7)
+
+
+def test_a_run_starts_from_the_last_checkpoint_of_another(capsys, tmp_path):
+    tiny = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-passes", 2]
+    words = ["train", "digits", "--train.steps", 2, "--run", tmp_path / "first", *tiny]
+    assert call(capsys, *words)[0] == 0
+    words = ["train", "digits", "--train.steps", 1, "--run", tmp_path / "second", "--init-from", tmp_path / "first"]
+    code, _, err = call(capsys, *words, *tiny[4:], "--train.generator-lr", 1e-12, "--train.discriminator-lr", 1e-12)
+    assert code == 0, err
+    before, after = (RunFolder(tmp_path / name).load_newest(print).tensors for name in ("first", "second"))
+    weights = [name for name in before if name.startswith(("generator/", "discriminator/")) and name.endswith("weight")]
+    assert len(weights) > 20
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in weights)
+
+
+def test_files_of_a_biggan_pytorch_run(tmp_path):
+    def touch(*names):
+        for name in names:
+            (tmp_path / name).touch()
+
+    with pytest.raises(CheckpointError, match=r"nor G\.pth"):
+        find_files(tmp_path)
+    touch("G_ema_best1.pth", "G_best1.pth", "D_best1.pth", "G_optim_best1.pth", "state_dict_best1.pth")
+    assert [file.name for file in find_files(tmp_path)] == ["G_best1.pth", "G_ema_best1.pth", "D_best1.pth"]
+    touch("G_best2.pth")
+    with pytest.raises(CheckpointError, match="several generators"):
+        find_files(tmp_path)
+    touch("G_ema.pth", "G_optim.pth", "D_optim.pth", "state_dict.pth")
+    assert [file and file.name for file in find_files(tmp_path)] == ["G_ema.pth", None, None]
+    touch("G.pth", "D.pth")
+    assert [file.name for file in find_files(tmp_path)] == ["G.pth", "G_ema.pth", "D.pth"]
+
+
+def test_names_of_classes(capsys, biggan_pytorch, tmp_path):
+    names = tmp_path / "names.txt"
+    words = ["import", biggan_pytorch, "--class-names", names, "--out"]
+    assert "cannot be read" in call(capsys, *words, tmp_path / "a")[2]
+    names.write_text("a\nb\n")
+    assert "holds 2 names, the model has 10 classes" in call(capsys, *words, tmp_path / "a")[2]
+    names.write_text("\n".join([*"abcdefghi", "a"]))
+    assert "'a' twice" in call(capsys, *words, tmp_path / "a")[2]
+    names.write_text("\n".join("abcdefghij"))
+    assert call(capsys, *words, tmp_path / "a")[0] == 0
+    assert biggan.from_pretrained(tmp_path / "a").class_names == tuple("abcdefghij")
+
+
+def test_imagenet_classes_by_name(capsys, tmp_path):
+    """A model of 1,000 classes takes the names that torchvision's weights carry; a near miss suggests."""
+    pytest.importorskip("torchvision")
+    tensors = load_file(shared_file("golden/biggan_pytorch_32_tiny.G.safetensors"))
+    tensors["shared.weight"] = torch.randn(1000, 32)
+    torch.save(tensors, tmp_path / "G.pth")
+    assert call(capsys, "import", tmp_path / "G.pth", "--out", tmp_path / "model")[0] == 0
+    words = ["sample", tmp_path / "model", "--n", 2, "--out", tmp_path / "drawn", "--classes"]
+    assert call(capsys, *words, "golden retriever,daisy")[0] == 0
+    drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
+    assert drawn == ["00000-golden_retriever.png", "00001-daisy.png", "grid.png"]
+    code, _, err = call(capsys, *words, "golden retriver")
+    assert (code, "did you mean 'golden retriever'?" in err) == (2, True)
+    names = imagenet_names()
+    assert (len(set(names)), names[207], names[985]) == (1000, "golden retriever", "daisy")
+
+
+def test_unknown_sources(capsys):
+    code, _, err = call(capsys, "import", "nothing")
+    assert (code, "no file or folder nothing" in err) == (2, True)
+
+
+@pytest.fixture
+def serve():
+    """A function that serves a handler on localhost and gives its address."""
+    servers = []
+
+    def start(handler) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+class Cut(BaseHTTPRequestHandler):
+    """Promises more bytes than it sends."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"short")
+
+    def log_message(self, *args):
+        pass
+
+
+def test_released_files_are_fetched_once(hugging_face, tmp_path, serve):
+    seen = []
+    served = tmp_path / "served"
+    served.mkdir()
+    for kind in ("config.json", "pytorch_model.bin"):
+        (served / f"biggan-deep-128-{kind}").write_bytes((hugging_face / kind).read_bytes())
+    address = serve(partial(Quiet, directory=served))
+    for _ in range(2):
+        folder = released("biggan-deep-128", tmp_path / "cache", lambda *what: seen.append(what), address=address)
+    size = (hugging_face / "pytorch_model.bin").stat().st_size
+    assert (folder / "pytorch_model.bin").read_bytes() == (hugging_face / "pytorch_model.bin").read_bytes()
+    assert seen.count(("pytorch_model.bin", size, size)) == 1, "the second time it is there"
+    with pytest.raises(CheckpointError, match=f"fetch {address}/biggan-deep-256-config.json and .* by hand"):
+        released("biggan-deep-256", tmp_path / "cache", print, address=address)
+
+
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, serve):
+    with pytest.raises(CheckpointError, match="by hand"):
+        released("biggan-deep-128", tmp_path / "cache", lambda *what: None, address=serve(Cut))
+    assert not list((tmp_path / "cache" / "biggan-deep-128").iterdir())
