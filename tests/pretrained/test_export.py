@@ -152,6 +152,32 @@ def test_from_pretrained_by_hub_name(capsys, run, tmp_path):
     assert "Traceback" not in absent.stderr
 
 
+def test_pushing_to_the_hub(capsys, run, tmp_path, monkeypatch):
+    """The hub's client is asked for a repository and given the folder; what it refuses is one line."""
+    hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    class Client:
+        def create_repo(self, name, **options):
+            asked.append((name, options))
+
+        def upload_folder(self, **options):
+            asked.append(options)
+
+    monkeypatch.setattr(hub, "HfApi", Client)
+    words = ["export", run, "--to", "hub", "--out", tmp_path / "hub", "--push", "user/model"]
+    code, out, _ = call(capsys, *words)
+    assert (code, "https://huggingface.co/user/model" in out) == (0, True)
+    assert asked == [("user/model", {"exist_ok": True}), {"repo_id": "user/model", "folder_path": str(tmp_path / "hub")}]
+
+    def refuse(self, name, **options):
+        raise hub.errors.HFValidationError("no such name")
+
+    monkeypatch.setattr(Client, "create_repo", refuse)
+    code, _, err = call(capsys, *words)
+    assert (code, "is ready, but the hub does not take it as user/model (no such name)" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
