@@ -21,7 +21,7 @@ def test_flop_per_step_is_what_a_real_step_does():
     arm = Arm(ready())
     arm.game.generator.regularizers = ()
     with FlopCounterMode(display=False) as counter:
-        train_step(arm.game, 1, arm.images, arm.labels)
+        train_step(arm.game, 1, arm.reals)
     assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 

@@ -1,4 +1,4 @@
-"""`python -m biggan`, and under torchrun `torchrun -m biggan`: the same as the command `biggan`."""
+"""`python -m biggan`; in several processes `torchrun --nproc-per-node 2 -m biggan -- train ...`."""
 
 from biggan.cli import main
 

@@ -5,6 +5,7 @@ FLOP are counted by torch's counter on the operations that run (a multiply-add i
 """
 
 import dataclasses
+import itertools
 import resource
 import statistics
 import time
@@ -17,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biggan import models
 from biggan.config import RunConfig, flatten
+from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, suggestion
 from biggan.precision import Precision, choose_precision
-from biggan.training.loop import build_game, plan_of
+from biggan.training.state import build_game, plan_of
 from biggan.training.step import Game, discriminator_turn, generator_turn, train_step
 
 CLASSES_FOR_BENCH = 10
@@ -85,17 +87,18 @@ class SavedBytes:
         return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def describe(config: RunConfig, *, measure: bool = True) -> str:
+def describe(config: RunConfig, *, measure: bool = True, world: World = ALONE) -> str:
     """The run's arithmetic for a person: batch, parameters, and with `measure` an estimate of memory and time.
 
     The time is FLOP over half the rate of a convolution measured here for a second: an order of magnitude.
     """
-    plan, need = plan_of(config), footprint(config)
+    plan, need = plan_of(config, world), footprint(config)
     precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     arithmetic = "bf16" if precision.bf16 else "float32"
     lines = [
         f"device: {precision.device}, {arithmetic}, {config.train.memory_format}",
-        f"batch: {plan.batch} = {plan.micro_batch} per pass x {plan.accumulation} accumulated x 1 process; "
+        f"batch: {plan.batch} = {plan.micro_batch} per pass x {plan.accumulation} accumulated; {world.size} rank(s) of "
+        f"{plan.micro_batch // world.size}; "
         f"{plan.discriminator_steps} D step(s) per G step, {plan.real_images} real images",
         f"parameters: G {need.generator_parameters:,}, D {need.discriminator_parameters:,}; latent {config.model.z_dim}",
     ]
@@ -176,14 +179,14 @@ class Arm:
         self.config = config
         self.game: Game = build_game(config)
         plan, size = self.game.plan, config.model.resolution
-        self.images = torch.randint(256, (plan.real_images, 3, size, size), dtype=torch.uint8)
-        self.labels = torch.randint(CLASSES_FOR_BENCH, (plan.real_images,))
-        self.images = self.images.to(self.game.precision.device)
-        self.labels = self.labels.to(self.game.precision.device)
+        images = torch.randint(256, (plan.micro_batch, 3, size, size), dtype=torch.uint8)
+        labels = torch.randint(CLASSES_FOR_BENCH, (plan.micro_batch,))
+        device = self.game.precision.device
+        self.reals = itertools.repeat((images.to(device), labels.to(device)))
 
     def images_per_second(self, seconds: float) -> float:
         """Real images per second over whole steps."""
-        step = lambda: train_step(self.game, 1, self.images, self.labels)  # noqa: E731
+        step = lambda: train_step(self.game, 1, self.reals)  # noqa: E731
         calls, elapsed = time_calls(step, seconds, self.game.precision.device)
         return calls * self.game.plan.real_images / elapsed
 
@@ -193,7 +196,7 @@ class Arm:
         need = footprint(self.config)
         flop_per_image = need.flop_per_step / plan.real_images
         peak = peak_flops(precision, seconds=2.0)
-        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.images[: plan.batch], self.labels[: plan.batch])  # noqa: E731
+        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals)  # noqa: E731
         turn_g = lambda: generator_turn(self.game, 1)  # noqa: E731
         times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
         share_d = plan.discriminator_steps * times[0] / (plan.discriminator_steps * times[0] + times[1])

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -122,11 +123,11 @@ class RunFolder:
             shutil.rmtree(old)
         return target
 
-    def load_newest(self, report: Callable[[str], None]) -> Checkpoint | None:
+    def load_newest(self, report: Callable[[str], None], *, set_aside: bool = True) -> Checkpoint | None:
         """The newest checkpoint whose checksum is right, or None if none was ever written.
 
-        Damaged ones are reported and set aside under another name. Raises CheckpointError if there are only damaged
-        ones, or when the system refuses to read one.
+        Damaged ones are reported and, unless told otherwise, set aside under another name. Raises CheckpointError if there
+        are only damaged ones, or when the system refuses to read one.
         """
         found = self.list_checkpoints()
         for path in reversed(found):
@@ -134,7 +135,7 @@ class RunFolder:
                 return read_checkpoint(path)
             except DamagedCheckpoint as error:
                 report(f"{error}; the one before it is used")
-                if path != found[0]:
+                if set_aside and path != found[0]:
                     with self.writing():
                         aside = path.with_name(f"damaged-{path.name}")
                         shutil.rmtree(aside, ignore_errors=True)
@@ -146,6 +147,39 @@ class RunFolder:
     def save_model(self, card: ModelCard, tensors: Tensors) -> None:
         """Write, or replace, the model folder."""
         save_model_folder(self.model, card, {"generator": tensors})
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run in a thread: training waits only for the copy of the tensors, or for the checkpoint
+    before, if that is still being written."""
+
+    def __init__(self, folder: RunFolder, *, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self.thread: Thread | None = None
+        self.error: CheckpointError | None = None
+
+    def write(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
+        """Copy the tensors and begin to write. Raises CheckpointError when the disk did not take the one before."""
+        self.finish()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self.thread = Thread(target=self.save, args=(step, copies, counters), name="checkpoint")
+        self.thread.start()
+
+    def save(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
+        """What the thread does."""
+        try:
+            self.folder.save(step, tensors, counters, keep=self.keep)
+        except CheckpointError as error:
+            self.error = error
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises CheckpointError when the disk did not take it."""
+        if self.thread is not None:
+            self.thread.join()
+        error, self.thread, self.error = self.error, None, None
+        if error is not None:
+            raise error
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -185,7 +219,10 @@ class ModelFolder:
         alone = path.is_file() and path.suffix == ".safetensors"
         self.path = path if alone or (path / "generator.safetensors").exists() else path / "model"
         if not alone and not (self.path / "generator.safetensors").exists():
-            raise CheckpointError(f"{path} holds no model: name a run folder, or a folder with generator.safetensors")
+            foreign = "; another implementation's weights come in by biggan import" if path.is_file() else ""
+            raise CheckpointError(
+                f"{path} holds no model: name a run folder, or a folder with generator.safetensors{foreign}"
+            )
         where = path if alone else self.path / "config.json"
         try:
             text = metadata_of(path).get("config", "null") if alone else where.read_text()
@@ -195,6 +232,7 @@ class ModelFolder:
             raise CheckpointError(f"{path} carries no config: it was not exported by biggan; try biggan import {path}")
         self.card: ModelCard = from_json(text, ModelCard, where)
         self.card.model.check()
+        self.card.latent.check()
         if self.card.model.num_classes != len(self.card.class_names):
             raise CheckpointError(
                 f"{self.path}: config.json names {len(self.card.class_names)} classes, "
@@ -225,7 +263,7 @@ def initial_weights(path: Path, report: Callable[[str], None]) -> dict[str, Tens
     From the newest checkpoint of a run folder, else from a model folder. Raises CheckpointError where there is neither.
     """
     run = RunFolder(path)
-    checkpoint = run.load_newest(report) if run.config_file.exists() else None
+    checkpoint = run.load_newest(report, set_aside=False) if run.config_file.exists() else None
     if checkpoint is not None:
         parts = split_by_prefix(checkpoint.tensors)
         return {name: parts[name] for name in ("generator", "ema", "discriminator")}

@@ -9,6 +9,7 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
@@ -55,10 +56,16 @@ class TrainConfig:
     seed: int = 0
     log_every: int = 50
     sample_every: int = 1000
-    """Steps between sample sheets."""
+    """Steps between sample sheets; the model folder is renewed with each."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints; the model folder is renewed with each."""
+    """Steps between checkpoints."""
+    checkpoint_minutes: float | None = 10
+    """A checkpoint at the latest this long after the last; None: by steps only."""
     keep_checkpoints: int = 2
+    on_divergence: Literal["stop", "roll-back"] = "stop"
+    """When a gradient is no longer finite: stop, or carry on from the last checkpoint with half the learning rates."""
+    max_rollbacks: int = 3
+    """How often a run rolls back before it stops."""
     standing_passes: int = 32
     """Batches whose statistics are averaged for sampling (BigGAN appendix C.1)."""
 
@@ -73,15 +80,19 @@ class TrainConfig:
             "keep_checkpoints",
             "standing_passes",
         )
-        for name in positive + tuple(n for n in ("minutes", "micro_batch") if getattr(self, n) is not None):
+        optional = ("minutes", "micro_batch", "checkpoint_minutes")
+        for name in positive + tuple(name for name in optional if getattr(self, name) is not None):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be above 0")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0 and below 1")
+        if self.max_rollbacks < 0:
+            raise ConfigError(f"train.max_rollbacks={self.max_rollbacks} must be at least 0")
         if self.lr_decay_start is not None and not 0 <= self.lr_decay_start < self.steps:
             raise ConfigError(
-                f"train.lr_decay_start={self.lr_decay_start} must be at least 0 and below train.steps={self.steps}"
+                f"train.lr_decay_start={self.lr_decay_start} must be at least 0 and below train.steps={self.steps}: "
+                "use --train.lr-decay-start None for constant rates"
             )
         if self.micro_batch is not None and self.batch % self.micro_batch:
             near = nearest_divisor(self.batch, self.micro_batch)
@@ -121,13 +132,17 @@ def nearest_divisor(number: int, wanted: int) -> int:
 
 
 def resolve(config: RunConfig, facts: DataFacts) -> RunConfig:
-    """The config with what the data says written in: classes, count, content. Raises ConfigError on a contradiction."""
+    """The config with what the data says written in (classes, count, content), and what follows from other fields.
+    Raises ConfigError on a contradiction."""
     classes = len(facts.class_names)
     if config.model.num_classes not in (None, classes):
         raise ConfigError(
             f"model.num_classes={config.model.num_classes} but {facts.name} has {classes} classes: leave it out"
         )
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes), found=facts)
+    model, latent = dataclasses.replace(config.model, num_classes=classes), config.latent
+    if latent.distribution == "annealed-normal" and latent.annealing_steps is None:
+        latent = dataclasses.replace(latent, annealing_steps=config.train.steps)
+    return dataclasses.replace(config, model=model, latent=latent, found=facts)
 
 
 def to_json(config: object) -> str:
@@ -157,7 +172,11 @@ def relevant_error(error: ValidationError) -> typing.Any:
     """The first of pydantic's errors that is not about a member of a union that the data was not meant for."""
     errors = error.errors()
     others = {item["loc"][:-1] for item in errors if item["loc"][-1] == "family"}
-    return next((item for item in errors if not any(item["loc"][: len(other)] == other for other in others)), errors[0])
+    meant = [item for item in errors if not any(item["loc"][: len(other)] == other for other in others)]
+    if meant:
+        return meant[0]
+    families = ", ".join(item["ctx"]["expected"] for item in errors if item["loc"][-1] == "family")
+    return errors[0] | ({"msg": f"Input should be one of {families}"} if families else {})
 
 
 def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
@@ -200,6 +219,9 @@ RESUMABLE = {
     "train.log_every",
     "train.sample_every",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.on_divergence",
+    "train.max_rollbacks",
     "train.keep_checkpoints",
 }
 
@@ -207,5 +229,6 @@ RESUMABLE = {
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What stands against resuming `old` as `new`: "train.batch: 50 there, 64 here"."""
     before, after = flatten(old), flatten(new)
-    names = [name for name in before | after if before.get(name) != after.get(name) and name not in RESUMABLE]
+    resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
+    names = [name for name in before | after if before.get(name) != after.get(name) and name not in resumable]
     return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

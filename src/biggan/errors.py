@@ -22,6 +22,9 @@ class BigganError(Exception):
 class UserError(BigganError):
     """Says what is wrong, the value, where to change it and the remedy, in one line."""
 
+    told_by_first = False
+    """Whether rank 0 raises the same and says so."""
+
 
 class ConfigError(UserError):
     """A preset, an option, or options that do not go together."""
@@ -48,6 +51,11 @@ class TrainingDiverged(BigganError):
         self.step = step
         self.where = where
         self.last_good = last_good
+
+
+def first_line(error: BaseException) -> str:
+    """What another library says of an error, in one line."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ generator of random numbers. Truncation resamples: a normal variable is drawn ag
 threshold. It is for priors with tails; the others refuse it. Shapes: N batch, Z latent.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -52,10 +53,15 @@ def truncated_normal(shape: tuple[int, ...], generator: torch.Generator, thresho
     """N(0, I), every coordinate drawn again until |z_i| <= threshold (a number, or one that broadcasts to the shape).
 
     Coordinates that need no second draw keep their value, so one seed gives related images at all truncations.
+    Raises ConfigError below 0.001, where the draws would hardly end.
     """
     z = torch.randn(shape, generator=generator)
     if threshold is None:
         return z
+    if not torch.as_tensor(threshold).min() >= SMALLEST_TRUNCATION:
+        raise ConfigError(
+            f"the truncation : below {SMALLEST_TRUNCATION} standard deviations of the latents: use a larger one"
+        )
     outside = z.abs() > threshold
     while count := int(outside.sum()):
         z[outside] = torch.randn(count, generator=generator)
@@ -117,7 +123,8 @@ class HalfNormalHalfBernoulli(Normal):
 
 @dataclass(frozen=True)
 class AnnealedNormal(Normal):
-    """N(0, sigma I), sigma falling evenly from `start` to `end` over the first `steps` generator steps, then `end`."""
+    """N(0, sigma I), sigma, the variance, falling evenly from `start` to `end` over the first `steps` generator steps, then
+    `end`. A trained generator, and every sheet drawn on the way, uses `end`."""
 
     start: float
     end: float
@@ -128,12 +135,13 @@ class AnnealedNormal(Normal):
     ) -> Tensor:
         done = 1.0 if step is None else min(1.0, step / self.steps)
         sigma = self.start + done * (self.end - self.start)
-        return sigma * truncated_normal(shape, generator, None if threshold is None else threshold / sigma)
+        deviation = math.sqrt(sigma)
+        return deviation * truncated_normal(shape, generator, None if threshold is None else threshold / deviation)
 
 
 @dataclass(frozen=True)
 class VariedNormal(Normal):
-    """N(0, sigma_i I) with a sigma_i for each sample, uniform between `low` and `high`."""
+    """N(0, sigma_i I) with a variance sigma_i for each sample, uniform between `low` and `high`."""
 
     low: float
     high: float
@@ -142,7 +150,8 @@ class VariedNormal(Normal):
         self, shape: tuple[int, int], generator: torch.Generator, threshold: float | None, step: int | None
     ) -> Tensor:
         sigma_N1 = self.low + (self.high - self.low) * torch.rand(shape[0], 1, generator=generator)
-        return sigma_N1 * truncated_normal(shape, generator, None if threshold is None else threshold / sigma_N1)
+        deviation_N1 = sigma_N1.sqrt()
+        return deviation_N1 * truncated_normal(shape, generator, None if threshold is None else threshold / deviation_N1)
 
 
 @dataclass(frozen=True)
@@ -209,10 +218,10 @@ class LatentConfig:
     distribution: LatentName = "normal"
     """normal is the paper's choice; the others are appendix E's, and the scaled one of the released demos."""
     sigma: tuple[float, float] | None = None
-    """annealed-normal: standard deviation at the start and at the end (None: 2 and 1); varied-normal: least and largest of a
+    """annealed-normal: variance at the start and at the end (None: 2 and 1); varied-normal: least and largest variance of a
     sample (None: 0.5 and 1.5). The others have none."""
-    annealing_steps: int = 100_000
-    """annealed-normal: generator steps from the first standard deviation to the second."""
+    annealing_steps: int | None = None
+    """annealed-normal: generator steps from the first variance to the second; None: the whole run."""
 
     def check(self) -> None:
         """Raises ConfigError with the field, its value and a remedy."""
@@ -222,7 +231,7 @@ class LatentConfig:
             raise ConfigError(f"latent.sigma={self.sigma} must be above 0")
         if self.distribution == "varied-normal" and self.sigma is not None and self.sigma[0] > self.sigma[1]:
             raise ConfigError(f"latent.sigma={self.sigma}: the least must come first: use {self.sigma[::-1]}")
-        if self.annealing_steps < 1:
+        if self.annealing_steps is not None and self.annealing_steps < 1:
             raise ConfigError(f"latent.annealing_steps={self.annealing_steps} must be at least 1")
 
     def prior(self) -> Prior:
@@ -236,7 +245,7 @@ class LatentConfig:
             "categorical": lambda: Bounded("categorical", thirds),
             "normal-bernoulli-product": NormalBernoulliProduct,
             "half-normal-half-bernoulli": HalfNormalHalfBernoulli,
-            "annealed-normal": lambda: AnnealedNormal(*(self.sigma or (2.0, 1.0)), self.annealing_steps),
+            "annealed-normal": lambda: AnnealedNormal(*(self.sigma or (2.0, 1.0)), self.annealing_steps or 1),
             "varied-normal": lambda: VariedNormal(*(self.sigma or (0.5, 1.5))),
             "scaled-truncated-normal": ScaledTruncatedNormal,
         }

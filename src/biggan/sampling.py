@@ -9,6 +9,7 @@ import bisect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from biggan.distributed import ALONE, World, gathered, in_turn
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig, draw_labels
 from biggan.nn.norm import collecting_statistics
@@ -63,7 +65,8 @@ class Sampler:
     `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
     truncation changes; they depend on `seed_of_statistics` alone. With `has_statistics` the generator comes with those of
     untruncated sampling, with a `statistics_table` with those of other truncations too. `latent` is the distribution of z.
-    `autocast` is entered around each forward pass.
+    `autocast` is entered around each forward pass. With several ranks in `world`, whole batches are drawn in turn, the same
+    ones as by one process; all ranks must call the methods together, and all get all images.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Sampler:
         seed_of_statistics: int = 0,
         has_statistics: bool = False,
         statistics_table: StatisticsTable | None = None,
+        world: World = ALONE,
     ) -> None:
         self.generator = generator
         self.prior = (latent or LatentConfig()).prior()
@@ -91,6 +95,7 @@ class Sampler:
         self.statistics_batch = statistics_batch
         self.seed_of_statistics = seed_of_statistics
         self.statistics_table = statistics_table
+        self.world = world
         self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
 
     def sample(
@@ -144,11 +149,15 @@ class Sampler:
     def _batches(
         self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
     ) -> Iterator[Tensor]:
-        for start in range(0, len(indices), batch):
+        starts = range(0, len(indices), batch)
+        for first in range(0, len(starts), self.world.size):
             self.set_statistics(truncation)  # nothing to do, unless somebody drew at another truncation meanwhile
+            group = starts[first : first + self.world.size]
+            start = group[min(self.world.rank, len(group) - 1)]  # a rank without a batch helps with the last
             part = indices[start : start + batch]
             z_NZ = torch.stack([self.latent(seed, index, truncation) for index in part])
-            yield self.images(z_NZ, labels[start : start + batch])
+            mine = self.images(z_NZ, labels[start : start + batch])
+            yield from every_rank(mine, [len(indices[start : start + batch]) for start in group], self.world)
 
     def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
         """The latent (Z,) of image number `index`."""
@@ -174,8 +183,10 @@ class Sampler:
             self.statistics_at = truncation
             return
         self.generator.eval()
-        with self.autocast, collecting_statistics(self.generator):
-            for number in range(self.statistics_passes):
+        everything = partial(in_turn, count=self.statistics_passes)
+        with self.autocast, collecting_statistics(self.generator, everything):
+            mine = range(self.world.rank, self.statistics_passes, self.world.size)
+            for number in mine or [0]:  # a rank without a pass has something to offer too, which is left out
                 stream = addressed_generator(self.seed_of_statistics, "standing statistics", number)
                 z_NZ = self.prior.draw((self.statistics_batch, self.latent_dim), stream, truncation)
                 y_N = draw_labels(self.statistics_batch, len(self.class_names), stream)
@@ -188,6 +199,17 @@ class Sampler:
         labels = torch.arange(shown).repeat_interleave(columns)
         batches = self.batches(range(len(labels)), labels, truncation=None, seed=seed, batch=100)
         return sheet(torch.cat(list(batches)), columns=columns)
+
+
+def every_rank(mine: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
+    """The batches of the first ranks, of these sizes, in order of rank, on every rank."""
+    if world.size == 1:
+        yield mine
+        return
+    padded = mine.new_zeros(max(sizes), *mine.shape[1:])
+    padded[: len(mine)] = mine
+    for batch, size in zip(gathered(padded), sizes, strict=False):
+        yield batch[:size]
 
 
 def write_pictures(

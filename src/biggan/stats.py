@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from biggan.distributed import mean_over_ranks
+
 
 class Stats:
     """Means over the steps since the last flush."""
@@ -30,11 +32,13 @@ class Stats:
         self.count += 1
 
     def flush(self) -> dict[str, float]:
-        """The means, and start again. Waits for the device once."""
+        """The means, over ranks too, and start again. Waits for the device once. All ranks must call it."""
         names = sorted(self.sums)
-        values = (torch.stack([self.sums[name].float() for name in names]) / self.count).tolist() if names else []
+        if not names:
+            return {}
+        means = mean_over_ranks(torch.stack([self.sums[name].float() for name in names]) / self.count)
         self.sums, self.count = {}, 0
-        return dict(zip(names, values, strict=True))
+        return dict(zip(names, means.tolist(), strict=True))
 
 
 class StatsFile:

@@ -19,7 +19,7 @@ from biggan.nn.blocks import unchanged
 from biggan.nn.heads import OneHot, ProjectedEmbedding, SharedEmbedding
 from biggan.nn.layers import Conv2d, Weighted
 from biggan.nn.norm import AffineNorm, ClassTable, ConditionalNorm, NoNorm, PerceptronMap, Standardize
-from biggan.training.loop import build_game
+from biggan.training.state import build_game
 from biggan.training.step import train_step
 
 TINY = {"resolution": 32, "width": 4, "embedding_dim": 8}
@@ -40,9 +40,9 @@ def train_20_steps(config, digits):
     game = build_game(config)
     players = (game.generator.network, game.discriminator.network)
     before = [[p.detach().clone() for p in player.parameters()] for player in players]
-    stream = digits.stream(game.plan.real_images, start_image=0, seed=0)
+    stream = digits.stream(game.plan.micro_batch, start_image=0, seed=0)
     for step in range(1, 21):
-        scalars = train_step(game, step, *next(stream))
+        scalars = train_step(game, step, stream)
         assert all(math.isfinite(value) for value in scalars.values()), (step, scalars)
     for player, old in zip(players, before, strict=True):
         assert all(p.isfinite().all() for p in player.parameters())
@@ -215,6 +215,22 @@ def test_norms_of_the_discriminator():
         conditional.blocks[3].norm_1.bias.weight[1] += 1
         after = conditional(x, y).features_NF
     assert not torch.allclose(after[1], before[1])
+
+
+def test_hidden_widths_of_the_discriminator():
+    widths = {}
+    for name in ("outputs", "inputs"):
+        _, d = pair(resolution=64, discriminator_hidden=name, generator_attention=(), discriminator_attention=())
+        widths[name] = [block.conv_1.weight.shape[0] for block in d.blocks]
+    assert widths == {"outputs": [4, 8, 16, 32, 64], "inputs": [4, 4, 8, 16, 32]}
+
+
+def test_attention_where_it_is_asked_for():
+    for network in pair(generator_attention=(8, 16), discriminator_attention=(8, 16)):
+        assert sorted(network.attention, key=int) == ["8", "16"]
+        assert [type(layer).__name__ for layer in network.attention.values()] == ["SelfAttention"] * 2
+    usual, _ = pair()
+    assert not usual.attention
 
 
 def test_perceptron_conditioning():

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import call
+from conftest import call, write_pictures
 from safetensors import safe_open
 
 import biggan
@@ -170,12 +170,14 @@ def test_pushing_to_the_hub(capsys, run, tmp_path, monkeypatch):
     assert (code, "https://huggingface.co/user/model" in out) == (0, True)
     assert asked == [("user/model", {"exist_ok": True}), {"repo_id": "user/model", "folder_path": str(tmp_path / "hub")}]
 
-    def refuse(self, name, **options):
-        raise hub.errors.HFValidationError("no such name")
+    for refusal in (hub.errors.HFValidationError("no such name"), RuntimeError("no such name")):
 
-    monkeypatch.setattr(Client, "create_repo", refuse)
-    code, _, err = call(capsys, *words)
-    assert (code, "is ready, but the hub does not take it as user/model (no such name)" in err) == (2, True)
+        def refuse(self, name, refusal=refusal, **options):
+            raise refusal
+
+        monkeypatch.setattr(Client, "create_repo", refuse)
+        code, _, err = call(capsys, *words)
+        assert (code, "is ready, but the hub does not take it as user/model (no such name)" in err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,38 @@ def test_bad_input(capsys, run, words, message, tmp_path):
     code, _, err = call(capsys, "export", run, *words, "--out", tmp_path / "out")
     assert (code, message in err, len(err.splitlines())) == (2, True, 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_places_that_cannot_be_written(capsys, run, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for kind in ("onnx", "safetensors"):
+        for out in (tmp_path / "folder", tmp_path / "file" / "below"):
+            code, _, err = call(capsys, "export", run, "--to", kind, "--out", out)
+            assert (code, "could not be written" in err, len(err.splitlines())) == (2, True, 1)
+    code, _, err = call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "file")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert not list((tmp_path / "folder").iterdir())
+
+
+def test_one_file_goes_to_the_hub_as_a_whole_model(capsys, run, tmp_path):
+    file = tmp_path / "g.safetensors"
+    call(capsys, "export", run, "--to", "safetensors", "--out", file)
+    assert call(capsys, "export", file, "--to", "hub", "--out", tmp_path / "hub")[0] == 0
+    a, b = (biggan.from_pretrained(path).sample(3, seed=1).images for path in (run, tmp_path / "hub"))
+    assert torch.equal(a, b)
+
+
+def test_no_paths_of_this_machine_are_published(capsys, tmp_path):
+    write_pictures(tmp_path / "secret" / "photos", {"a": 8, "b": 8})
+    words = ["train", "digits", "--data", tmp_path / "secret" / "photos", "--train.steps", 1, "--run", tmp_path / "run"]
+    assert call(capsys, *words, *TINY, "--data.cache", tmp_path / "secret" / "cache")[0] == 0
+    assert call(capsys, "export", tmp_path / "run", "--to", "hub", "--out", tmp_path / "hub")[0] == 0
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert all(
+        "secret" not in file.read_text() for file in (tmp_path / "hub").glob("*.*") if file.suffix in (".md", ".json")
+    )
+    assert "photos" in card
 
 
 def test_nothing_to_export(capsys, tmp_path):

@@ -9,14 +9,16 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 import pytest
 import torch
 from conftest import call, shared_file
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import biggan
+from biggan import models
 from biggan.checkpoint import ModelFolder, RunFolder
 from biggan.errors import CheckpointError
+from biggan.models.biggan import BigGANConfig
 from biggan.pretrained.download import released
 from biggan.pretrained.importing import find_files, imagenet_names
-from biggan.training.loop import build_game, start_from
+from biggan.training.state import build_game, load_but_classes, start_from
 
 
 def test_hugging_face_folder(capsys, hugging_face, tmp_path):
@@ -50,7 +52,7 @@ def test_biggan_pytorch_folder(capsys, biggan_pytorch, tmp_path):
     code, _, err = call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
     assert (code, "give another --out" in err) == (2, True)
     code, _, err = call(capsys, "import", tmp_path / "model")
-    assert (code, "is a model folder of biggan already" in err) == (2, True)
+    assert (code, "is a model of biggan already" in err) == (2, True)
 
 
 def test_fine_tuning_an_imported_model(capsys, biggan_pytorch, tmp_path):
@@ -147,6 +149,52 @@ def test_imagenet_classes_by_name(capsys, tmp_path):
     assert (code, "did you mean 'golden retriever'?" in err) == (2, True)
     names = imagenet_names()
     assert (len(set(names)), names[207], names[985]) == (1000, "golden retriever", "daisy")
+
+
+def test_a_single_file_brings_its_neighbours(capsys, biggan_pytorch, tmp_path):
+    assert call(capsys, "import", biggan_pytorch / "G.pth", "--out", tmp_path / "model")[0] == 0
+    assert {path.stem for path in (tmp_path / "model").glob("*.safetensors")} == {
+        "generator", "training_generator", "discriminator",
+    }  # fmt: skip
+    code, _, err = call(capsys, "sample", biggan_pytorch / "G.pth")
+    assert (code, "biggan import" in err) == (2, True)
+
+
+def test_the_default_folder_is_named_after_the_source(capsys, biggan_pytorch, tmp_path, monkeypatch):
+    monkeypatch.chdir(biggan_pytorch)
+    assert call(capsys, "import", ".")[0] == 0
+    assert (biggan_pytorch / "models" / "biggan_pytorch" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda tensors, card: tensors.pop("output_norm.standardize.standing_mean"), "does not hold 51 sets"),
+        (lambda tensors, card: tensors.update(extra=torch.zeros(51, 3)), "does not hold 51 sets"),
+        (lambda tensors, card: tensors.update({"output_norm.standardize.standing_mean": torch.zeros(())}), "51 sets"),
+        (lambda tensors, card: card["statistics_at"].__setitem__(1, 0.0), "ascending"),
+        (lambda tensors, card: card["latent"].update(distribution="varied-normal", sigma=[-1, 0]), "above 0"),
+    ],
+)
+def test_a_model_folder_that_contradicts_itself(capsys, hugging_face, tmp_path, spoil, message):
+    call(capsys, "import", hugging_face, "--out", tmp_path / "model")
+    files = {name: tmp_path / "model" / name for name in ("statistics.safetensors", "config.json")}
+    tensors, card = load_file(files["statistics.safetensors"]), json.loads(files["config.json"].read_text())
+    spoil(tensors, card)
+    save_file(tensors, files["statistics.safetensors"])
+    files["config.json"].write_text(json.dumps(card))
+    code, _, err = call(capsys, "sample", tmp_path / "model", "--truncation", 0.5, "--out", tmp_path / "drawn")
+    assert (code, message in err, len(err.splitlines())) == (2, True, 1)
+
+
+@pytest.mark.parametrize(("embedding", "classes"), [(8, (1, 4)), (10, (10, 4)), (4, (10, 4))])
+def test_tables_are_told_from_other_sizes_that_equal_the_number_of_classes(embedding, classes):
+    config = BigGANConfig(resolution=32, width=2, embedding_dim=embedding)
+    there, here = (models.build(dataclasses.replace(config, num_classes=k), torch.Generator()) for k in classes)
+    for source, network in zip(there, here, strict=True):
+        left = load_but_classes(network, source.state_dict(), classes, "it")
+        assert all("embedding" in name for name in left)
+        assert left
 
 
 def test_unknown_sources(capsys):

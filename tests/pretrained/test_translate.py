@@ -34,6 +34,8 @@ def put(name, tensor):
     [
         (without("blocks.1.0.conv2.bias"), "nothing for blocks.1.conv_2.bias: the file is incomplete"),
         (without("linear.weight"), "no tensor 'linear.weight'"),
+        (put("linear.weight", torch.zeros(())), "linear.weight has 0 dimensions, not 2"),
+        (put("shared.weight", torch.zeros(3)), "shared.weight has 1 dimensions, not 2"),
         (without("output_layer.2.weight"), "no tensor 'output_layer.2.weight'"),
         (put("blocks.1.0.conv9.bias", torch.zeros(3)), "blocks.1.0.conv9.bias has no place"),
         (put("extra", torch.zeros(3)), "extra has no place"),
@@ -68,6 +70,23 @@ def test_names_of_its_other_batch_norms_are_known(source, tmp_path):
     assert all(torch.equal(plain[name], other[name]) for name in plain)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(source, value, tmp_path):
+    source["linear.weight"][0, 0] = value
+    save_file(source, tmp_path / "G.safetensors")
+    with pytest.raises(CheckpointError, match=r"linear\.weight holds numbers that are not finite"):
+        read_biggan_pytorch(tmp_path / "G.safetensors")
+
+
+def test_a_flipped_byte_in_a_pytorch_file_is_found(source, tmp_path):
+    torch.save(source, tmp_path / "G.pth")
+    data = bytearray((tmp_path / "G.pth").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "G.pth").write_bytes(data)
+    with pytest.raises(CheckpointError, match="fetch it again"):
+        read_tensors(tmp_path / "G.pth")
+
+
 class Bomb:
     def __reduce__(self):
         return (open, ("exploded", "w"))
@@ -76,8 +95,9 @@ class Bomb:
 def test_code_in_a_file_is_refused_and_never_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"weight": Bomb()}, tmp_path / "G.pth")
-    with pytest.raises(CheckpointError, match="cannot be read as tensors"):
+    with pytest.raises(CheckpointError, match="cannot be read as tensors") as caught:
         read_tensors(tmp_path / "G.pth")
+    assert "weights_only" not in str(caught.value), "torch's advice to trust the file is not passed on"
     assert not (tmp_path / "exploded").exists()
 
 
@@ -104,10 +124,15 @@ def test_a_file_without_a_dictionary_of_tensors(tmp_path):
     [
         ({"z_dim": None}, "missing or unknown: z_dim"),
         ({"depth": 3}, "missing or unknown: depth"),
-        ({"output_dim": 96}, "no size of BigGAN-deep"),
+        ({"output_dim": 96}, "resolution=96"),
         ({"attention_layer_position": 0}, "layers are not those"),
         ({"channel_width": 16}, r"is \("),
-        ({"n_stats": 50}, "other than the 50 truncations"),
+        ({"n_stats": 50}, "not statistics for the 50 truncations"),
+        ({"n_stats": 1}, "at least 2"),
+        ({"channel_width": "8"}, "channel_width: Input should be a valid integer"),
+        ({"layers": 3}, "layers: Input should be a valid array"),
+        ({"eps": 0.0}, "must be above 0"),
+        ({"num_classes": 0}, "num_classes=0 must be at least 1"),
     ],
 )
 def test_a_hugging_face_config_that_does_not_fit(hugging_face, change, message):

@@ -9,7 +9,7 @@ from conftest import tiny_config
 from biggan.config import RunConfig
 from biggan.errors import TrainingDiverged
 from biggan.training.ema import EMA
-from biggan.training.loop import build_game
+from biggan.training.state import build_game
 from biggan.training.step import discriminator_turn, generator_turn, to_signed_range, train_step
 
 
@@ -22,6 +22,11 @@ def real_batch(count, generator):
     return images, torch.randint(10, (count,), generator=generator)
 
 
+def pieces(images, labels, size=8):
+    """Real images as the step takes them, one micro-batch after the other."""
+    return zip(images.split(size), labels.split(size), strict=True)
+
+
 def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
     """For D on fixed vectors: D has no batch statistics, so cutting the batch up changes nothing but rounding.
     G is put in evaluation mode, because its batch statistics are those of a micro-batch."""
@@ -32,7 +37,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
         game.generator.network.eval()
         game.discriminator.network.eval()
         game.discriminator.step = lambda step: None  # keep the gradients
-        discriminator_turn(game, 1, 0, images, labels)
+        discriminator_turn(game, 1, 0, pieces(images, labels, micro_batch))
         grads.append([p.grad for p in game.discriminator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
         assert torch.allclose(whole, parts, atol=1e-5)
@@ -56,7 +61,7 @@ def test_each_player_moves_only_in_its_turn(generator):
     copies = lambda player: [p.detach().clone() for p in player.network.parameters()]  # noqa: E731
     same = lambda player, before: all(map(torch.equal, player.network.parameters(), before))  # noqa: E731
     g, d = copies(game.generator), copies(game.discriminator)
-    discriminator_turn(game, 1, 0, *real_batch(8, generator))
+    discriminator_turn(game, 1, 0, pieces(*real_batch(8, generator)))
     assert same(game.generator, g)
     assert not same(game.discriminator, d)
     d = copies(game.discriminator)
@@ -77,7 +82,7 @@ def test_the_real_batch_is_spread_over_the_turns(generator):
     images, labels = real_batch(16, generator)
     seen = []
     game.discriminator.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    train_step(game, 1, images, labels)
+    train_step(game, 1, pieces(images, labels, 4))
     real_halves = torch.cat([batch[4:] for batch in seen[:4]])
     assert torch.equal(real_halves, to_signed_range(images, torch.contiguous_format))
     assert [len(batch) for batch in seen] == [8, 8, 8, 8, 4, 4]
@@ -115,8 +120,8 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
 
     from biggan.training import loop
 
-    def spoil(game, step, images, labels):
-        scalars = train_step(game, step, images, labels)
+    def spoil(game, step, reals):
+        scalars = train_step(game, step, reals)
         if step == 3:
             with torch.no_grad():
                 game.generator.network.linear.weight[0, 0] = float("inf")
@@ -129,6 +134,6 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
 
 def test_bf16_keeps_weights_float32(generator):
     game = game_of(tiny_config(precision="bf16"))
-    train_step(game, 1, *real_batch(16, generator))
+    train_step(game, 1, pieces(*real_batch(16, generator)))
     tensors = [*game.generator.network.state_dict().values(), *game.discriminator.network.state_dict().values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}

@@ -39,10 +39,13 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 training diverged, 2 a user's error, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["--"]:  # torchrun on Python 3.11 takes --run for its own --run-path unless told where its words end
+        arguments = arguments[1:]
     try:
         sys.exit(run(arguments))
     except UserError as error:
-        print(f"biggan: {error}", file=sys.stderr)
+        if not error.told_by_first:
+            print(f"biggan: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:
         print(f"biggan: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ def preset_argument(command: str, arguments: list[str]) -> RunConfig:
     if arguments and arguments[0] not in ("-h", "--help") and not arguments[0].startswith("-"):
         return preset(arguments[0])
     if arguments and arguments[0] in ("-h", "--help"):
-        rows = [f"  {name:12} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
+        rows = [f"  {name:16} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
         print(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
         print(f"biggan {command} PRESET --help tells the options.")
         sys.exit(0)
@@ -67,16 +67,26 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def say_nothing(line: str) -> None:
+    """For ranks that are not the first."""
+
+
+def counted(classes: int) -> str:
+    """1 class, 2 classes, ..."""
+    return f"{classes} class" if classes == 1 else f"{classes} classes"
+
+
 def names_of(names: Sequence[str]) -> str:
     """The first ten of them."""
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """What follows an option, as the next word or after "="; None where it is not given."""
-    for index, word in enumerate(arguments):
-        if word == option and index + 1 < len(arguments):
-            return arguments[index + 1]
-        if word.startswith(f"{option}="):
-            return word.split("=", 1)[1]
-    return None
+    """What follows an option, as the next word or after "="; the last if it is given twice, None where it is not. As for
+    tyro, "_" is as good as "-"."""
+    found = None
+    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == option:
+            found = value if equals else following
+    return found

@@ -1,17 +1,21 @@
 """biggan train, biggan sample."""
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.arguments import names_of, parse, preset_argument, progress_bar, say, value_of
+from biggan.cli.arguments import counted, names_of, parse, preset_argument, progress_bar, say, say_nothing, value_of
 from biggan.config import RunConfig, resolve, to_json
 from biggan.errors import ConfigError
 from biggan.latents import LatentConfig
+
+if TYPE_CHECKING:
+    from biggan.checkpoint import RunFolder
+    from biggan.distributed import World
+    from biggan.sampling import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +35,13 @@ def train(arguments: list[str]) -> int:
     command = parse(TrainCommand, arguments[1:], f"biggan train {arguments[0]}", TrainCommand(config=base))
     from biggan.bench import describe
     from biggan.checkpoint import RunFolder
-    from biggan.data import facts_of, open_source
-    from biggan.precision import keep_freed_memory
-    from biggan.training.loop import fit
+    from biggan.distributed import together
+    from biggan.precision import choose_precision, keep_freed_memory
 
     config = command.config
+    if config.init_from is not None:
+        config = dataclasses.replace(config, init_from=str(Path(config.init_from)))
     config.check()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("WORLD_SIZE is above 1, but training runs in one process so far: start it without torchrun")
     if command.dry_run:
         config = assume_classes(config)
         print(to_json(config) + describe(config), end="")
@@ -46,30 +49,53 @@ def train(arguments: list[str]) -> int:
     if config.data.source is None:
         raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
     folder = RunFolder(command.run or Path("runs") / config.preset)
-    source = open_source(
-        config.data.source,
-        config.model.resolution,
-        flip=config.data.flip,
-        skip_broken=config.data.skip_broken,
-        cache=config.data.cache,
-        progress=progress_bar,
-        report=say,
-    )
+    keep_freed_memory()
+    device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
+    with together(device) as world:
+        step = train_in(world, config, folder)
+    if world.is_first:
+        sheets = sorted(folder.samples.glob("*.png"))
+        model = folder.model if folder.model.exists() else "none yet"
+        print(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
+        print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+    return 0
+
+
+def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
+    """Open the data, claim the folder and train, as one of the ranks; returns the step reached."""
+    from biggan.bench import describe
+    from biggan.data import facts_of, open_source
+    from biggan.distributed import on_first
+    from biggan.training.loop import fit
+
+    report = say if world.is_first else say_nothing
+    source = None
+
+    def open_data() -> None:
+        nonlocal source
+        source = open_source(
+            config.data.source,
+            config.model.resolution,
+            flip=config.data.flip,
+            skip_broken=config.data.skip_broken,
+            cache=config.data.cache,
+            progress=progress_bar if world.is_first else lambda items, total, what: items,
+            report=report,
+        )
+
+    on_first(open_data)  # the others find it decoded
+    if source is None:
+        open_data()
     config = resolve(config, facts_of(source))
     (small_w, small_h), (large_w, large_h) = source.sizes
-    say(
-        f"data: {len(source.labels)} images of {source.num_classes} classes ({names_of(source.class_names)}), "
+    report(
+        f"data: {len(source.labels)} images of {counted(source.num_classes)} ({names_of(source.class_names)}), "
         f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
     )
-    for line in describe(config, measure=False).splitlines():
-        say(line)
-    folder.claim(config)
-    keep_freed_memory()
-    step = fit(config, source, folder, say)
-    sheets = sorted(folder.samples.glob("*.png"))
-    print(f"step   {step}\nmodel  {folder.model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
-    print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
-    return 0
+    for line in describe(config, measure=False, world=world).splitlines():
+        report(line)
+    on_first(lambda: folder.claim(config))
+    return fit(config, source, folder, report, world)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,21 +118,33 @@ class SampleCommand:
 def sample(arguments: list[str]) -> int:
     """biggan sample RUN [options]"""
     command = parse(SampleCommand, arguments, "biggan sample")
+    from biggan.distributed import together
     from biggan.pretrained import from_pretrained
-    from biggan.sampling import write_pictures
 
     sampler = from_pretrained(command.model)
+    with together(sampler.device) as sampler.world:
+        grid = draw(sampler, command)
+    if sampler.world.is_first:
+        print(f"images {command.n} in {command.out}\ngrid   {grid}")
+    return 0
+
+
+def draw(sampler: "Sampler", command: SampleCommand) -> Path:
+    """Draw and write the images, as one of the ranks; the grid's path."""
+    from biggan.sampling import write_pictures
+
     classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
     labels = sampler.labels_in_turn(command.n, classes)
     batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
+    if not sampler.world.is_first:
+        for _ in batches:  # helping; the first rank writes
+            pass
+        return command.out
+    shown = progress_bar(batches, -(-command.n // 64), "drawing")
     try:
-        grid = write_pictures(
-            progress_bar(batches, -(-command.n // 64), "drawing"), labels, sampler.class_names, command.out
-        )
+        return write_pictures(shown, labels, sampler.class_names, command.out)
     except OSError as error:
         raise ConfigError(f"the images cannot be written to {command.out} ({error}): give another --out") from error
-    print(f"images {command.n} in {command.out}\ngrid   {grid}")
-    return 0
 
 
 def start_from(base: RunConfig, path: str | None) -> RunConfig:
@@ -128,7 +166,7 @@ def assume_classes(config: RunConfig) -> RunConfig:
     if config.data.source is not None:
         listing = list_source(config.data.source)
         classes = len(listing.class_names)
-        say(f"data: {len(listing.images)} images of {classes} classes ({names_of(listing.class_names)})")
+        say(f"data: {len(listing.images)} images of {counted(classes)} ({names_of(listing.class_names)})")
     else:
         classes = config.model.num_classes or 1000
         say(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from biggan.cli.arguments import parse, preset_argument
+from biggan.cli.arguments import parse, preset_argument, value_of
+from biggan.cli.make import start_from
 from biggan.config import RunConfig
 from biggan.errors import ConfigError
 
@@ -27,7 +28,7 @@ def bench(arguments: list[str]) -> int:
     """biggan bench train PRESET [options]"""
     if not arguments or arguments[0] not in ("train", "-h", "--help"):
         raise ConfigError(f"bench {arguments[0] if arguments else ''}: name what to measure; known: train")
-    base = preset_argument("bench train", arguments[1:])
+    base = start_from(preset_argument("bench train", arguments[1:]), value_of("--init-from", arguments))
     prog = f"biggan bench train {' '.join(arguments[1:2])}"
     command = parse(BenchCommand, arguments[2:], prog, BenchCommand(config=base))
     from biggan.bench import bench_train, with_settings

@@ -1,5 +1,6 @@
 """biggan import, biggan export."""
 
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ def import_(arguments: list[str]) -> int:
     from biggan.data import default_cache
     from biggan.pretrained.importing import import_model
 
-    out = command.out or Path("models") / Path(command.source).name.split(".")[0]
+    name = Path(command.source).resolve().name
+    out = command.out or Path("models") / re.sub(r"\.(pth|pt|bin|safetensors)$", "", name)
     card, foreign = import_model(
         command.source,
         out,

@@ -71,7 +71,8 @@ class BigGANDeepConfig(ResidualConfig):
         for index, outputs in enumerate(multiple * self.d_width for multiple in layout.discriminator):
             down = index < layout.downsampled
             resolution >>= down
-            blocks = ((inputs, outputs, down), *[(outputs, outputs, False)] * (1 + self.extra_blocks))
+            extra = self.extra_blocks if down else 0
+            blocks = ((inputs, outputs, down), *[(outputs, outputs, False)] * (1 + extra))
             stages.append(Stage(resolution, blocks, down and resolution in attended))
             inputs = outputs
         return stages
@@ -84,7 +85,7 @@ class BigGANDeepConfig(ResidualConfig):
 
     def check(self) -> None:
         """Raises ConfigError where the family has no such network."""
-        super().check()
         for name, width in (("width", self.width), ("discriminator_width", self.d_width)):
             if width < 4:
                 raise ConfigError(f"model.{name}={width} must be at least 4: the bottlenecks have a quarter of it")
+        super().check()

@@ -1,8 +1,8 @@
 """What the papers varied, as one config for every residual family, and how each choice becomes the makers of layers.
 
-A family (biggan, biggan_deep, sagan) subclasses `ResidualConfig` with its own defaults and its table of layers; the networks
-(residual) are built from the parts made here and never look at an option. Sources: BigGAN appendices B, H and I; spec
-sections 2, 3, 6 and 12.
+A family subclasses `ResidualConfig` with its own defaults and its table of layers (biggan, with SA-GAN and SN-GAN;
+biggan_deep); the networks (residual) are built from what is made here and look at sizes alone. Sources: BigGAN appendices
+B, H and I; spec sections 2, 3, 6 and 12.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch import nn
 
 from biggan.errors import ConfigError
 from biggan.nn.blocks import Parts
+from biggan.nn.heads import NoCondition, OneHot, ProjectedEmbedding, SharedEmbedding
 from biggan.nn.init import InitializerName
 from biggan.nn.layers import Conv2d, Embedding, Interpolation, Linear, upsample
 from biggan.nn.norm import AffineNorm, ClassTable, ConditionalNorm, NoNorm, PerceptronMap, Standardize
@@ -61,7 +62,7 @@ class ResidualConfig:
     conditioning: Literal["linear", "perceptron"] = "linear"
     """Maps from the condition to gains and biases: linear, or with one hidden layer."""
     extra_blocks: int = 0
-    """Further residual blocks in each stage, of both networks."""
+    """Further residual blocks after each one that doubles or halves the size (before it in deep generators)."""
     generator_kernel: Kernel = 3
     discriminator_kernel: Kernel = 3
     generator_dilation: int = 1
@@ -158,8 +159,8 @@ class ResidualConfig:
             raise ConfigError(f"model.latent_dim={self.z_dim} is not divisible by the {chunks} chunks of skip-z: use {near}")
         if self.class_embedding == "per-class" and (self.z_entry != "input" or self.conditioning != "linear"):
             raise ConfigError(
-                f"model.class_embedding=per-class has no place for z and no maps, but model.z_entry={self.z_entry} and "
-                f"model.conditioning={self.conditioning}: use --model.z-entry input --model.conditioning linear"
+                f"model.class_embedding=per-class: its tables take no z and need no maps, but model.z_entry={self.z_entry} "
+                f"and model.conditioning={self.conditioning}: use --model.z-entry input and --model.conditioning linear"
             )
         self.check_attention("generator_attention", self.generator_stages())
         self.check_attention("discriminator_attention", self.discriminator_stages())
@@ -212,6 +213,26 @@ def generator_parts(config: ResidualConfig, condition: int) -> Parts:
         norm=norm,
         upsample=partial(upsample, interpolation=config.upsampling),
     )
+
+
+def class_vectors(config: ResidualConfig) -> tuple[nn.Module, int]:
+    """What turns a class into what the generator's norms are told of it, and the size of that."""
+    if config.class_embedding == "per-class":
+        return OneHot(config.num_classes), config.num_classes
+    return SharedEmbedding(config.num_classes, config.embedding_dim), config.embedding_dim
+
+
+def projection(config: ResidualConfig, parts: Parts, features: int) -> nn.Module:
+    """The discriminator's class embedding, (N,) int64 -> (N, F)."""
+    if config.class_embedding != "shared-with-discriminator":
+        return parts.embedding(config.num_classes, features)
+    table = SharedEmbedding(config.num_classes, config.embedding_dim)  # `residual.build` puts the generator's in its place
+    return ProjectedEmbedding(table, parts.linear(config.embedding_dim, features, bias=False))
+
+
+def discriminator_condition(config: ResidualConfig) -> nn.Module:
+    """What turns a class into what the discriminator's norms are told."""
+    return OneHot(config.num_classes) if config.discriminator_norm == "conditional-batch" else NoCondition()
 
 
 def standardize(config: ResidualConfig, channels: int) -> nn.Module:

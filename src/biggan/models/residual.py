@@ -11,10 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.models.options import BOTTOM, ResidualConfig, Stage, discriminator_parts, generator_parts, standardize
+from biggan.models.options import (
+    BOTTOM,
+    ResidualConfig,
+    Stage,
+    class_vectors,
+    discriminator_condition,
+    discriminator_parts,
+    generator_parts,
+    projection,
+    standardize,
+)
 from biggan.nn.attention import SelfAttention
 from biggan.nn.blocks import Parts
-from biggan.nn.heads import OneHot, ProjectedEmbedding, ProjectionHead, SharedEmbedding, Verdict
+from biggan.nn.heads import ProjectedEmbedding, ProjectionHead, Verdict
 from biggan.nn.init import INITIALIZERS, initialize
 from biggan.nn.norm import AffineNorm
 
@@ -27,12 +37,11 @@ class Generator(nn.Module):
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config = config
         stages = config.generator_stages()
-        per_class = config.class_embedding == "per-class"
-        embedded = config.num_classes if per_class else config.embedding_dim
+        embedding, embedded = class_vectors(config)
         self.entry = ENTRIES[config.z_entry](config.z_dim, embedded, [len(stage.blocks) for stage in stages])
         parts = generator_parts(config, self.entry.condition)
 
-        self.embedding = OneHot(config.num_classes) if per_class else SharedEmbedding(config.num_classes, embedded)
+        self.embedding = embedding
         self.linear = parts.linear(self.entry.first, BOTTOM**2 * stages[0].blocks[0][0])
         self.blocks = nn.ModuleList(
             config.generator_block(inputs, outputs, up, parts) for stage in stages for inputs, outputs, up in stage.blocks
@@ -117,8 +126,7 @@ class Discriminator(nn.Module):
         self.config = config
         stages = config.discriminator_stages()
         parts = discriminator_parts(config)
-        conditional = config.discriminator_norm == "conditional-batch"
-        self.condition = OneHot(config.num_classes) if conditional else NoCondition()
+        self.condition = discriminator_condition(config)
         self.stem = nn.Identity() if config.stem is None else parts.conv(3, config.stem)
         self.blocks = nn.ModuleList()
         for inputs, outputs, down in (block for stage in stages for block in stage.blocks):
@@ -126,13 +134,10 @@ class Discriminator(nn.Module):
             self.blocks.append(config.discriminator_block(inputs, outputs, down, first, parts))
         self.attention, self.attention_after = attention_layers(stages, parts)
         features = stages[-1].outputs
-        if config.class_embedding == "shared-with-discriminator":
-            table = SharedEmbedding(config.num_classes, config.embedding_dim)  # `build` puts the generator's in its place
-            embedding = ProjectedEmbedding(table, parts.linear(config.embedding_dim, features, bias=False))
-        else:
-            embedding = parts.embedding(config.num_classes, features)
         self.head = ProjectionHead(
-            linear=parts.linear(features, 1), embedding=embedding, dropout=config.discriminator_dropout
+            linear=parts.linear(features, 1),
+            embedding=projection(config, parts, features),
+            dropout=config.discriminator_dropout,
         )
 
     def forward(self, x: Tensor, y_N: Tensor) -> Verdict:
@@ -143,13 +148,6 @@ class Discriminator(nn.Module):
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
         return self.head(x, y_N)
-
-
-class NoCondition(nn.Module):
-    """Norms that look at no class are told None."""
-
-    def forward(self, y_N: Tensor) -> None:
-        return None
 
 
 def attention_layers(stages: list[Stage], parts: Parts) -> tuple[nn.ModuleDict, dict[int, str]]:

@@ -62,7 +62,8 @@ class SharedEmbedding(nn.Module):
 class ProjectedEmbedding(nn.Module):
     """A table that belongs to the generator too, then a linear map to the features: (N,) int64 -> (N, F).
 
-    BigGAN appendix H, a negative result: D's class embedding replaced by a projection of G's."""
+    BigGAN appendix H, a negative result: D's class embedding replaced by a projection of G's. Each player's loss moves the
+    table in its turn, G's both through its own norms and through this projection, as plain gradients have it."""
 
     def __init__(self, table: SharedEmbedding, linear: nn.Module) -> None:
         super().__init__()
@@ -83,3 +84,10 @@ class OneHot(nn.Module):
     def forward(self, y_N: Tensor) -> Tensor:
         weights = torch.zeros(len(y_N), self.classes, device=y_N.device)  # F.one_hot would wait for the device
         return weights.scatter_(1, y_N[:, None], 1.0)  # (N, K)
+
+
+class NoCondition(nn.Module):
+    """Norms that look at no class are told None."""
+
+    def forward(self, y_N: Tensor) -> None:
+        return None

@@ -144,10 +144,20 @@ class PerceptronMap(nn.Module):
         return self.output(F.relu(self.hidden(condition_NE)))  # (N, C)
 
 
+def together_with(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
+    """From now on the batch statistics of every norm in the network are those of all ranks' batches. Mutates the layers."""
+    for layer in network.modules():
+        if isinstance(layer, Standardize):
+            layer.sum_over_ranks = sum_over_ranks
+
+
 @contextmanager
-def collecting_statistics(module: nn.Module) -> Iterator[None]:
+def collecting_statistics(module: nn.Module, all_batches: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
     """Inside, every normalisation layer uses the statistics of the batch at hand and remembers them; on leaving,
     the standing statistics become the equal-weight averages of what was remembered. Mutates the buffers only.
+
+    `all_batches` makes of the values (batches here, C) those of every rank's batches, in an order that does not depend on
+    the number of ranks; None where all batches were seen here.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, Standardize)]
     for layer in layers:
@@ -157,8 +167,9 @@ def collecting_statistics(module: nn.Module) -> Iterator[None]:
         for layer in layers:
             assert layer.collected, "no forward pass was made while collecting statistics"
             means, variances = zip(*layer.collected, strict=True)
-            layer.standing_mean.copy_(torch.stack(means).mean(0))
-            layer.standing_variance.copy_(torch.stack(variances).mean(0))
+            for buffer, values in ((layer.standing_mean, means), (layer.standing_variance, variances)):
+                mine = torch.stack(values)  # (batches here, C)
+                buffer.copy_((mine if all_batches is None else all_batches(mine)).mean(0))
     finally:
         for layer in layers:
             layer.collected = None

@@ -1,9 +1,13 @@
 """From a model on disk, or on a hub, to a sampler in memory: `biggan.from_pretrained`.
 
-foreign: weights of other implementations, read. download: hubs and released files. export: weights for others.
+importing: weights of other implementations, read by biggan_pytorch and hugging_face. download: hubs and released files.
+export: weights for others.
 """
 
+from itertools import pairwise
 from pathlib import Path
+
+from torch import nn
 
 from biggan.checkpoint import ModelFolder
 from biggan.errors import CheckpointError
@@ -27,7 +31,8 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
     try:
         generator.load_state_dict(folder.load("generator"))
     except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} do not fit its config.json: {error}") from error
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(f"the weights in {path} do not fit its config.json: {reason[:200]}") from error
     chosen = choose_precision(device, precision, "channels-last")
     chosen.place(generator).eval().requires_grad_(False)
     return Sampler(
@@ -38,20 +43,24 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
         device=chosen.device,
         autocast=chosen.autocast(),
         has_statistics=True,
-        statistics_table=statistics_table(folder),
+        statistics_table=statistics_table(folder, generator),
     )
 
 
-def statistics_table(folder: ModelFolder) -> StatisticsTable | None:
+def statistics_table(folder: ModelFolder, generator: nn.Module) -> StatisticsTable | None:
     """The stored standing statistics of several truncations, if the folder has them. Raises CheckpointError where they do
     not fit its config."""
     values = folder.load("statistics")
     if values is None:
         return None
-    sets = {len(tensor) for tensor in values.values()}
-    if sets != {len(folder.card.statistics_at)} or len(folder.card.statistics_at) < 2:
+    truncations = folder.card.statistics_at
+    if len(truncations) < 2 or any(not below < above for below, above in pairwise(truncations)):
+        raise CheckpointError(f"{folder.path}: statistics_at in config.json must be two truncations or more, ascending")
+    buffers = {
+        name: buffer.shape for name, buffer in generator.named_buffers() if name.split(".")[-1].startswith("standing")
+    }
+    if {name: (len(truncations), *shape) for name, shape in buffers.items()} != {k: (*v.shape,) for k, v in values.items()}:
         raise CheckpointError(
-            f"{folder.path}: statistics.safetensors holds {sorted(sets)} sets, config.json names "
-            f"{len(folder.card.statistics_at)} truncations"
+            f"{folder.path}: statistics.safetensors does not hold {len(truncations)} sets for every norm of the generator"
         )
-    return StatisticsTable(folder.card.statistics_at, values)
+    return StatisticsTable(truncations, values)

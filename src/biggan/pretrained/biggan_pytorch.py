@@ -1,7 +1,8 @@
 """Checkpoints of BigGAN-PyTorch (ajbrock/BigGAN-PyTorch): generator, averaged generator and discriminator, BigGAN and deep.
 
 The files hold no config that could be read safely, so it is read off names and shapes. What shapes do not tell, the
-epsilons, are arguments; the defaults are those of its launch scripts.
+epsilons, are arguments; the defaults are those of its launch scripts. Nor do they tell another nonlinearity than ReLU or
+another norm than batch normalisation (--G_nl, --D_nl, --norm_style): such a run is not recognised as what it is.
 
 In a condition vector the class stands before z, there as here, but for the deep generators of its pull request 72, which are
 made for the TensorFlow Hub weights: those put z first, and are told by their 128 output channels instead of 3.
@@ -88,7 +89,7 @@ def attention_resolutions(source: Tensors, config: ModelConfig, player: str) -> 
 
 def generator_config(source: Tensors, what: str) -> ModelConfig:
     """The config that fits the shapes of a generator."""
-    linear, first_gain = (needed(source, name, what) for name in ("linear.weight", "blocks.0.0.bn1.gain.weight"))
+    linear, first_gain = (needed(source, name, 2, what) for name in ("linear.weight", "blocks.0.0.bn1.gain.weight"))
     deep = "blocks.0.0.conv4.weight" in source
     layouts = DEEP_LAYOUTS if deep else LAYOUTS
     blocks = sum("blocks.{}.{}.conv1.weight".format(*place) in source for place in places(source))
@@ -99,14 +100,14 @@ def generator_config(source: Tensors, what: str) -> ModelConfig:
     common = {
         "resolution": resolution,
         "width": divided(len(linear), BOTTOM**2 * layouts[resolution].first, "linear.weight", what),
-        "output_channels": len(needed(source, "output_layer.2.weight", what)),
+        "output_channels": len(needed(source, "output_layer.2.weight", 4, what)),
     }
     first = linear.shape[1]
     if "shared.weight" not in source:
         classes = len(first_gain)
         config = BigGANConfig(**common, num_classes=classes, latent_dim=first, z_entry="input", class_embedding="per-class")
     else:
-        classes, embedding_dim = source["shared.weight"].shape
+        classes, embedding_dim = needed(source, "shared.weight", 2, what).shape
         common |= {"num_classes": classes, "embedding_dim": embedding_dim}
         if deep:
             config = BigGANDeepConfig(**common, latent_dim=first - embedding_dim)
@@ -121,10 +122,10 @@ def with_discriminator(config: ModelConfig, source: Tensors, what: str) -> Model
     """The config with what the shapes of the discriminator tell."""
     if isinstance(config, BigGANDeepConfig):
         stem = DEEP_LAYOUTS[config.resolution].stem
-        width = divided(len(needed(source, "input_conv.weight", what)), stem, "input_conv.weight", what)
+        width = divided(len(needed(source, "input_conv.weight", 4, what)), stem, "input_conv.weight", what)
     else:
         first = LAYOUTS[config.resolution].discriminator[0]
-        width = divided(len(needed(source, "blocks.0.0.conv1.weight", what)), first, "blocks.0.0.conv1.weight", what)
+        width = divided(len(needed(source, "blocks.0.0.conv1.weight", 4, what)), first, "blocks.0.0.conv1.weight", what)
     config = replace(config, discriminator_width=width)
     return replace(config, discriminator_attention=attention_resolutions(source, config, "D"))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from http.client import HTTPResponse
 from pathlib import Path
 
-from biggan.errors import CheckpointError
+from biggan.errors import CheckpointError, first_line
 from biggan.files import write_stream
 
 WANTED = ("config.json", "*.safetensors", "pytorch_model.bin")
@@ -23,8 +23,8 @@ Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes i
 
 
 def looks_like_a_hub_name(name: str) -> bool:
-    """Whether it is of the form "user/model"."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith(".")
+    """Whether it is of the form "user/model", and not a slip in a path: no folder "user" is here."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).parent.exists()
 
 
 def snapshot(name: str) -> Path:
@@ -37,12 +37,11 @@ def snapshot(name: str) -> Path:
         raise CheckpointError(f"no folder {name}, and hub names need huggingface_hub: pip install 'biggan[hub]'") from error
     try:
         return Path(snapshot_download(name, allow_patterns=list(WANTED)))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # its own errors, and those of whatever HTTP library it uses
         address = f"https://huggingface.co/{name}/resolve/main"
         raise CheckpointError(
-            f"no folder {name}, and the hub does not give it ({reason}): fetch {address}/config.json and the weights beside "
-            f"it (*.safetensors or pytorch_model.bin) by hand into a folder, and name that folder"
+            f"no folder {name}, and the hub does not give it ({first_line(error)}): fetch {address}/config.json and the "
+            "weights beside it (*.safetensors or pytorch_model.bin) by hand into a folder, and name that folder"
         ) from error
 
 

@@ -3,19 +3,23 @@
 What is exported is the averaged generator with its standing statistics.
 """
 
+import dataclasses
 import json
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from biggan.checkpoint import ModelFolder, RunFolder
+from biggan.checkpoint import ModelCard, ModelFolder, RunFolder, save_model_folder
 from biggan.config import RunConfig, from_json, to_json
-from biggan.errors import CheckpointError, ConfigError
+from biggan.errors import CheckpointError, ConfigError, first_line
 from biggan.files import write_file
 from biggan.nn.layers import with_fixed_weights
 from biggan.pretrained import from_pretrained
@@ -26,15 +30,16 @@ ONNX_TOLERANCE = 1e-3
 
 
 def export_safetensors(path: Path, out: Path) -> Path:
-    """One file: the generator, with config.json as its metadata. `from_pretrained` takes the folder, others the file.
+    """One file: the generator, with config.json as its metadata, which `from_pretrained` reads. Statistics for further
+    truncations stay behind; they are computed anew when they are asked for.
 
     Raises CheckpointError where there is no model, or the disk does not take the file."""
-    import safetensors.torch
-
     folder = ModelFolder(path)
-    metadata = {"format": "pt", "config": to_json(folder.card)}
-    data = safetensors.torch.save(folder.load("generator"), metadata=metadata)
-    write_or_refuse(out, data)
+    card = dataclasses.replace(published_card(folder), statistics_at=())
+    data = safetensors.torch.save(folder.load("generator"), metadata={"format": "pt", "config": to_json(card)})
+    with refusing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_file(out, data)
     return out
 
 
@@ -70,20 +75,36 @@ def export_onnx(path: Path, out: Path, *, given: InputName = "class", truncation
             dynamo=True,
             verbose=False,
         )
-    program.model.metadata_props["biggan"] = to_json(ModelFolder(path).card)
+    program.model.metadata_props["biggan"] = to_json(published_card(ModelFolder(path)))
     program.model.metadata_props["truncation"] = json.dumps(truncation)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    program.save(out)
-    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
-    difference = 0.0
+    scratch = out.with_name(f".{out.name}.writing")
+    with refusing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        program.save(scratch)
+        try:
+            session = onnxruntime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])
+            difference = largest_difference(session, graph, sampler, given, truncation)
+            if not difference < ONNX_TOLERANCE:
+                raise CheckpointError(
+                    f"the graph is off by {difference:.2g} from torch, more than {ONNX_TOLERANCE}: not written"
+                )
+            scratch.rename(out)
+        finally:
+            scratch.unlink(missing_ok=True)
+    return difference
+
+
+def largest_difference(
+    session: Any, graph: nn.Module, sampler: Sampler, given: InputName, truncation: float | None
+) -> float:
+    """Between onnxruntime and torch, over a batch of 1 and one of 3."""
+    difference, second = 0.0, "y" if given == "class" else "e"
     for count in (1, 3):
-        inputs = example(sampler, generator, given, truncation, count=count)
+        inputs = example(sampler, graph.generator, given, truncation, count=count)
         with torch.no_grad():
             expected = graph(*inputs).numpy()
         (got,) = session.run(None, dict(zip(("z", second), (tensor.numpy() for tensor in inputs), strict=True)))
         difference = max(difference, float(np.abs(got - expected).max()))
-    if not difference < ONNX_TOLERANCE:
-        raise CheckpointError(f"{out} is off by {difference:.2g} from torch, more than {ONNX_TOLERANCE}: do not use it")
     return difference
 
 
@@ -122,23 +143,23 @@ def export_hub(path: Path, out: Path) -> Path:
     """A folder for the hub: the model folder (generator and statistics), README.md with the recipe and what was measured,
     and the newest sheet. Raises CheckpointError where there is no model, or the disk does not take it."""
     folder = ModelFolder(path)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "generator.safetensors", "statistics.safetensors"):
-            if (folder.path / name).exists():
-                shutil.copyfile(folder.path / name, out / name)
-        sheets = sorted(RunFolder(path).samples.glob("*.png"))
+    parts = {name: folder.load(name) for name in ("generator", "statistics")}
+    sheets = sorted(RunFolder(path).samples.glob("*.png"))
+    with refusing(out):
+        for stale in ("statistics.safetensors", "samples.png"):
+            (out / stale).unlink(missing_ok=True)
+        save_model_folder(
+            out, published_card(folder), {name: tensors for name, tensors in parts.items() if tensors is not None}
+        )
         if sheets:
             shutil.copyfile(sheets[-1], out / "samples.png")
         write_file(out / "README.md", model_card(folder, path, with_sheet=bool(sheets)).encode())
-    except OSError as error:
-        raise CheckpointError(f"{out} could not be written ({error}): free some space, or give another --out") from error
     return out
 
 
 def push_to_hub(folder: Path, name: str) -> str:
     """Upload a folder made by `export_hub` as the model "user/model"; returns its address. Raises ConfigError where
-    huggingface_hub is not installed, CheckpointError where the hub refuses."""
+    huggingface_hub is not installed, CheckpointError where the hub refuses or is out of reach."""
     try:
         from huggingface_hub import HfApi
     except ImportError as error:
@@ -146,23 +167,19 @@ def push_to_hub(folder: Path, name: str) -> str:
     try:
         HfApi().create_repo(name, exist_ok=True)
         HfApi().upload_folder(repo_id=name, folder_path=str(folder))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder} is ready, but the hub does not take it as {name} ({reason})") from error
+    except Exception as error:  # its own errors, and those of whatever HTTP library it uses
+        raise CheckpointError(f"{folder} is ready, but the hub does not take it as {name} ({first_line(error)})") from error
     return f"https://huggingface.co/{name}"
 
 
 def model_card(folder: ModelFolder, run: Path, *, with_sheet: bool) -> str:
     """README.md of a published model: what it is, its recipe, what was measured, how to use it."""
-    card, recipe = folder.card, run_config(run)
+    card, recipe = published_card(folder), run_config(run)
     model = card.model
     lines = ["---", "library_name: biggan", "tags: [gan, image-generation, class-conditional]", "---", ""]
     lines += [f"# {model.family}, {model.resolution} px", ""]
-    steps = "an unknown number of" if card.step is None else f"{card.step:,}"
-    lines += [
-        f"A class-conditional generator of {model.num_classes} classes, trained on {card.trained_on}, {steps} steps.",
-        "",
-    ]
+    steps = "" if card.step is None else f", {card.step:,} steps"
+    lines += [f"A class-conditional generator of {model.num_classes} classes, trained on {card.trained_on}{steps}.", ""]
     if with_sheet:
         lines += ["![one row per class, nothing picked out](samples.png)", ""]
     lines += [
@@ -175,8 +192,28 @@ def model_card(folder: ModelFolder, run: Path, *, with_sheet: bool) -> str:
     if recipe is None:
         lines += ["Not known: the weights came without the run that made them."]
     else:
-        lines += [f"Preset `{recipe.preset}`; the whole config:", "", "```json", to_json(recipe).strip(), "```"]
+        lines += [f"Preset `{recipe.preset}`; the whole config:", "", "```json", to_json(published(recipe)).strip(), "```"]
     return "\n".join([*lines, "", "## Measured", "", *measured(run), ""])
+
+
+def published_card(folder: ModelFolder) -> ModelCard:
+    """config.json without the paths of the machine that the model was trained on."""
+    return dataclasses.replace(folder.card, trained_on=published_name(folder.card.trained_on))
+
+
+def published(recipe: RunConfig) -> RunConfig:
+    """A config without the paths of the machine that it ran on."""
+    source = None if recipe.data.source is None else published_name(recipe.data.source)
+    found = None if recipe.found is None else dataclasses.replace(recipe.found, name=published_name(recipe.found.name))
+    init_from = None if recipe.init_from is None else Path(recipe.init_from).name
+    data = dataclasses.replace(recipe.data, source=source, cache=None)
+    return dataclasses.replace(recipe, data=data, found=found, init_from=init_from)
+
+
+def published_name(source: str) -> str:
+    """ "folder:/home/me/photos" as "folder:photos"."""
+    kind, colon, rest = source.rpartition(":")
+    return f"{kind}{colon}{Path(rest).name}"
 
 
 def run_config(path: Path) -> RunConfig | None:
@@ -208,10 +245,10 @@ def table(values: dict[str, object]) -> list[str]:
     return ["| quantity | value |", "|---|---|", *rows]
 
 
-def write_or_refuse(out: Path, data: bytes) -> None:
-    """A file, its folder made if need be. Raises CheckpointError when the disk does not take it."""
+@contextmanager
+def refusing(out: Path) -> Iterator[None]:
+    """What the system refuses becomes a CheckpointError."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(out, data)
+        yield
     except OSError as error:
-        raise CheckpointError(f"{out} could not be written ({error}): free some space, or give another --out") from error
+        raise CheckpointError(f"{out} could not be written ({error}): give another --out, or free some space") from error

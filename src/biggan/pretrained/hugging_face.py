@@ -9,14 +9,16 @@ that v is solved for.
 import dataclasses
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from biggan.checkpoint import Tensors
-from biggan.errors import CheckpointError
+from biggan.errors import CheckpointError, ConfigError
 from biggan.latents import LatentConfig
 from biggan.models import FAMILIES
 from biggan.models.biggan_deep import BigGANDeepConfig
@@ -25,10 +27,6 @@ from biggan.nn.spectral import power_iteration
 from biggan.pretrained.translate import Foreign, read_tensors, translate
 
 EXCEPTIONS = (r".*num_batches_tracked",)
-KEYS = {
-    "output_dim", "z_dim", "class_embed_dim", "channel_width", "num_classes", "layers", "attention_layer_position", "eps",
-    "n_stats",
-}  # fmt: skip
 NAMES = (
     (r"\.snconv1x1_(theta|phi|g)\b", r".\1"),
     (r"\.snconv1x1_o_conv\b", ".o"),
@@ -53,12 +51,12 @@ def read_hugging_face(folder: Path) -> Foreign:
     if weights is None:
         raise CheckpointError(f"{folder} holds no pytorch_model.bin beside its config.json: fetch it too")
     settings = read_settings(folder / "config.json")
-    config = config_of(settings, folder)
+    config = config_of(settings, folder / "config.json")
     source = read_tensors(weights)
     with torch.device("meta"):
         network = FAMILIES[config.family].generator(config)
     merged, tables = with_one_vector(source, weights.name), {}
-    position = settings["attention_layer_position"]
+    position = settings.attention_layer_position
     (attended,) = network.attention
 
     def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
@@ -74,56 +72,84 @@ def read_hugging_face(folder: Path) -> Foreign:
         for theirs, mine in (("running_means", "standing_mean"), ("running_vars", "standing_variance")):
             if ours.endswith(theirs):
                 ours = ours.replace(theirs, f"standardize.{mine}")
+                if tensor.dim() != 2 or len(tensor) != settings.n_stats:
+                    raise CheckpointError(
+                        f"{weights.name}: {name} is {tuple(tensor.shape)}, not statistics for the {settings.n_stats} "
+                        "truncations of config.json"
+                    )
                 tables[ours], tensor = tensor.float(), tensor[-1]
         return ours, arranged(ours, tensor, config)
 
     state = translate(merged, network, rename, exceptions=EXCEPTIONS, what=weights.name)
-    sets = settings["n_stats"]
-    if {len(table) for table in tables.values()} != {sets}:
-        raise CheckpointError(f"{weights.name}: statistics for other than the {sets} truncations of config.json")
+    sets = settings.n_stats
     truncations = tuple(index / (sets - 1) for index in range(sets))
     parts = {"generator": state, "statistics": tables}
     latent = LatentConfig(distribution="scaled-truncated-normal")
     return Foreign(config, latent, parts, truncations, f"pytorch-pretrained-BigGAN, {weights.name}")
 
 
-def read_settings(file: Path) -> dict:
-    """Its config.json. Raises CheckpointError where keys are missing or unknown."""
+@dataclass(frozen=True)
+class Settings:
+    """Its config.json."""
+
+    output_dim: int
+    z_dim: int
+    class_embed_dim: int
+    channel_width: int
+    num_classes: int
+    layers: list[tuple[bool, int, int]]
+    """For each block whether it doubles the size, and its inputs and outputs in units of the width."""
+    attention_layer_position: int
+    eps: float
+    n_stats: int
+
+
+def read_settings(file: Path) -> Settings:
+    """Its config.json. Raises CheckpointError where keys are missing, unknown, or of another type."""
     try:
-        settings = json.loads(file.read_text())
+        values = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}): fetch it again") from error
-    if not isinstance(settings, dict) or set(settings) != KEYS:
-        odd = ", ".join(sorted(set(settings) ^ KEYS)) if isinstance(settings, dict) else "no dictionary"
+    keys = {item.name for item in dataclasses.fields(Settings)}
+    if not isinstance(values, dict) or set(values) != keys:
+        odd = ", ".join(sorted(set(values) ^ keys)) if isinstance(values, dict) else "all"
         raise CheckpointError(f"{file} is not the config of a pytorch-pretrained-BigGAN: missing or unknown: {odd}")
-    return settings
+    try:
+        return TypeAdapter(Settings).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-def config_of(settings: dict, folder: Path) -> BigGANDeepConfig:
+def config_of(settings: Settings, file: Path) -> BigGANDeepConfig:
     """Our config of its settings. Raises CheckpointError where its layers are not those of the paper."""
     config = BigGANDeepConfig(
-        resolution=settings["output_dim"],
-        num_classes=settings["num_classes"],
-        width=settings["channel_width"],
-        latent_dim=settings["z_dim"],
-        embedding_dim=settings["class_embed_dim"],
-        norm_epsilon=settings["eps"],
-        spectral_epsilon=settings["eps"],
+        resolution=settings.output_dim,
+        num_classes=settings.num_classes,
+        width=settings.channel_width,
+        latent_dim=settings.z_dim,
+        embedding_dim=settings.class_embed_dim,
+        norm_epsilon=settings.eps,
+        spectral_epsilon=settings.eps,
+        generator_attention=(),
+        discriminator_attention=(),
     )
-    if config.resolution not in config.resolutions:
-        raise CheckpointError(f"{folder / 'config.json'}: output_dim={config.resolution} is no size of BigGAN-deep")
+    try:
+        config.check()
+    except ConfigError as error:
+        raise CheckpointError(f"{file}: no BigGAN-deep that biggan has: {error}") from error
     stages, width = config.generator_stages(), config.width
-    layers = [[up, inputs // width, outputs // width] for stage in stages for inputs, outputs, up in stage.blocks]
-    position = settings["attention_layer_position"]
+    layers = [(up, inputs // width, outputs // width) for stage in stages for inputs, outputs, up in stage.blocks]
     after, resolution = {}, BOTTOM
     for index, (up, _, _) in enumerate(layers):
         resolution *= 2 if up else 1
         after[index + 1] = resolution
-    if [list(layer) for layer in settings["layers"]] != layers or position not in after:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: its layers are not those of a BigGAN-deep of {config.resolution} px"
-        )
-    return dataclasses.replace(config, generator_attention=(after[position],))
+    position = settings.attention_layer_position
+    if settings.layers != layers or position not in after:
+        raise CheckpointError(f"{file}: its layers are not those of a BigGAN-deep of {config.resolution} px")
+    if settings.n_stats < 2:
+        raise CheckpointError(f"{file}: n_stats={settings.n_stats} must be at least 2")
+    return dataclasses.replace(config, generator_attention=(after[position],), discriminator_attention=None)
 
 
 def with_one_vector(source: Tensors, what: str) -> Tensors:
@@ -137,7 +163,8 @@ def with_one_vector(source: Tensors, what: str) -> Tensors:
         if f"{layer}.weight_orig" not in source or f"{layer}.weight_v" not in source:
             raise CheckpointError(f"{what}: {name} without weight_orig and weight_v of the same layer")
         weight, v = source[f"{layer}.weight_orig"].flatten(1).double(), source[f"{layer}.weight_v"].double()
-        vector = starting_vector(weight, u.double(), v)
+        fits = u.shape == weight.shape[:1] and v.shape == weight.shape[1:]
+        vector = starting_vector(weight, u.double(), v) if fits else None
         if vector is None:
             raise CheckpointError(f"{what}: {name} and weight_v do not belong to weight_orig: the file is damaged")
         merged[f"{layer}.rule.left_vector"] = vector
@@ -148,6 +175,8 @@ def starting_vector(weight_OM: Tensor, u_O: Tensor, v_M: Tensor) -> Tensor | Non
     """The vector (1, O) from which one power iteration gives the singular value u W v', or None. It is u itself where the
     iteration has converged, else the solution of vector W = v."""
     wanted = (u_O @ weight_OM @ v_M).item()
+    if not wanted > 0:
+        return None
     solve = lambda: torch.linalg.lstsq(weight_OM.T, v_M[:, None], driver="gelsd").solution[:, 0]  # noqa: E731
     for candidate in (lambda: u_O, solve):
         vector_1O = F.normalize(candidate(), dim=0)[None]

@@ -55,7 +55,7 @@ def import_model(
         latent=foreign.latent,
         class_names=names_for(foreign.model.num_classes, class_names),
         step=None,
-        trained_on=f"unknown (imported: {foreign.source})",
+        trained_on=f"data that are not known (imported from {foreign.source})",
         statistics_at=foreign.statistics_at,
     )
     if (out / "config.json").exists():
@@ -85,11 +85,11 @@ def read_foreign(
             raise CheckpointError(
                 f"no file or folder {source}, and it is no released name ({', '.join(RELEASED)}) nor a hub name user/model"
             )
-    if path.is_dir() and (path / "generator.safetensors").exists():
-        raise CheckpointError(f"{path} is a model folder of biggan already: use it as it is")
+    if path.is_dir() and any((path / name).exists() for name in ("generator.safetensors", "model/generator.safetensors")):
+        raise CheckpointError(f"{path} is a model of biggan already: use it as it is")
     if path.is_dir() and (path / "config.json").exists():
         return read_hugging_face(path)
-    files = find_files(path) if path.is_dir() else Files(path, None, None)
+    files = find_files(path) if path.is_dir() else beside(path)
     return read_biggan_pytorch(
         files.generator,
         average=average or files.average,
@@ -103,12 +103,7 @@ def find_files(folder: Path) -> Files:
     """G*.pth, G_ema*.pth and D*.pth of one saving: the one without a suffix, or the only one.
 
     Raises CheckpointError where there is none, or several with a suffix."""
-    found: dict[str, dict[str, Path]] = collections.defaultdict(dict)
-    for path in sorted(folder.iterdir()):
-        match = re.fullmatch(r"(G|G_ema|D)((?:_(?!ema|optim).+)?)\.(?:pth|pt|safetensors)", path.name)
-        if match is not None:
-            found[match[2]][match[1]] = path
-    savings = {suffix: files for suffix, files in found.items() if "G" in files or "G_ema" in files}
+    savings = {suffix: files for suffix, files in savings_in(folder).items() if "G" in files or "G_ema" in files}
     if not savings:
         raise CheckpointError(
             f"{folder} holds neither config.json with pytorch_model.bin (Hugging Face) nor G.pth (BigGAN-PyTorch)"
@@ -121,6 +116,23 @@ def find_files(folder: Path) -> Files:
     files = savings.get("", next(iter(savings.values())))
     average = files.get("G_ema")
     return Files(files.get("G", average), average if "G" in files else None, files.get("D"))
+
+
+def savings_in(folder: Path) -> dict[str, dict[str, Path]]:
+    """{suffix: {"G", "G_ema" or "D": file}} of all savings in a folder."""
+    found: dict[str, dict[str, Path]] = collections.defaultdict(dict)
+    for path in sorted(folder.iterdir()):
+        match = re.fullmatch(r"(G|G_ema|D)((?:_(?!ema|optim).+)?)\.(?:pth|pt|safetensors)", path.name)
+        if match is not None:
+            found[match[2]][match[1]] = path
+    return found
+
+
+def beside(file: Path) -> Files:
+    """The file of a generator, with the averaged generator and the discriminator of the same saving if they are there."""
+    saving = next((files for files in savings_in(file.parent).values() if file in files.values()), {})
+    average = saving.get("G_ema")
+    return Files(file, None if average == file else average, saving.get("D"))
 
 
 def names_for(classes: int, file: Path | None) -> tuple[str, ...]:

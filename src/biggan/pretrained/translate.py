@@ -3,6 +3,7 @@ list of exceptions, every shape is checked, nothing may be missing. Reading of f
 """
 
 import re
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from biggan.checkpoint import Tensors
-from biggan.errors import CheckpointError
+from biggan.errors import CheckpointError, first_line
 from biggan.latents import LatentConfig
 from biggan.models import ModelConfig
 
@@ -50,6 +51,8 @@ def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions
             raise CheckpointError(f"{what}: {theirs} is a second tensor for {ours}")
         if value.shape != expected[ours]:
             raise CheckpointError(f"{what}: {theirs} is {tuple(value.shape)}, {ours} is {tuple(expected[ours])}")
+        if not value.isfinite().all():
+            raise CheckpointError(f"{what}: {theirs} holds numbers that are not finite: the file is damaged")
         state[ours] = value.float().contiguous()
     missing = [name for name in expected if name not in state]
     if missing:
@@ -65,21 +68,34 @@ def read_tensors(file: Path) -> Tensors:
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
+        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):  # torch does not look
+            raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {file}") from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{file} cannot be read as tensors ({reason}): fetch it again") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    except UnpicklingError as error:  # torch's own text would advise to trust the file
+        raise CheckpointError(
+            f"{file} cannot be read as tensors: it is damaged, or holds more than plain tensors, which is not trusted; "
+            "give the file with the weights of one network"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read as tensors ({first_line(error)}): fetch it again") from error
+    if not isinstance(tensors, dict) or not all(is_plain(tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
     return dict(tensors)
 
 
-def needed(source: Tensors, name: str, what: str) -> Tensor:
-    """A tensor that the config is read from. Raises CheckpointError where it is absent."""
+def is_plain(value: object) -> bool:
+    """Whether it is a dense tensor of real numbers."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
+
+
+def needed(source: Tensors, name: str, dimensions: int, what: str) -> Tensor:
+    """A tensor that the config is read from. Raises CheckpointError where it is absent, or has other dimensions."""
     if name not in source:
         raise CheckpointError(f"{what}: no tensor {name!r}: not the file of such a network")
+    if source[name].dim() != dimensions:
+        raise CheckpointError(f"{what}: {name} has {source[name].dim()} dimensions, not {dimensions}")
     return source[name]
 
 

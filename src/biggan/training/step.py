@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from biggan.distributed import ALONE, World, unreduced
 from biggan.latents import Prior, draw_labels
 from biggan.losses import Objective
 from biggan.nn.heads import Verdict
@@ -24,10 +25,13 @@ from biggan.precision import Precision, to_device
 from biggan.randomness import addressed_generator, seed_networks
 from biggan.regularizers import Context, Regularizer
 from biggan.training.ema import EMA
+from biggan.training.guard import Guard
+
+Batch = tuple[Tensor, Tensor]  # images and labels
 
 
 class Plan(NamedTuple):
-    """How one global batch is cut up: batch = micro_batch x accumulation (one process so far)."""
+    """How one global batch is cut up: batch = micro_batch x accumulation, micro_batch = share of a rank x ranks."""
 
     batch: int
     micro_batch: int
@@ -35,10 +39,11 @@ class Plan(NamedTuple):
     discriminator_steps: int
     generator_batches: int
     seed: int
+    world: World = ALONE
 
     @property
     def real_images(self) -> int:
-        """Real images used per generator step."""
+        """Real images used per generator step, by all ranks together."""
         return self.batch * self.discriminator_steps
 
 
@@ -59,12 +64,16 @@ class Schedule:
 
 @dataclass
 class Player:
-    """A network, its optimiser and its regularisers."""
+    """A network, its optimiser and its regularisers. `reduced` is the network as its own turn runs it: with gradients
+    averaged over ranks where there are several."""
 
+    name: str
     network: nn.Module
+    reduced: nn.Module
     optimizer: torch.optim.Optimizer
     regularizers: tuple[Regularizer, ...]
     schedule: Schedule
+    guard: Guard
 
     def penalties(self, context: Context) -> Iterator[tuple[str, Tensor]]:
         """Named penalties due at this step."""
@@ -76,6 +85,8 @@ class Player:
 
     def step(self, step: int) -> None:
         """The optimiser's step at the rate of generator step `step`, then the regularisers' edits; gradients are dropped."""
+        named = [(name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None]
+        self.optimizer.found_inf = self.guard.check(self.name, *zip(*named, strict=True), step)  # 1: the weights stay
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(step)
         self.optimizer.step()
@@ -91,6 +102,7 @@ class Game:
     generator: Player
     discriminator: Player
     ema: EMA
+    guard: Guard
     objective: Objective
     precision: Precision
     plan: Plan
@@ -99,53 +111,52 @@ class Game:
     num_classes: int
 
     def draw(self, step: int, purpose: str, turn: int, batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Fresh z (N, Z) and labels (N,) for one turn of one player, in micro-batches (`batches` times as large) on the
-        device."""
+        """Fresh z (N, Z) and labels (N,) for one turn of one player: this rank's share of each micro-batch (`batches` times
+        as large as usual), on the device. Every rank draws them all, so that they do not depend on the number of ranks."""
         stream = addressed_generator(self.plan.seed, purpose, step, turn)
         z_NZ = self.prior.draw((batches * self.plan.batch, self.latent_dim), stream, step=step)
         y_N = draw_labels(batches * self.plan.batch, self.num_classes, stream)
-        device, size = self.precision.device, batches * self.plan.micro_batch
+        device, size, share = self.precision.device, batches * self.plan.micro_batch, self.plan.world.share
         for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
-            yield to_device(z, device), to_device(y, device)
+            yield to_device(share(z), device), to_device(share(y), device)
 
 
-def train_step(game: Game, step: int, real_uint8: Tensor, real_y: Tensor) -> dict[str, Tensor]:
-    """Generator step number `step` (from 1); mutates the players and the average.
+def train_step(game: Game, step: int, reals: Iterator[Batch]) -> dict[str, Tensor]:
+    """Generator step number `step` (from 1); mutates the players and the average. All ranks must call it together.
 
-    `real_uint8` (discriminator_steps x batch, 3, R, R) and `real_y` are split over discriminator steps and micro-batches.
+    `reals` gives this rank's share of one micro-batch of real images after the other: uint8 (N, 3, R, R) and their classes.
     Returns scalars, float32 on the device: loss terms of both players and D's mean scores, averaged over turns.
     """
     plan, scalars = game.plan, Means()
-    real_turns, y_turns = real_uint8.split(plan.batch), real_y.split(plan.batch)
     for turn in range(plan.discriminator_steps):
-        scalars.add(discriminator_turn(game, step, turn, real_turns[turn], y_turns[turn]), plan.discriminator_steps)
+        scalars.add(discriminator_turn(game, step, turn, reals), plan.discriminator_steps)
     scalars.add(generator_turn(game, step), 1)
     game.ema.update(game.generator.network, step)
     return scalars.totals
 
 
-def discriminator_turn(game: Game, step: int, turn: int, real_uint8: Tensor, real_y: Tensor) -> dict[str, Tensor]:
+def discriminator_turn(game: Game, step: int, turn: int, reals: Iterator[Batch]) -> dict[str, Tensor]:
     """One optimiser step of the discriminator on one global batch."""
     plan, player, scalars = game.plan, game.discriminator, Means()
     player.network.requires_grad_(True)
-    seed_networks(plan.seed, "discriminator turn", step, turn)
-    reals = zip(real_uint8.split(plan.micro_batch), real_y.split(plan.micro_batch), strict=True)
-    fakes = game.draw(step, "discriminator turn", turn)
-    for index, ((real, real_labels), (z, fake_labels)) in enumerate(zip(reals, fakes, strict=True)):
+    seed_networks(plan.seed, "discriminator turn", step, turn, plan.world.rank)
+    for index, (z, fake_labels) in enumerate(game.draw(step, "discriminator turn", turn)):
         device = game.precision.device
+        real, real_labels = next(reals)
         real = to_signed_range(to_device(real, device), game.precision.memory_format)  # (N, 3, R, R)
         real_labels = to_device(real_labels, device)
-        with game.precision.autocast():
-            with torch.no_grad():
-                fake = game.generator.network(z, fake_labels)  # (N, 3, R, R)
-            both = torch.cat([fake, real]).contiguous(memory_format=game.precision.memory_format)  # (2N, 3, R, R)
-            verdict = player.network(both, torch.cat([fake_labels, real_labels]))
-        fake_verdict, real_verdict = halves(verdict)
-        terms = game.objective.for_discriminator(real_verdict, fake_verdict, real_labels)
-        if index == 0:  # penalties once per optimiser step, at full weight
-            context = Context(step, real, real_labels)
-            terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
-        (sum(terms.values()) / plan.accumulation).backward()
+        with unreduced(player.reduced, last=index == plan.accumulation - 1):
+            with game.precision.autocast():
+                with torch.no_grad():
+                    fake = game.generator.network(z, fake_labels)  # (N, 3, R, R)
+                both = torch.cat([fake, real]).contiguous(memory_format=game.precision.memory_format)  # (2N, 3, R, R)
+                verdict = player.reduced(both, torch.cat([fake_labels, real_labels]))
+            fake_verdict, real_verdict = halves(verdict)
+            terms = game.objective.for_discriminator(real_verdict, fake_verdict, real_labels)
+            if index == 0:  # penalties once per optimiser step, at full weight
+                context = Context(step, real, real_labels)
+                terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
+            (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"D_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
         scalars.add({"D_real": real_verdict.score_N.mean(), "D_fake": fake_verdict.score_N.mean()}, plan.accumulation)
     player.step(step)
@@ -157,15 +168,16 @@ def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
     plan, player, scalars = game.plan, game.generator, Means()
     game.discriminator.network.requires_grad_(False)
     player.network.requires_grad_(True)  # a table that both players own would be frozen otherwise
-    seed_networks(plan.seed, "generator turn", step)
+    seed_networks(plan.seed, "generator turn", step, plan.world.rank)
     for index, (z, labels) in enumerate(game.draw(step, "generator turn", 0, plan.generator_batches)):
-        with game.precision.autocast():
-            verdict = game.discriminator.network(player.network(z, labels), labels)
-        terms = game.objective.for_generator(None, verdict)
-        if index == 0:
-            context = Context(step, None, None)
-            terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
-        (sum(terms.values()) / plan.accumulation).backward()
+        with unreduced(player.reduced, last=index == plan.accumulation - 1):
+            with game.precision.autocast():
+                verdict = game.discriminator.network(player.reduced(z, labels), labels)
+            terms = game.objective.for_generator(None, verdict)
+            if index == 0:
+                context = Context(step, None, None)
+                terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
+            (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"G_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
     player.step(step)
     return scalars.totals

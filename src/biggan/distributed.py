@@ -1,0 +1,179 @@
+"""Several processes as one: the torchrun environment, the ranks' agreement, and sums over ranks that carry gradients.
+
+The only file that calls torch.distributed. Everything works unchanged with one process, where nothing is initialised.
+Not here: what the ranks share (see training, nn/norm, sampling).
+"""
+
+import gc
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from biggan.errors import ConfigError, UserError
+
+T = TypeVar("T")
+TIMEOUT = timedelta(minutes=30)  # rank 0 may write a checkpoint or decode a data set while the others wait
+
+
+class World(NamedTuple):
+    """This process among all: `rank` of `size`, and its place on its machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which alone writes and reports."""
+        return self.rank == 0
+
+    def share(self, values: Tensor) -> Tensor:
+        """This rank's equal part of a tensor that all ranks hold; its first size divides by the ranks."""
+        return values.chunk(self.size)[self.rank]
+
+
+ALONE = World()
+
+
+def world() -> World:
+    """This process as torchrun started it; alone without torchrun. Raises ConfigError where its environment is cut short."""
+    if "WORLD_SIZE" not in os.environ:
+        return World()
+    try:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return World(*(int(os.environ[name]) for name in names))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"WORLD_SIZE is set but RANK and LOCAL_RANK are not numbers ({error}): start with torchrun"
+        ) from error
+
+
+@contextmanager
+def together(device: torch.device) -> Iterator[World]:
+    """The ranks of a torchrun start as one group: NCCL for tensors on CUDA, gloo for the rest; nothing for one process.
+
+    All ranks enter and leave together."""
+    me = world()
+    if me.size == 1:
+        yield me
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(me.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # After a restart by torchrun the store may still hold the addresses of the ranks that died.
+    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels have two names for one layout
+    try:
+        yield me
+        dist.barrier()  # nobody hangs up while another still talks
+    finally:
+        gc.collect()  # what holds on to the group goes before it
+        dist.destroy_process_group()
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over ranks; its gradient is the sum of the gradients, because every rank uses the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum over ranks, with its gradient. All ranks must call it, and its backward, in the same order."""
+    return SumOverRanks.apply(values)
+
+
+def reduced(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with its gradients averaged over ranks during backward; itself for one process."""
+    if not dist.is_initialized():
+        return network
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor came with torch 2.14
+        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+def unreduced(network: nn.Module, last: bool) -> AbstractContextManager:
+    """Around all passes of an accumulation but the last: gradients are added up here and averaged over ranks then."""
+    return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
+
+
+def any_rank(*flags: bool) -> list[bool]:
+    """For each flag, whether it is set on any rank. All ranks must call it."""
+    if not dist.is_initialized():
+        return list(flags)
+    values = torch.tensor([int(flag) for flag in flags])
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return [bool(value) for value in values]
+
+
+def on_first(action: Callable[[], T]) -> T:
+    """What `action` returns on rank 0, on every rank; a UserError there is raised on every rank. Small, plain values only.
+    All ranks must call it."""
+    if not dist.is_initialized():
+        return action()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = action()
+        except UserError as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        outcome[1].told_by_first = dist.get_rank() > 0
+        raise outcome[1]
+    return outcome[0]
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over ranks, without a gradient. All ranks must call it."""
+    if not dist.is_initialized():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def gathered(values: Tensor) -> list[Tensor]:
+    """Every rank's tensor, in order of rank; all of one shape. All ranks must call it."""
+    if not dist.is_initialized():
+        return [values]
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return parts
+
+
+def in_turn(values: Tensor, count: int) -> Tensor:
+    """The rows 0 .. count - 1 of which rank r of w holds r, r + w, r + 2w, ..., in order. All ranks must call it."""
+    if not dist.is_initialized():
+        return values
+    size = dist.get_world_size()
+    rows = -(-count // size)
+    padded = values.new_zeros(rows, *values.shape[1:])
+    padded[: len(values)] = values
+    return torch.stack(gathered(padded), dim=1).flatten(0, 1)[:count]
+
+
+def wait_for_all() -> None:
+    """Until every rank is here."""
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,69 @@
+"""What ends a run early, noticed without waiting for the device: gradients that are not finite, and signals from outside.
+
+A gradient that is not finite stops both optimisers on the device itself, in the very step and for good, so the weights stay
+what they were before it; the host learns of it when it next looks. HOUSE: non-finite values are evidence, never repaired.
+"""
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Guard:
+    """Watches the gradients of both players. `found`, a float32 scalar on the device, is 1 from the first bad step on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.found = torch.zeros((), device=device)
+        self.step = torch.zeros((), device=device)
+        self.bad: dict[str, Tensor] = {}
+        self.names: dict[str, list[str]] = {}
+
+    @torch.no_grad()
+    def check(self, player: str, names: Sequence[str], gradients: Sequence[Tensor], step: int) -> Tensor:
+        """Look at one player's gradients before its optimiser steps; returns `found`, for the optimiser to obey."""
+        largest = torch.stack(torch._foreach_norm(list(gradients), float("inf")))
+        bad = ~largest.isfinite()
+        before = self.found > 0
+        self.step = torch.where(before, self.step, torch.full_like(self.step, step))
+        self.bad[player] = torch.where(before, self.bad.get(player, torch.zeros_like(bad)), bad)
+        self.names[player] = list(names)
+        self.found = torch.maximum(self.found, bad.any().float())
+        return self.found
+
+    def first_bad(self) -> tuple[int, str] | None:
+        """The step and the name of the first gradient that was not finite, or None. Waits for the device."""
+        if not self.found.item():
+            return None
+        for player, bad in self.bad.items():
+            if bad.any():
+                index = int(bad.float().argmax())
+                return int(self.step.item()), f"gradient of {player}/{self.names[player][index]}"
+        raise AssertionError("a gradient was found bad, but none is marked")
+
+
+class Stop:
+    """Whether, and by which signal, the process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self.name = signal.Signals(number).name
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stop]:
+    """Inside, SIGTERM and SIGUSR1 only leave a note, for the loop to end in good order; outside, they do what they did."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,195 @@
+"""The state of a training run: built from a config, flattened for a checkpoint, put back from one, or started from the
+weights of another model."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from biggan import models
+from biggan.checkpoint import (
+    Checkpoint,
+    ModelFolder,
+    RunFolder,
+    Tensors,
+    initial_weights,
+    read_checkpoint,
+    split_by_prefix,
+)
+from biggan.config import RunConfig
+from biggan.distributed import ALONE, World, on_first, reduced, sum_over_ranks
+from biggan.errors import CheckpointError, ConfigError
+from biggan.losses import OBJECTIVES
+from biggan.nn.norm import together_with
+from biggan.precision import choose_precision
+from biggan.randomness import addressed_generator
+from biggan.training.ema import EMA
+from biggan.training.guard import Guard
+from biggan.training.step import Game, Plan, Player, Schedule
+
+Report = Callable[[str], None]
+ROLLBACK_RATE = 0.5  # learning rates after each return to a checkpoint
+
+
+class Progress(NamedTuple):
+    """How far a run has come: generator steps, seconds of training, and how often it went back after diverging."""
+
+    step: int
+    seconds: float
+    rollbacks: int
+
+
+def build_game(config: RunConfig, world: World = ALONE) -> Game:
+    """Networks with weights drawn from the seed, their optimisers, and the average, on the device. With several ranks,
+    batch statistics and gradients are those of all; all ranks must call it together."""
+    train = config.train
+    precision = choose_precision(train.device, train.precision, train.memory_format)
+    generator, discriminator = models.build(config.model, addressed_generator(train.seed, "initial weights"))
+    ema, players, guard = None, [], Guard(precision.device)
+    for name, network, lr, regularizers in (
+        ("generator", generator, train.generator_lr, config.regularization.for_generator()),
+        ("discriminator", discriminator, train.discriminator_lr, config.regularization.for_discriminator()),
+    ):
+        precision.place(network)
+        # The average is of the generator, as it is before ranks come in. Weights that are good already are averaged at once.
+        start = train.ema_start if config.init_from is None else 0
+        ema = ema or EMA(network, decay=train.ema_decay, start=start)
+        if world.size > 1:
+            together_with(network, sum_over_ranks)
+        betas = (float(train.adam_beta1), float(train.adam_beta2))
+        optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=train.adam_epsilon, fused=True)
+        schedule = Schedule(lr, train.lr_decay_start, train.steps)
+        wrapped = reduced(network, precision.device)
+        players.append(Player(name, network, wrapped, optimizer, regularizers, schedule, guard))
+    return Game(
+        generator=players[0],
+        discriminator=players[1],
+        ema=ema,
+        guard=guard,
+        objective=OBJECTIVES[config.objective],
+        precision=precision,
+        plan=plan_of(config, world),
+        prior=config.latent.prior(),
+        latent_dim=config.model.z_dim,
+        num_classes=config.model.num_classes,
+    )
+
+
+def plan_of(config: RunConfig, world: World = ALONE) -> Plan:
+    """The arithmetic of the batch: batch = micro_batch x accumulation. Raises ConfigError where a micro-batch does not
+    divide by the ranks."""
+    train = config.train
+    micro_batch = train.micro_batch or train.batch
+    if micro_batch % world.size:
+        name = "micro_batch" if train.micro_batch else "batch"
+        near = -(-micro_batch // world.size) * world.size
+        raise ConfigError(
+            f"train.{name}={micro_batch} is not divisible by {world.size} ranks: use --train.{name.replace('_', '-')} {near}"
+        )
+    return Plan(
+        batch=train.batch,
+        micro_batch=micro_batch,
+        accumulation=train.batch // micro_batch,
+        discriminator_steps=train.discriminator_steps,
+        generator_batches=train.generator_batches,
+        seed=train.seed,
+        world=world,
+    )
+
+
+def state_of(game: Game) -> Tensors:
+    """Every tensor that the next step depends on."""
+    tensors = {}
+    for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
+        tensors |= {f"{name}/{key}": value for key, value in player.network.state_dict().items()}
+        names = [key for key, _ in player.network.named_parameters()]
+        for index, state in player.optimizer.state_dict()["state"].items():
+            tensors |= {f"{name}_optimizer/{names[index]}/{key}": value for key, value in state.items()}
+    return tensors | {f"ema/{key}": value for key, value in game.ema.average.state_dict().items()}
+
+
+def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report, rollbacks: int | None) -> Progress:
+    """Load the newest sound checkpoint, if there is one, into the game; returns how far it had come.
+
+    A run without one starts from the weights of `init_from`, if that is given. `rollbacks`: how often the run has come back
+    so far; None: as often as the checkpoint says."""
+    checkpoint = newest_checkpoint(folder, report, game.plan.world)
+    if checkpoint is None:
+        if config.init_from is not None:
+            start_from(game, Path(config.init_from), report)
+        return Progress(0, 0.0, rollbacks or 0)
+    parts = split_by_prefix(checkpoint.tensors)
+    try:
+        game.ema.average.load_state_dict(parts["ema"])
+        for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
+            player.network.load_state_dict(parts[name])
+            load_optimizer(player, parts[f"{name}_optimizer"])
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
+    counters = checkpoint.counters
+    rollbacks = counters.get("rollbacks", 0) if rollbacks is None else rollbacks
+    for player in (game.generator, game.discriminator):
+        player.schedule = dataclasses.replace(player.schedule, base=player.schedule.base * ROLLBACK_RATE**rollbacks)
+    report(f"resuming from step {checkpoint.step} ({checkpoint.path})")
+    return Progress(checkpoint.step, counters["seconds"], rollbacks)
+
+
+def newest_checkpoint(folder: RunFolder, report: Report, world: World) -> Checkpoint | None:
+    """The newest sound checkpoint, the same on all ranks: rank 0 looks for it, because that sets damaged ones aside."""
+    if world.size == 1:
+        return folder.load_newest(report)
+    path = on_first(lambda: (found := folder.load_newest(report)) and found.path)
+    return None if path is None else read_checkpoint(path)
+
+
+def start_from(game: Game, path: Path, report: Report) -> None:
+    """Load the weights of another model; what depends on the number of classes stays as drawn if that differs.
+
+    Raises CheckpointError where the weights do not fit."""
+    weights = initial_weights(path, report)
+    classes = ModelFolder(path).card.model.num_classes
+    networks = {"generator": game.generator.network, "ema": game.ema.average, "discriminator": game.discriminator.network}
+    for name, network in networks.items():
+        if name not in weights:
+            report(f"{path} holds no {name}: it starts from new weights")
+            continue
+        drawn = load_but_classes(network, weights[name], (classes, game.num_classes), f"the {name} of {path}")
+        if drawn:
+            more = f" and {len(drawn) - 3} more" if len(drawn) > 3 else ""
+            names = ", ".join(sorted(drawn)[:3]) + more
+            report(f"{name}: drawn anew for {game.num_classes} classes instead of {classes}: {names}")
+    report(f"starting from the weights of {path}")
+
+
+def load_but_classes(network: nn.Module, tensors: Tensors, classes: tuple[int, int], what: str) -> list[str]:
+    """Load a state whose shapes may differ where they count classes (there, here); returns the names not loaded.
+
+    Mutates the network. Raises CheckpointError on any other difference."""
+    state, left = network.state_dict(), []
+    if set(state) != set(tensors):
+        name = sorted(set(state) ^ set(tensors))[0]
+        raise CheckpointError(f"{what} is another network: {name} is only {'here' if name in state else 'there'}")
+    for name, tensor in tensors.items():
+        here, there = state[name].shape, tensor.shape
+        if here == there:
+            state[name] = tensor
+        elif len(here) == len(there) and all(a == b or (b, a) == classes for a, b in zip(here, there, strict=True)):
+            left.append(name)
+        else:
+            raise CheckpointError(f"{what} does not fit: {name} is {tuple(there)} there, {tuple(here)} here")
+    network.load_state_dict(state)
+    return left
+
+
+def load_optimizer(player: Player, tensors: Tensors) -> None:
+    """Put back the moments that `state_of` flattened."""
+    state: dict[int, dict[str, Any]] = {}
+    for index, (name, parameter) in enumerate(player.network.named_parameters()):
+        # The fused optimiser walks weights and moments side by side in memory: both need the same layout.
+        moments = {key: torch.empty_like(parameter).copy_(tensors[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
+        state[index] = {"step": tensors[f"{name}/step"], **moments}
+    whole = player.optimizer.state_dict()
+    player.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})

@@ -1,0 +1,82 @@
+"""Run by test_distributed, alone and under torchrun: gradients and batch statistics of one turn each, to a file."""
+
+import dataclasses
+import itertools
+import sys
+
+import torch
+from conftest import tiny_config
+
+from biggan.distributed import gathered, together
+from biggan.models.biggan import BigGANConfig
+from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.nn.norm import Standardize, together_with
+from biggan.training.state import build_game
+from biggan.training.step import discriminator_turn, generator_turn
+
+SIZE = {"resolution": 32, "width": 4, "embedding_dim": 8, "num_classes": 10}
+CASES = {
+    f"{name}, {accumulation} accumulated": (model, accumulation)
+    for name, model in {
+        "biggan": BigGANConfig(**SIZE),
+        "biggan-deep": BigGANDeepConfig(**SIZE),
+        "batch norm in D": BigGANConfig(**SIZE, discriminator_norm="batch"),
+        "one table": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator"),
+    }.items()
+    for accumulation in (1, 4)
+}
+
+
+def real_images(plan):
+    """This rank's shares of fixed micro-batches."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in itertools.count():
+        images = torch.randint(256, (plan.micro_batch, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(10, (plan.micro_batch,), generator=generator)
+        yield plan.world.share(images), plan.world.share(labels)
+
+
+def gradients(model, accumulation, world):
+    """{what: tensor} of one turn of each player from the same weights, the optimisers standing still."""
+    config = dataclasses.replace(tiny_config(batch=16, micro_batch=16 // accumulation), model=model)
+    game = build_game(config, world)
+    found, statistics = {}, []
+    for player in (game.generator, game.discriminator):
+        player.step = lambda step: None
+        if world.size == 1:
+            together_with(player.network, lambda values: values)  # the path that can be listened to
+    for layer in (*game.generator.network.modules(), *game.discriminator.network.modules()):
+        if isinstance(layer, Standardize):
+            layer.batch_statistics = listening(layer.batch_statistics, statistics)
+    discriminator_turn(game, 1, 0, real_images(game.plan))
+    found |= {f"D/{name}": p.grad.clone() for name, p in game.discriminator.network.named_parameters()}
+    for player in (game.generator, game.discriminator):
+        player.optimizer.zero_grad()
+    generator_turn(game, 1)
+    found |= {f"G/{name}": p.grad.clone() for name, p in game.generator.network.named_parameters()}
+    return found | {f"statistics/{index}": tensor for index, tensor in enumerate(statistics)}
+
+
+def listening(function, heard):
+    def call(x):
+        result = function(x)
+        heard.extend(value.detach().clone() for value in result)
+        return result
+
+    return call
+
+
+def main():
+    # Without kinks, so that rounding never decides a derivative and the comparison can be tight.
+    torch.nn.functional.relu = torch.nn.functional.softplus
+    with together(torch.device("cpu")) as world:
+        found = {name: gradients(*case, world) for name, case in CASES.items()}
+        for case in found.values():
+            for name, tensor in case.items():
+                assert all(torch.equal(tensor, other) for other in gathered(tensor)), f"{name} differs between ranks"
+        if world.is_first:
+            torch.save(found, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Several processes against one: gradients, batch statistics, samples, resuming. Gloo on the CPU, two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rank_script import CASES
+
+from biggan.checkpoint import RunFolder, read_checkpoint
+from biggan.config import TrainConfig
+from biggan.distributed import World, world
+from biggan.errors import ConfigError
+from biggan.training.state import plan_of
+
+HERE = Path(__file__).parent
+TINY = ["--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1, "--train.checkpoint-every", 1]
+TINY += ["--train.standing-passes", 3, "--model.width", 2, "--model.embedding-dim", 8, "--data.flip"]
+TINY += [
+    "--train.device",
+    "cpu",
+    "--train.precision",
+    "fp32",
+    "--train.generator-lr",
+    1e-4,
+    "--train.discriminator-lr",
+    1e-4,
+]
+
+
+def ranks(count, *words, cwd):
+    """Run `python WORDS` in so many processes; its output."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, env=environment, cwd=cwd
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    """What one and what two processes computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for count in (1, 2):
+        ranks(count, HERE / "rank_script.py", folder / f"{count}.pt", cwd=folder)
+    return [torch.load(folder / f"{count}.pt", weights_only=True) for count in (1, 2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_on_half_batches_are_one_process_on_the_whole(gradients, case):
+    one, two = (found[case] for found in gradients)
+    assert one.keys() == two.keys()
+    assert any(name.startswith("statistics") for name in one)
+    for kind in ("D/", "G/", "statistics/"):
+        names = [name for name in one if name.startswith(kind)]
+        typical = torch.stack([one[name].abs().max() for name in names]).median()
+        for name in names:  # a bias in front of batch normalisation has no gradient: what is there is rounding
+            scale = torch.maximum(one[name].abs().max(), typical)
+            assert (one[name] - two[name]).abs().max() / scale < 1e-4, name
+
+
+def tensors_of(run):
+    folder = RunFolder(run)
+    return read_checkpoint(folder.list_checkpoints()[-1]).tensors
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Four steps by one process; by two; two by one and two by two; two by two and two by one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, parts in {"1": [(1, 4)], "2": [(2, 4)], "12": [(1, 2), (2, 4)], "21": [(2, 2), (1, 4)]}.items():
+        for count, steps in parts:
+            train = ["-m", "biggan", "--", "train", "digits", *TINY, "--train.steps", steps, "--run", name]
+            ranks(count, *train, cwd=folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["2", "12", "21"])
+def test_training_and_resuming_with_another_number_of_ranks(runs, name):
+    """Adam divides a gradient by its size, so where it is nearly 0 rounding decides its sign: a few weights may differ by
+    a step, 1e-4; most agree to rounding."""
+    one, other = tensors_of(runs / "1"), tensors_of(runs / name)
+    assert one.keys() == other.keys()
+    weights = [key for key in one if key.startswith(("generator/", "discriminator/", "ema/")) and "standing" not in key]
+    assert len(weights) > 100
+    pairs = torch.cat([torch.stack([one[key].flatten(), other[key].flatten()]) for key in weights], dim=1)
+    difference = (pairs[0] - pairs[1]).abs()
+    assert difference.max() < 1e-3
+    assert (difference < 1e-5).float().mean() > 0.98
+    logs = [[json.loads(line) for line in (runs / run / "stats.jsonl").read_text().splitlines()] for run in ("1", name)]
+    assert [line["step"] for line in logs[1]] == [1, 2, 3, 4]
+    for first, second in zip(*logs, strict=True):
+        assert first["D_loss_real"] == pytest.approx(second["D_loss_real"], rel=1e-3)
+        assert first["G_loss_fake"] == pytest.approx(second["G_loss_fake"], rel=1e-2, abs=1e-3)
+
+
+def test_one_and_two_ranks_draw_the_same_images(runs):
+    """Five statistics passes and five batches over two ranks; to the bit."""
+    for count in (1, 2):
+        sample = ["-m", "biggan", "--", "sample", "1", "--n", 300, "--truncation", 0.5, "--out", f"drawn{count}"]
+        ranks(count, *sample, cwd=runs)
+    files = [sorted((runs / f"drawn{count}").iterdir()) for count in (1, 2)]
+    assert len(files[0]) == 301
+    assert [file.name for file in files[0]] == [file.name for file in files[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+
+
+def test_a_users_error_is_told_once(tmp_path):
+    words = ["-m", "biggan", "--", "train", "digits", "--run", "run", "--data", "absent.zip"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    done = subprocess.run(launcher, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("no such file or folder") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_divide(monkeypatch):
+    from conftest import tiny_config
+
+    config = tiny_config(batch=9)
+    assert isinstance(config.train, TrainConfig)
+    with pytest.raises(ConfigError, match=r"train.batch=9 is not divisible by 2 ranks: use --train.batch 10"):
+        plan_of(config, World(0, 2, 0))
+    with pytest.raises(ConfigError, match=r"--train.micro-batch 4"):
+        plan_of(tiny_config(batch=9, micro_batch=3), World(0, 2, 0))
+
+
+def test_the_environment_of_torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert world() == World(0, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="start with torchrun"):
+        world()
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert world() == World(3, 4, 1)
