@@ -7,7 +7,8 @@ import torch
 from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.bench import Arm, SavedBytes, bench_train, footprint, with_settings
+from biggan.bench import Arm, SavedBytes, bench_data, bench_sample, bench_train, footprint, with_settings
+from biggan.data import DataConfig
 from biggan.errors import ConfigError
 from biggan.training.step import train_step
 
@@ -39,6 +40,18 @@ def test_settings_by_name():
     for setting, message in (("train.bach=3", "did you mean"), ("train.batch=x", "integer"), ("train.precision=x", "fp32")):
         with pytest.raises(ConfigError, match=message):
             with_settings(ready(), [setting])
+
+
+def test_the_two_ways_to_sample_give_a_ratio():
+    text = bench_sample(ready(), batch=2, rounds=1, seconds=0.05)
+    assert [line.split()[0] for line in text.splitlines()] == ["cpu,", "frozen,", "as", "ratio"]
+
+
+def test_reading_a_data_set_is_timed():
+    config = dataclasses.replace(ready(), data=DataConfig(source="embedded:digits"))
+    text = bench_data(config, seconds=0.05)
+    assert text.startswith("1797 images at 32 px")
+    assert all(word in text for word in ("decoding", "second start", "streaming"))
 
 
 def test_two_settings_give_a_ratio():

@@ -33,7 +33,10 @@ TINY += ["--train.device", "cpu", "--train.precision", "fp32"]
         (["train", "digits", "--regularization.generator-orthogonal", "-1"], "None for off"),
         (["sample", "absent"], "holds no model"),
         (["sample"], "model"),
-        (["bench", "tarin"], "known: train"),
+        (["bench", "data", "cifar10"], "add --data"),
+        (["bench", "sample", "digits", "--compare", "train.batch=3"], "goes with bench train"),
+        (["bench", "sample", "digits", "--rounds", "0"], "--rounds 0 must be above 0"),
+        (["bench", "tarin"], "did you mean 'train'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -8,8 +8,10 @@ import dataclasses
 import itertools
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biggan import models
 from biggan.config import RunConfig, flatten
+from biggan.data import open_source
 from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, suggestion
+from biggan.nn.frozen import frozen
 from biggan.precision import Precision, choose_precision
 from biggan.training.state import build_game, plan_of
 from biggan.training.step import Game, discriminator_turn, generator_turn, train_step
@@ -157,8 +161,7 @@ def bench_train(settings: dict[str, RunConfig], *, rounds: int, seconds: float) 
     """A table of the settings' training speed on random images, run alternately, and the ratio of the first two."""
     arms = {}
     for name, config in settings.items():
-        model = dataclasses.replace(config.model, num_classes=CLASSES_FOR_BENCH)
-        arms[name] = Arm(dataclasses.replace(config, model=model))
+        arms[name] = Arm(with_classes(config))
     timings: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
@@ -180,7 +183,7 @@ class Arm:
         self.game: Game = build_game(config)
         plan, size = self.game.plan, config.model.resolution
         images = torch.randint(256, (plan.micro_batch, 3, size, size), dtype=torch.uint8)
-        labels = torch.randint(CLASSES_FOR_BENCH, (plan.micro_batch,))
+        labels = torch.randint(config.model.num_classes, (plan.micro_batch,))
         device = self.game.precision.device
         self.reals = itertools.repeat((images.to(device), labels.to(device)))
 
@@ -210,6 +213,63 @@ class Arm:
             f"  time           D turns {share_d:.0%}, G turn {1 - share_d:.0%}",
             f"  peak memory    {peak_memory(precision.device) / 2**30:.2f} GiB",
         ]
+
+
+def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float) -> str:
+    """Images per second of the sampling path (nn/frozen, in the precision of the config) and of the generator as it is, in
+    float32, run alternately on one batch; weights are random, standing statistics are not collected."""
+    config = with_classes(config)
+    fast = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
+    plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
+    generator, _ = models.build(config.model, torch.Generator().manual_seed(0))
+    generator = plain.place(generator).eval().requires_grad_(False)
+    copy = frozen(generator, fast.dtype, fast.memory_format)
+    z = config.latent.prior().draw((batch, config.model.z_dim), torch.Generator().manual_seed(0)).to(fast.device)
+    y = torch.arange(batch, device=fast.device) % config.model.num_classes
+    arms = {f"frozen, {fast.dtype}": lambda: copy(z, y), "as it is, float32": lambda: generator(z, y)}
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, draw in arms.items():
+            with torch.no_grad():
+                calls, elapsed = time_calls(draw, seconds, fast.device)
+            rates[name].append(batch * calls / elapsed)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counted:
+        meta = models.FAMILIES[config.model.family].generator(config.model)
+        meta(torch.empty(1, config.model.z_dim), torch.empty(1, dtype=torch.int64))
+    peak, flop = peak_flops(fast, seconds=2.0), counted.get_total_flops()
+    lines = [f"{fast.device}, batch {batch}, {flop / 1e9:.3g} GFLOP per image, peak {peak / 1e12:.3g} TFLOP/s measured here"]
+    medians = [statistics.median(values) for values in rates.values()]
+    for (name, values), median in zip(rates.items(), medians, strict=True):
+        share = median * flop / peak
+        lines.append(f"{name:22} {median:8.1f} images/s ({min(values):.1f} to {max(values):.1f}), {share:.0%} of that peak")
+    return "\n".join([*lines, f"ratio  {medians[0] / medians[1]:.2f}  (medians of {rounds} alternating timings)"]) + "\n"
+
+
+def with_classes(config: RunConfig) -> RunConfig:
+    """The config with a number of classes, where it has none."""
+    classes = config.model.num_classes or CLASSES_FOR_BENCH
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))
+
+
+def bench_data(config: RunConfig, *, seconds: float) -> str:
+    """Images per second of reading a data set: decoding it, opening it a second time, and streaming it into batches. It is
+    decoded into a cache folder of its own, which is removed."""
+    spec, size = config.data.source, config.model.resolution
+    with tempfile.TemporaryDirectory() as cache:
+        started = time.perf_counter()
+        count = len(open_source(spec, size, flip=config.data.flip, skip_broken=True, cache=Path(cache)).labels)
+        decoding = time.perf_counter() - started
+        started = time.perf_counter()
+        source = open_source(spec, size, flip=config.data.flip, skip_broken=True, cache=Path(cache))
+        opening = time.perf_counter() - started
+        stream = source.stream(config.train.batch, seed=0)
+        calls, elapsed = time_calls(lambda: next(stream), seconds, torch.device("cpu"))
+    return (
+        f"{count} images at {size} px\n"
+        f"decoding      {count / decoding:10.0f} images/s ({decoding:.1f} s)\n"
+        f"second start  {opening:10.2f} s\n"
+        f"streaming     {config.train.batch * calls / elapsed:10.0f} images/s in batches of {config.train.batch}\n"
+    )
 
 
 def peak_memory(device: torch.device) -> int:

@@ -28,6 +28,11 @@ class Precision:
     bf16: bool
     memory_format: torch.memory_format
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations, and of weights that will not change."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
     def autocast(self) -> AbstractContextManager:
         """Around each forward pass. Casts are not cached: normalised weights are new in every pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
@@ -35,6 +40,9 @@ class Precision:
     def place(self, network: nn.Module) -> nn.Module:
         """The network on the device, convolution weights in the memory format; mutates and returns it."""
         return network.to(device=self.device, memory_format=self.memory_format)
+
+
+PLAIN = Precision(torch.device("cpu"), False, torch.contiguous_format)
 
 
 def choose_precision(device: DeviceName, precision: PrecisionName, memory_format: MemoryFormatName) -> Precision:

@@ -8,7 +8,6 @@ Shapes: N images, Z latent, R resolution.
 import bisect
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -20,7 +19,9 @@ from torch import Tensor, nn
 from biggan.distributed import ALONE, World, gathered, in_turn
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig, draw_labels
+from biggan.nn.frozen import frozen
 from biggan.nn.norm import collecting_statistics
+from biggan.precision import PLAIN, Precision
 from biggan.randomness import addressed_generator
 
 
@@ -65,8 +66,9 @@ class Sampler:
     `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
     truncation changes; they depend on `seed_of_statistics` alone. With `has_statistics` the generator comes with those of
     untruncated sampling, with a `statistics_table` with those of other truncations too. `latent` is the distribution of z.
-    `autocast` is entered around each forward pass. With several ranks in `world`, whole batches are drawn in turn, the same
-    ones as by one process; all ranks must call the methods together, and all get all images.
+    `precision` is that of the generator's place. Images come from a frozen copy of it (nn/frozen). With several ranks in
+    `world`, whole batches are drawn in turn, the same ones as by one process; all ranks must call the methods together, and
+    all get all images.
     """
 
     def __init__(
@@ -76,8 +78,7 @@ class Sampler:
         latent_dim: int,
         class_names: Sequence[str],
         latent: LatentConfig | None = None,
-        device: torch.device | None = None,
-        autocast: AbstractContextManager | None = None,
+        precision: Precision = PLAIN,
         statistics_passes: int = 32,
         statistics_batch: int = 64,
         seed_of_statistics: int = 0,
@@ -89,13 +90,13 @@ class Sampler:
         self.prior = (latent or LatentConfig()).prior()
         self.latent_dim = latent_dim
         self.class_names = tuple(class_names)
-        self.device = device or torch.device("cpu")
-        self.autocast = autocast or nullcontext()
+        self.precision = precision
         self.statistics_passes = statistics_passes
         self.statistics_batch = statistics_batch
         self.seed_of_statistics = seed_of_statistics
         self.statistics_table = statistics_table
         self.world = world
+        self.frozen: nn.Module | None = None  # the generator as it draws with the statistics last set
         self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
 
     def sample(
@@ -166,9 +167,9 @@ class Sampler:
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
         """uint8 images (N, 3, R, R) on the CPU of given latents and classes, with the statistics last set."""
-        self.generator.eval()
-        with self.autocast:
-            x = self.generator(z_NZ.to(self.device), y_N.to(self.device))  # (N, 3, R, R) in [-1, 1]
+        if self.frozen is None:
+            self.frozen = frozen(self.generator, self.precision.dtype, self.precision.memory_format)
+        x = self.frozen(z_NZ.to(self.precision.device), y_N.to(self.precision.device))  # (N, 3, R, R) in [-1, 1]
         return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
 
     @torch.no_grad()
@@ -177,6 +178,7 @@ class Sampler:
         buffers."""
         if self.statistics_at == truncation:
             return
+        self.frozen = None
         if self.statistics_table is not None and self.statistics_table.covers(truncation):
             for name, values in self.statistics_table.at(truncation).items():
                 self.generator.get_buffer(name).copy_(values)
@@ -184,13 +186,13 @@ class Sampler:
             return
         self.generator.eval()
         everything = partial(in_turn, count=self.statistics_passes)
-        with self.autocast, collecting_statistics(self.generator, everything):
+        with self.precision.autocast(), collecting_statistics(self.generator, everything):
             mine = range(self.world.rank, self.statistics_passes, self.world.size)
             for number in mine or [0]:  # a rank without a pass has something to offer too, which is left out
                 stream = addressed_generator(self.seed_of_statistics, "standing statistics", number)
                 z_NZ = self.prior.draw((self.statistics_batch, self.latent_dim), stream, truncation)
                 y_N = draw_labels(self.statistics_batch, len(self.class_names), stream)
-                self.generator(z_NZ.to(self.device), y_N.to(self.device))
+                self.generator(z_NZ.to(self.precision.device), y_N.to(self.precision.device))
         self.statistics_at = truncation
 
     def class_sheet(self, *, rows: int = 20, columns: int = 10, seed: int = 0) -> Image.Image:

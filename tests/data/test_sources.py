@@ -8,6 +8,7 @@ import pytest
 from conftest import write_pictures
 from PIL import Image
 
+from biggan.data import sources
 from biggan.data.sources import decode, list_source
 from biggan.errors import DataError
 
@@ -117,3 +118,23 @@ def test_links_to_class_folders_are_followed(tmp_path):
     write_pictures(tmp_path / "set", {"dog": 1})
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
     assert list_source(str(tmp_path / "set")).images == ("cat/0.png", "cat/1.png", "dog/0.png")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    """A PNG that claims a size: its head is enough to refuse it."""
+    import struct
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 8_000, 8, 2, 0, 0, 0))
+    with pytest.raises(ValueError, match="20000x8000 pixels are more than 100,000,000"):
+        sources.decode(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""), 32)
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/1.png", bytes(2_000_000))
+    monkeypatch.setattr(sources, "LARGEST_FILE", 1_000_000)
+    listing = list_source(f"zip:{tmp_path / 'bomb.zip'}")
+    with pytest.raises(ValueError, match="2,000,000 bytes unpacked"):
+        listing.read(listing.images[0])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from biggan.nn.init import INITIALIZERS, initialize
-from biggan.nn.layers import Conv2d, Linear, with_fixed_weights
+from biggan.nn.layers import Conv2d, Linear
 from biggan.nn.spectral import Plain, Spectral
 
 RULE = partial(Spectral, epsilon=1e-4)
@@ -80,12 +80,3 @@ def test_normal_initialisation(generator):
     layer = Linear(100, 100, rule=Plain)
     initialize(layer, INITIALIZERS["normal"], generator)
     assert layer.weight.detach().std().item() == pytest.approx(0.02, rel=0.05)
-
-
-def test_fixed_weights_are_the_same_function(generator):
-    layer = conv(generator, resample="up")
-    x = torch.randn(2, 6, 8, 8, generator=generator)
-    fixed = with_fixed_weights(layer)
-    assert isinstance(fixed.rule, Plain)
-    assert torch.allclose(fixed(x), layer(x), atol=1e-6)
-    assert not torch.allclose(fixed.weight, layer.weight), "the original keeps its own weight"

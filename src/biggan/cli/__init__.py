@@ -20,7 +20,7 @@ USAGE = """usage: biggan COMMAND ...
 
 make      train PRESET --data SOURCE     train a generator, or carry on with a run
           sample RUN --n 64 --out DIR    draw images from a trained generator
-measure   bench train PRESET             images per second, FLOP per second, memory, phases
+measure   bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
 move      import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
           export RUN --to onnx           a safetensors file, an ONNX graph, or a folder for the hub
 

@@ -122,7 +122,7 @@ def sample(arguments: list[str]) -> int:
     from biggan.pretrained import from_pretrained
 
     sampler = from_pretrained(command.model)
-    with together(sampler.device) as sampler.world:
+    with together(sampler.precision.device) as sampler.world:
         grid = draw(sampler, command)
     if sampler.world.is_first:
         print(f"images {command.n} in {command.out}\ngrid   {grid}")

@@ -8,36 +8,60 @@ import tyro
 from biggan.cli.arguments import parse, preset_argument, value_of
 from biggan.cli.make import start_from
 from biggan.config import RunConfig
-from biggan.errors import ConfigError
+from biggan.errors import ConfigError, suggestion
+
+MEASURED = ("train", "sample", "data")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchCommand:
-    """Measure the speed of a preset's training on this machine, on random images."""
+    """Measure speed on this machine: of a preset's training on random images, of its generator, or of reading a data set."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     compare: tuple[str, ...] = ()
-    """A second setting, run alternately with the first: train.precision=fp32 train.memory_format=contiguous ..."""
+    """train: a second setting, run alternately with the first: train.precision=fp32 train.memory_format=contiguous ..."""
+    batch: int = 64
+    """sample: images per pass."""
     rounds: int = 5
     """How often each setting is timed; the medians are reported."""
     seconds: float = 5.0
     """Length of each timing."""
 
+    def check(self) -> None:
+        """Raises ConfigError on what cannot be measured."""
+        for name in ("batch", "rounds", "seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name} {getattr(self, name)} must be above 0")
+        self.config.check()
+
 
 def bench(arguments: list[str]) -> int:
-    """biggan bench train PRESET [options]"""
-    if not arguments or arguments[0] not in ("train", "-h", "--help"):
-        raise ConfigError(f"bench {arguments[0] if arguments else ''}: name what to measure; known: train")
-    base = start_from(preset_argument("bench train", arguments[1:]), value_of("--init-from", arguments))
-    prog = f"biggan bench train {' '.join(arguments[1:2])}"
+    """biggan bench WHAT PRESET [options]"""
+    what = arguments[0] if arguments else ""
+    if what in ("-h", "--help"):
+        print(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]\n\nbiggan bench train --help: the presets.")
+        return 0
+    if what not in MEASURED:
+        raise ConfigError(f"bench {what}: name what to measure; {suggestion(what, MEASURED)}")
+    base = start_from(preset_argument(f"bench {what}", arguments[1:]), value_of("--init-from", arguments))
+    prog = f"biggan bench {what} {' '.join(arguments[1:2])}"
     command = parse(BenchCommand, arguments[2:], prog, BenchCommand(config=base))
-    from biggan.bench import bench_train, with_settings
+    command.check()
+    if command.compare and what != "train":
+        raise ConfigError(f"--compare goes with bench train, not bench {what}")
+    if what == "data" and command.config.data.source is None:
+        raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
+    from biggan.bench import bench_data, bench_sample, bench_train, with_settings
     from biggan.precision import keep_freed_memory
 
     keep_freed_memory()
-    command.config.check()
-    settings = {"this setting": command.config}
-    if command.compare:
-        settings[" ".join(command.compare)] = with_settings(command.config, command.compare)
-    print(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
+    if what == "sample":
+        print(bench_sample(command.config, batch=command.batch, rounds=command.rounds, seconds=command.seconds), end="")
+    elif what == "data":
+        print(bench_data(command.config, seconds=command.seconds), end="")
+    else:
+        settings = {"this setting": command.config}
+        if command.compare:
+            settings[" ".join(command.compare)] = with_settings(command.config, command.compare)
+        print(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
     return 0

@@ -20,6 +20,8 @@ from biggan.errors import DataError, suggestion
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 EMBEDDED = ("digits",)
+LARGEST_IMAGE = 100_000_000  # pixels; beyond it a file is taken for a bomb
+LARGEST_FILE = 1 << 28  # bytes of one unpacked file in an archive
 
 
 class Listing(NamedTuple):
@@ -76,7 +78,15 @@ def list_zip(file: Path) -> Listing:
         raise DataError(f"data zip {file} cannot be read as a zip archive ({error}): make it again") from error
     infos = sorted((info for info in archive.infolist() if is_image(PurePosixPath(info.filename))), key=lambda i: i.filename)
     facts = [(info.filename, info.file_size, info.CRC) for info in infos]
-    return classify(f"zip:{file}", file.stem, [info.filename for info in infos], archive.read, facts)
+    sizes = {info.filename: info.file_size for info in infos}
+
+    def read(name: str) -> bytes:
+        """One file, unpacked into memory and nowhere else."""
+        if sizes[name] > LARGEST_FILE:
+            raise ValueError(f"{sizes[name]:,} bytes unpacked are more than {LARGEST_FILE:,}")
+        return archive.read(name)
+
+    return classify(f"zip:{file}", file.stem, [info.filename for info in infos], read, facts)
 
 
 def list_digits() -> Listing:
@@ -125,7 +135,9 @@ def decode(data: bytes, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
     Centre crop along the long edge, then area resampling: BigGAN appendix C. Images that are too small are enlarged with
     bicubic resampling. A camera's orientation mark is obeyed. Pillow raises many kinds of error on damaged data.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data)) as image:  # reads the size, decodes nothing yet
+        if image.width * image.height > LARGEST_IMAGE:
+            raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST_IMAGE:,}")
         image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -8,7 +8,6 @@ products. Bilinear upsampling weighs the border otherwise and is done as written
 Shapes: N batch, I input channels or features, O outputs, K classes, E embedding, HW pixels.
 """
 
-import copy
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.init import Initializer
-from biggan.nn.spectral import Plain, WeightRule
+from biggan.nn.spectral import WeightRule
 
 Resampling = Literal["none", "up", "down"]
 Interpolation = Literal["nearest", "bilinear"]
@@ -87,6 +86,8 @@ class Conv2d(Weighted):
         self.dilation = dilation if kernel > 1 else 1
         self.padding = self.dilation * (kernel - 1) // 2
         self.kept = kept
+        self.resample = resample
+        self.interpolation = interpolation
         self.convolve = {
             "none": self.convolve_alone,
             "up": self.convolve_upsampled if interpolation == "nearest" else self.convolve_interpolated,
@@ -142,15 +143,3 @@ def upsampling_kernel(kernel_OIkk: Tensor) -> Tensor:
 def downsampling_kernel(kernel_OIkk: Tensor) -> Tensor:
     """Kernel (O, I, k + 1, k + 1) of the stride-2 convolution equal to `kernel_OIkk`, then 2x2 averaging."""
     return box_sum(kernel_OIkk) / 4
-
-
-@torch.no_grad()
-def with_fixed_weights(network: nn.Module) -> nn.Module:
-    """A copy in evaluation mode in which every weight is the one that its rule makes of it now, and the rules are gone:
-    the same function, without the work of normalising in each pass. For export."""
-    fixed = copy.deepcopy(network).eval()
-    for layer in fixed.modules():
-        if isinstance(layer, Weighted):
-            layer.weight.copy_(layer.used_weight())
-            layer.rule = Plain(layer.weight.shape[0])
-    return fixed

@@ -40,8 +40,7 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
         latent_dim=card.model.z_dim,
         latent=card.latent,
         class_names=card.class_names,
-        device=chosen.device,
-        autocast=chosen.autocast(),
+        precision=chosen,
         has_statistics=True,
         statistics_table=statistics_table(folder, generator),
     )

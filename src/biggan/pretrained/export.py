@@ -21,7 +21,7 @@ from biggan.checkpoint import ModelCard, ModelFolder, RunFolder, save_model_fold
 from biggan.config import RunConfig, from_json, to_json
 from biggan.errors import CheckpointError, ConfigError, first_line
 from biggan.files import write_file
-from biggan.nn.layers import with_fixed_weights
+from biggan.nn.frozen import frozen
 from biggan.pretrained import from_pretrained
 from biggan.sampling import Sampler
 
@@ -60,7 +60,7 @@ def export_onnx(path: Path, out: Path, *, given: InputName = "class", truncation
     sampler = from_pretrained(path, device="cpu", precision="fp32")
     sampler.prior.check_truncation(truncation)
     sampler.set_statistics(truncation)
-    generator = with_fixed_weights(sampler.generator).to(memory_format=torch.contiguous_format)
+    generator = frozen(sampler.generator, torch.float32, torch.contiguous_format)
     graph = (FromClass(generator) if given == "class" else FromEmbedding(generator)).eval()
     second = "y" if given == "class" else "e"
     inputs = example(sampler, generator, given, truncation, count=2)

@@ -151,8 +151,7 @@ def sampler_of(game: Game, config: RunConfig) -> Sampler:
         latent_dim=config.model.z_dim,
         latent=config.latent,
         class_names=config.found.class_names,
-        device=game.precision.device,
-        autocast=game.precision.autocast(),
+        precision=game.precision,
         statistics_passes=config.train.standing_passes,
         world=game.plan.world,
     )
