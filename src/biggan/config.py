@@ -122,6 +122,7 @@ class RunConfig:
         """Raises ConfigError on the first field, or combination of fields, that makes no sense."""
         self.model.check()
         self.latent.check()
+        self.data.check()
         self.regularization.check()
         self.train.check()
 

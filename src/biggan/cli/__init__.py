@@ -2,7 +2,7 @@
 
     make      train, sample
     measure   bench
-    move      import, export
+    move      data, import, export
 
 The only room that parses arguments, prints results and exits. A user's error is one line and exit code 2.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from biggan.cli.data import data
 from biggan.cli.make import sample, train
 from biggan.cli.measure import bench
 from biggan.cli.move import export, import_
@@ -21,7 +22,9 @@ USAGE = """usage: biggan COMMAND ...
 make      train PRESET --data SOURCE     train a generator, or carry on with a run
           sample RUN --n 64 --out DIR    draw images from a trained generator
 measure   bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
-move      import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
+move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
+          data prepare SOURCE OUT        decode it once into one memory-mapped file
+          import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
           export RUN --to onnx           a safetensors file, an ONNX graph, or a folder for the hub
 
 biggan COMMAND --help tells the rest.
@@ -31,6 +34,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sample": sample,
     "bench": bench,
+    "data": data,
     "import": import_,
     "export": export,
 }

@@ -76,6 +76,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
         source = open_source(
             config.data.source,
             config.model.resolution,
+            filters=config.data.filters,
             flip=config.data.flip,
             skip_broken=config.data.skip_broken,
             cache=config.data.cache,
@@ -161,10 +162,17 @@ def start_from(base: RunConfig, path: str | None) -> RunConfig:
 
 def assume_classes(config: RunConfig) -> RunConfig:
     """For a dry run: the number of classes from the names in the source, or, without one, ImageNet's. Decodes nothing."""
+    from biggan.data import packed_folder
+    from biggan.data.prepare import filtered, read_manifest
     from biggan.data.sources import list_source
 
-    if config.data.source is not None:
-        listing = list_source(config.data.source)
+    packed = None if config.data.source is None else packed_folder(config.data.source)
+    if packed is not None:
+        manifest = read_manifest(packed)
+        classes = len(manifest.class_names)
+        say(f"data: {manifest.images} images of {counted(classes)} ({names_of(manifest.class_names)})")
+    elif config.data.source is not None:
+        listing = filtered(list_source(config.data.source), **config.data.filters)
         classes = len(listing.class_names)
         say(f"data: {len(listing.images)} images of {counted(classes)} ({names_of(listing.class_names)})")
     else:

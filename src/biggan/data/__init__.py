@@ -11,7 +11,9 @@ import tyro
 from torch import Tensor
 
 from biggan.data.loader import Progress, ResidentSource, load, no_progress
+from biggan.data.prepare import filtered, open_packed
 from biggan.data.sources import list_source
+from biggan.errors import ConfigError, DataError
 
 
 class Source(Protocol):
@@ -39,13 +41,31 @@ class DataConfig:
     """Which images, and what is done to them."""
 
     source: Annotated[str | None, tyro.conf.arg(aliases=("--data",))] = None
-    """embedded:digits, folder:DIR, zip:FILE or a plain path."""
+    """embedded:digits, folder:DIR, zip:FILE, packed:DIR or a plain path."""
+    classes: tuple[str, ...] | None = None
+    """Only these classes; None: all."""
+    min_per_class: int | None = None
+    """Leave out classes of fewer images."""
+    max_per_class: int | None = None
+    """A fixed random choice of so many images from larger classes."""
     flip: bool = False
     """Mirror half of the images, at random, left to right."""
     skip_broken: bool = False
     """Leave out images that cannot be read, instead of stopping at the first."""
     cache: Path | None = None
     """Folder for decoded images; None: $BIGGAN_CACHE, else $XDG_CACHE_HOME/biggan, else ~/.cache/biggan."""
+
+    @property
+    def filters(self) -> dict[str, object]:
+        """What chooses among the images, as `prepare.filtered` takes it."""
+        return {name: getattr(self, name) for name in ("classes", "min_per_class", "max_per_class")}
+
+    def check(self) -> None:
+        """Raises ConfigError on numbers that make no sense."""
+        for name in ("min_per_class", "max_per_class"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{name}={value} must be at least 1: leave it out for no limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +84,38 @@ def open_source(
     spec: str,
     resolution: int,
     *,
+    filters: dict[str, object] | None = None,
     flip: bool = False,
     skip_broken: bool = False,
     cache: Path | None = None,
     progress: Progress = no_progress,
     report: Callable[[str], None] = lambda line: None,
 ) -> ResidentSource:
-    """The images of "embedded:digits", "folder:DIR", "zip:FILE" or a plain path, square, RGB, of the given resolution.
+    """The images of "embedded:digits", "folder:DIR", "zip:FILE", "packed:DIR" or a plain path, square, RGB, of the given
+    resolution. `filters` are those of `prepare.filtered`.
 
     Images are cropped to a centre square along the long edge and resized with area resampling. Decoding is kept in the
     cache folder. Raises DataError where there is no image, or one cannot be read and `skip_broken` is not set.
     """
+    chosen = any(value is not None for value in (filters or {}).values())
+    packed = packed_folder(spec)
+    if packed is not None:
+        if chosen:
+            raise DataError(f"data source {spec} is packed: filter it when it is prepared, not here")
+        return open_packed(packed, resolution, flip=flip)
     listing = list_source(spec)
+    if chosen:
+        listing = filtered(listing, **filters)
     folder = cache or default_cache()
     return load(listing, resolution, flip=flip, skip_broken=skip_broken, cache=folder, progress=progress, report=report)
+
+
+def packed_folder(spec: str) -> Path | None:
+    """The folder of "packed:DIR", or of a plain path to a packed set; None for other sources."""
+    if spec.startswith("packed:"):
+        return Path(spec.removeprefix("packed:")).expanduser()
+    path = Path(spec).expanduser()
+    return path if (path / "manifest.json").exists() and (path / "images.u8").exists() else None
 
 
 def facts_of(source: ResidentSource) -> DataFacts:

@@ -1,0 +1,122 @@
+"""biggan data inspect, biggan data prepare."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from biggan.cli.arguments import counted, parse, progress_bar
+from biggan.errors import ConfigError, suggestion
+
+SHOWN = 20  # classes, and broken files, that are listed one by one
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Look at every image of a data set: counts per class, sizes, broken files, and a sheet."""
+
+    source: tyro.conf.Positional[str]
+    """folder:DIR, zip:FILE, embedded:digits or a plain path."""
+    out: Path = Path("inspected.png")
+    """Sheet with one row for each of the first 20 classes."""
+    resolution: int = 64
+    """Size of an image on the sheet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareCommand:
+    """Decode a data set once and for all. Giving the same command again carries on where it was stopped."""
+
+    source: tyro.conf.Positional[str]
+    """folder:DIR, zip:FILE, embedded:digits or a plain path."""
+    out: tyro.conf.Positional[Path]
+    """Folder to write."""
+    resolution: int = 128
+    format: Literal["packed"] = "packed"
+    """packed: one memory-mapped file of uint8 pixels."""
+    classes: tuple[str, ...] | None = None
+    """Only these classes; None: all."""
+    min_per_class: int | None = None
+    """Leave out classes of fewer images."""
+    max_per_class: int | None = None
+    """A fixed random choice of so many images from larger classes."""
+
+
+def data(arguments: list[str]) -> int:
+    """biggan data inspect|prepare SOURCE ..."""
+    what = arguments[0] if arguments else ""
+    if what in ("-h", "--help"):
+        print("usage: biggan data {inspect,prepare} SOURCE [options]")
+        return 0
+    if what not in VERBS:
+        raise ConfigError(f"data {what}: name what to do; {suggestion(what, VERBS)}")
+    return VERBS[what](arguments[1:])
+
+
+def inspect(arguments: list[str]) -> int:
+    """biggan data inspect SOURCE [options]"""
+    command = parse(InspectCommand, arguments, "biggan data inspect")
+    refuse_below_one(command, "resolution")
+    from biggan.data import prepare, sources
+    from biggan.sampling import sheet
+
+    found = prepare.inspect(
+        sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10, progress=progress_bar
+    )
+    counts = sorted(found.counts.items(), key=lambda item: -item[1])
+    print(f"images {sum(found.counts.values())} of {counted(len(counts))}")
+    for name, count in counts[:SHOWN]:
+        print(f"  {count:8} {name}")
+    if len(counts) > SHOWN:
+        print(f"  {len(counts) - SHOWN} classes more, the smallest of {counts[-1][1]} images ({counts[-1][0]})")
+    sizes = (found.smallest, found.median, found.largest)
+    print("sizes  {} smallest, {} median, {} largest".format(*(f"{width}x{height}" for width, height in sizes)))
+    print(f"broken {len(found.broken)}")
+    for name, reason in found.broken[:SHOWN]:
+        print(f"  {name}: {reason}")
+    blank = torch.zeros(3, command.resolution, command.resolution, dtype=torch.uint8)
+    cells, images = [], iter(found.samples)
+    for count in found.sampled:
+        cells += [torch.from_numpy(next(images).copy()) for _ in range(count)] + [blank] * (10 - count)
+    try:
+        command.out.parent.mkdir(parents=True, exist_ok=True)
+        sheet(torch.stack(cells), columns=10).save(command.out)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the sheet cannot be written to {command.out} ({error}): give another --out") from error
+    print(f"sheet  {command.out}")
+    return 0
+
+
+def prepare(arguments: list[str]) -> int:
+    """biggan data prepare SOURCE OUT [options]"""
+    command = parse(PrepareCommand, arguments, "biggan data prepare")
+    refuse_below_one(command, "resolution", "min_per_class", "max_per_class")
+    from biggan.data import prepare as preparing
+    from biggan.data.sources import list_source
+
+    filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}
+    listing = preparing.filtered(list_source(command.source), **filters)
+    try:
+        manifest = preparing.pack(listing, command.out, command.resolution, progress=progress_bar)
+    except OSError as error:
+        raise ConfigError(
+            f"{command.out} could not be written ({error}): free some space and give the same command again"
+        ) from error
+    print(f"images {manifest.images} of {counted(len(manifest.class_names))} at {manifest.resolution} px in {command.out}")
+    if manifest.rejected:
+        print(f"broken {manifest.rejected}, listed with reasons in {command.out / 'rejected.jsonl'}")
+    print(f"next   biggan train PRESET --data packed:{command.out}")
+    return 0
+
+
+def refuse_below_one(command: object, *names: str) -> None:
+    """Raises ConfigError where a given number is below 1."""
+    for name in names:
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1")
+
+
+VERBS = {"inspect": inspect, "prepare": prepare}
