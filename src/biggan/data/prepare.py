@@ -11,8 +11,9 @@ import os
 import statistics
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -130,29 +131,32 @@ def pack(listing: Listing, out: Path, resolution: int, *, progress: Progress = n
     return finish(listing, out, resolution, notes)
 
 
-def pack_chunk(listing: Listing, chunk: range, resolution: int, file: object, pool: ThreadPoolExecutor, kept: int) -> Chunk:
+def pack_chunk(
+    listing: Listing, chunk: range, resolution: int, file: BinaryIO, pool: ThreadPoolExecutor, kept: int
+) -> Chunk:
     """Decode one chunk in parallel and append it to the file."""
 
-    def decode_one(index: int) -> tuple[bytes, tuple[int, int]] | str:
-        """The pixels (3, R, R) and the size that the image had, or why there are none."""
-        try:
-            image, size = decode(listing.read(listing.images[index]), resolution)
-        except Exception as error:  # archives and Pillow raise a dozen kinds; each means that this image is damaged
-            return f"{type(error).__name__}: {error}"
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)).tobytes(), size
-
     labels, sizes, rejected = [], [], []
-    for index, result in zip(chunk, pool.map(decode_one, chunk), strict=True):
+    for index, result in zip(chunk, pool.map(partial(decoded, listing, resolution), chunk), strict=True):
         if isinstance(result, str):
             rejected.append((listing.images[index], result))
             continue
         pixels, size = result
-        file.write(pixels)
+        file.write(pixels.tobytes())
         labels.append(listing.labels[index])
         sizes.append(size)
     by_area = sorted(sizes, key=area)
     smallest, largest = (by_area[0], by_area[-1]) if by_area else (None, None)
     return Chunk(chunk.stop, kept + len(labels), labels, smallest, largest, rejected)
+
+
+def decoded(listing: Listing, resolution: int, index: int) -> tuple[np.ndarray, tuple[int, int]] | str:
+    """The pixels (3, R, R) of one image and the size that it had, or why there are none."""
+    try:
+        image, size = decode(listing.read(listing.images[index]), resolution)
+    except Exception as error:  # archives and Pillow raise a dozen kinds; each means that this image is damaged
+        return f"{type(error).__name__}: {error}"
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)), size
 
 
 def read_journal(journal: Path, identity: str) -> list[Chunk]:
@@ -279,18 +283,12 @@ class Inspection(NamedTuple):
 def inspect(listing: Listing, resolution: int, *, rows: int, columns: int, progress: Progress = no_progress) -> Inspection:
     """Decode every image once. Raises DataError where none can be read."""
 
-    def look(index: int) -> tuple[np.ndarray, tuple[int, int]] | str:
-        try:
-            image, size = decode(listing.read(listing.images[index]), resolution)
-        except Exception as error:  # as above
-            return f"{type(error).__name__}: {error}"
-        return np.asarray(image).transpose(2, 0, 1), size
-
     counts, sizes, broken = collections.Counter(), [], []
     samples: dict[int, list[np.ndarray]] = collections.defaultdict(list)
     indices = range(len(listing.images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, result in zip(indices, progress(pool.map(look, indices), len(indices), "reading"), strict=True):
+        looks = pool.map(partial(decoded, listing, resolution), indices)
+        for index, result in zip(indices, progress(looks, len(indices), "reading"), strict=True):
             label = listing.labels[index]
             if isinstance(result, str):
                 broken.append((listing.images[index], result))

@@ -1,0 +1,56 @@
+"""How long training waits for a checkpoint, against the step beside it: `python recipes/checkpoint_pause.py cifar10`.
+
+Prints the size of the state, the median step, and the pauses: the check that everything is finite, and the copy after which
+the checkpoint is written in a thread. On random images.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from biggan.checkpoint import CheckpointWriter, RunFolder
+from biggan.precision import keep_freed_memory
+from biggan.presets import preset
+from biggan.training.loop import sums_of
+from biggan.training.state import build_game, state_of
+from biggan.training.step import train_step
+
+STEPS, EVERY = 12, 4
+
+
+def main(name: str) -> None:
+    keep_freed_memory()
+    config = preset(name)
+    game = build_game(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
+    size, batch = config.model.resolution, game.plan.micro_batch
+    images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    reals = itertools.repeat((images, torch.randint(10, (batch,))))
+    steps, pauses = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch))
+        folder.checkpoints.mkdir()
+        writer = CheckpointWriter(folder, keep=2)
+        for step in range(1, STEPS + 1):
+            started = time.perf_counter()
+            train_step(game, step, reals)
+            steps.append(time.perf_counter() - started)
+            if step % EVERY == 0:
+                started = time.perf_counter()
+                state = state_of(game)
+                sums_of(state)
+                writer.write(step, state, {})
+                pauses.append(time.perf_counter() - started)
+        writer.finish()
+    total = sum(tensor.nbytes for tensor in state.values())
+    print(f"{name}: state {total / 2**20:.0f} MiB, median step {1000 * statistics.median(steps):.0f} ms, ", end="")
+    print("pauses " + ", ".join(f"{1000 * pause:.0f}" for pause in pauses) + " ms")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
