@@ -171,9 +171,3 @@ def in_turn(values: Tensor, count: int) -> Tensor:
     padded = values.new_zeros(rows, *values.shape[1:])
     padded[: len(values)] = values
     return torch.stack(gathered(padded), dim=1).flatten(0, 1)[:count]
-
-
-def wait_for_all() -> None:
-    """Until every rank is here."""
-    if dist.is_initialized():
-        dist.barrier()

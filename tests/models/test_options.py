@@ -84,7 +84,8 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_trains(name, digits):
-    train_20_steps(dataclasses.replace(tiny_config(), model=OPTIONS[name]), digits)
+    game = train_20_steps(dataclasses.replace(tiny_config(), model=OPTIONS[name]), digits)
+    assert game.guard.first_bad() is None
 
 
 @pytest.mark.parametrize("name", get_args(LatentName))
