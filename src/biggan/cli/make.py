@@ -72,6 +72,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
     source = None
 
     def open_data() -> None:
+        """Keeps the source here: it is too large to be handed from rank to rank."""
         nonlocal source
         source = open_source(
             config.data.source,

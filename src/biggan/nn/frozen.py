@@ -7,10 +7,9 @@ becomes one multiply-add per channel and sample. Shapes: N batch, C channels, E 
 import copy
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.nn.layers import Conv2d, Weighted, downsampling_kernel, spread, upsample, upsampling_kernel
+from biggan.nn.layers import Conv2d, Weighted
 from biggan.nn.norm import AffineNorm, ConditionalNorm, Standardize
 from biggan.nn.spectral import Plain
 
@@ -41,26 +40,13 @@ class FrozenConv(nn.Module):
 
     def __init__(self, layer: Conv2d, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         super().__init__()
-        weight = layer.used_weight()[: layer.kept]  # (O, I, k, k)
         bias = None if layer.bias is None else layer.bias[: layer.kept].to(dtype)
-        self.padding, self.dilation = layer.padding, layer.dilation
-        self.resample, self.interpolation = layer.resample, layer.interpolation
-        if layer.resample == "up" and layer.interpolation == "nearest":
-            weight = upsampling_kernel(spread(weight, layer.dilation))  # (I, O, k + 1, k + 1)
-        elif layer.resample == "down":
-            weight = downsampling_kernel(spread(weight, layer.dilation))  # (O, I, k + 1, k + 1)
-        self.register_buffer("weight", weight.to(dtype).contiguous(memory_format=memory_format))
+        self.convolve, self.padding, self.dilation = layer.convolve, layer.padding, layer.dilation
+        self.register_buffer("weight", layer.final_kernel().to(dtype).contiguous(memory_format=memory_format))
         self.register_buffer("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
-        if self.resample == "up" and self.interpolation == "nearest":
-            return F.conv_transpose2d(x, self.weight, self.bias, stride=2, padding=self.padding)  # (N, O, 2H, 2W)
-        if self.resample == "down":
-            return F.conv2d(x, self.weight, self.bias, stride=2, padding=self.padding)  # (N, O, H/2, W/2)
-        if self.resample == "up":
-            x = upsample(x, self.interpolation)  # (N, I, 2H, 2W)
-        return F.conv2d(x, self.weight, self.bias, padding=self.padding, dilation=self.dilation)  # (N, O, H', W')
+        return self.convolve(x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
 class FrozenConditionalNorm(nn.Module):

@@ -86,32 +86,39 @@ class Conv2d(Weighted):
         self.dilation = dilation if kernel > 1 else 1
         self.padding = self.dilation * (kernel - 1) // 2
         self.kept = kept
-        self.resample = resample
-        self.interpolation = interpolation
-        self.convolve = {
-            "none": self.convolve_alone,
-            "up": self.convolve_upsampled if interpolation == "nearest" else self.convolve_interpolated,
-            "down": self.convolve_downsampled,
+        self.kernel_of, self.convolve = {
+            "none": (as_it_is, convolve),
+            "up": (upsampling_kernel, convolve_up) if interpolation == "nearest" else (as_it_is, convolve_interpolated),
+            "down": (downsampling_kernel, convolve_down),
         }[resample]
 
+    def final_kernel(self) -> Tensor:
+        """The kernel that meets the image: through its rule, cut to the outputs kept, resampling folded in."""
+        return self.kernel_of(self.used_weight()[: self.kept], self.dilation)
+
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.used_weight()[: self.kept]  # (O, I, k, k)
         bias = None if self.bias is None else self.bias[: self.kept]
-        return self.convolve(x, weight, bias)
+        return self.convolve(x, self.final_kernel(), bias, self.padding, self.dilation)  # (N, O, H', W')
 
-    def convolve_alone(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=self.padding, dilation=self.dilation)  # (N, O, H, W)
 
-    def convolve_interpolated(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self.convolve_alone(upsample(x, "bilinear"), weight, bias)  # (N, O, 2H, 2W)
+def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    """With a plain kernel: (N, I, H, W) -> (N, O, H, W)."""
+    return F.conv2d(x, kernel, bias, padding=padding, dilation=dilation)
 
-    def convolve_upsampled(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        kernel = upsampling_kernel(spread(weight, self.dilation))  # (I, O, k + 1, k + 1)
-        return F.conv_transpose2d(x, kernel, bias, stride=2, padding=self.padding)  # (N, O, 2H, 2W)
 
-    def convolve_downsampled(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        kernel = downsampling_kernel(spread(weight, self.dilation))  # (O, I, k + 1, k + 1)
-        return F.conv2d(x, kernel, bias, stride=2, padding=self.padding)  # (N, O, H/2, W/2)
+def convolve_interpolated(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    """Bilinear upsampling, then a plain kernel: (N, I, H, W) -> (N, O, 2H, 2W)."""
+    return convolve(upsample(x, "bilinear"), kernel, bias, padding, dilation)
+
+
+def convolve_up(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    """With an upsampling kernel, its dilation written out: (N, I, H, W) -> (N, O, 2H, 2W)."""
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=padding)
+
+
+def convolve_down(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    """With a downsampling kernel, its dilation written out: (N, I, H, W) -> (N, O, H/2, W/2)."""
+    return F.conv2d(x, kernel, bias, stride=2, padding=padding)
 
 
 def upsample(x: Tensor, interpolation: Interpolation) -> Tensor:
@@ -135,11 +142,17 @@ def box_sum(kernel_OIkk: Tensor) -> Tensor:
     return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))  # (O, I, k + 1, k + 1)
 
 
-def upsampling_kernel(kernel_OIkk: Tensor) -> Tensor:
-    """Kernel (I, O, k + 1, k + 1) of the transposed convolution equal to nearest upsampling, then `kernel_OIkk`."""
-    return box_sum(kernel_OIkk.flip(2, 3)).transpose(0, 1)
+def as_it_is(kernel_OIkk: Tensor, dilation: int) -> Tensor:
+    """The kernel of a convolution that does not resample."""
+    return kernel_OIkk
 
 
-def downsampling_kernel(kernel_OIkk: Tensor) -> Tensor:
-    """Kernel (O, I, k + 1, k + 1) of the stride-2 convolution equal to `kernel_OIkk`, then 2x2 averaging."""
-    return box_sum(kernel_OIkk) / 4
+def upsampling_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
+    """Kernel (I, O, k + 1, k + 1) of the transposed convolution equal to nearest upsampling, then `kernel_OIkk`; k counts
+    the zeros of the dilation."""
+    return box_sum(spread(kernel_OIkk, dilation).flip(2, 3)).transpose(0, 1)
+
+
+def downsampling_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
+    """Kernel (O, I, k + 1, k + 1) of the stride-2 convolution equal to `kernel_OIkk`, then 2x2 averaging; k likewise."""
+    return box_sum(spread(kernel_OIkk, dilation)) / 4

@@ -147,6 +147,7 @@ def translated(source: Tensors, config: ModelConfig, player: str, what: str) -> 
     z_first = player == "G" and config.family == "biggan-deep" and config.output_channels != 3
 
     def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        """Our name for one of its tensors, and the tensor in our order."""
         match = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", name)
         ours = name if match is None else f"{where[int(match[1]), int(match[2])]}.{match[3]}"
         if player == "D" and re.match(r"(linear|embed)\.", ours):

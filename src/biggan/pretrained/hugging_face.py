@@ -60,6 +60,7 @@ def read_hugging_face(folder: Path) -> Foreign:
     (attended,) = network.attention
 
     def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
+        """Our name for one of its tensors, and the tensor in our order."""
         match = re.match(r"generator\.layers\.(\d+)\.(.*)", name)
         ours = name
         if match is not None:
