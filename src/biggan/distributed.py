@@ -153,6 +153,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
+def sums_over_ranks(counts: dict[str, int]) -> dict[str, int]:
+    """Each count summed over ranks, which all have the same names. All ranks must call it."""
+    if not dist.is_initialized() or not counts:
+        return counts
+    total = torch.tensor(list(counts.values()))
+    dist.all_reduce(total)
+    return dict(zip(counts, total.tolist(), strict=True))
+
+
 def gathered(values: Tensor) -> list[Tensor]:
     """Every rank's tensor, in order of rank; all of one shape. All ranks must call it."""
     if not dist.is_initialized():

@@ -1,6 +1,7 @@
 """Packed sets against sets decoded at start; carrying on; filters against counts by hand; inspection."""
 
 import collections
+import hashlib
 import json
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from conftest import call, write_pictures
 from PIL import Image
 
-from biggan.data import open_source, prepare
-from biggan.data.prepare import filtered, inspect, open_packed, pack
+from biggan.data import layouts, open_source
+from biggan.data.inspection import inspect
+from biggan.data.layouts import Packed, Shards, open_packed
+from biggan.data.prepare import filtered, prepare
 from biggan.data.sources import list_source
 from biggan.errors import DataError
 
@@ -22,7 +25,7 @@ def pictures(tmp_path):
 
 
 def test_a_packed_set_is_the_set(pictures, tmp_path):
-    manifest = pack(list_source(str(pictures)), tmp_path / "packed", 16)
+    manifest = prepare(list_source(str(pictures)), tmp_path / "packed", Packed(16))
     assert (manifest.images, manifest.class_names, manifest.class_counts) == (42, ("cat", "dog", "eel"), (29, 10, 3))
     assert manifest.rejected == 1
     (rejected,) = (json.loads(line) for line in (tmp_path / "packed" / "rejected.jsonl").read_text().splitlines())
@@ -40,8 +43,8 @@ def test_a_packed_set_is_the_set(pictures, tmp_path):
 
 
 def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare, "CHUNK", 8)
-    whole = pack(list_source(str(pictures)), tmp_path / "whole", 16)
+    monkeypatch.setattr(layouts, "CHUNK", 8)
+    whole = prepare(list_source(str(pictures)), tmp_path / "whole", Packed(16))
     seen = []
 
     def stop_after_three(items, total, what):
@@ -55,33 +58,59 @@ def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch
         return items
 
     with pytest.raises(KeyboardInterrupt):
-        pack(list_source(str(pictures)), tmp_path / "parts", 16, progress=stop_after_three)
+        prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16), progress=stop_after_three)
     with open(tmp_path / "parts" / "images.u8", "ab") as file:
         file.write(b"half a chunk")
     with open(tmp_path / "parts" / "progress.jsonl", "a") as file:
         file.write('{"done": 99')
-    assert pack(list_source(str(pictures)), tmp_path / "parts", 16, progress=count) == whole
+    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16), progress=count) == whole
     assert seen == [3], "43 images are 6 chunks, of which 3 were done"
     files = [(tmp_path / name / "images.u8").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
-    assert pack(list_source(str(pictures)), tmp_path / "parts", 16, progress=stop_after_three) == whole, "nothing to do"
+    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16), progress=stop_after_three) == whole, (
+        "nothing to do"
+    )
+
+
+def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path):
+    layout = Shards(16, shard_images=5)
+    whole = prepare(list_source(str(pictures)), tmp_path / "whole", layout)
+    assert (whole.images, whole.class_counts, len(whole.shards)) == (42, (29, 10, 3), 16)
+    assert {shard.images for shard in whole.shards} <= {2, 3}, "equal but for a broken image"
+
+    def stop_after_three(items, total, what):
+        for place, item in enumerate(items):
+            if place == 3:
+                raise KeyboardInterrupt
+            yield item
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(list_source(str(pictures)), tmp_path / "parts", layout, progress=stop_after_three)
+    assert prepare(list_source(str(pictures)), tmp_path / "parts", layout) == whole
+    for shard in whole.shards:
+        assert hashlib.sha256((tmp_path / "parts" / shard.name).read_bytes()).hexdigest() == shard.sha256
 
 
 def test_folders_that_hold_something_else(pictures, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").touch()
     with pytest.raises(DataError, match="holds other files"):
-        pack(list_source(str(pictures)), tmp_path / "other", 16)
+        prepare(list_source(str(pictures)), tmp_path / "other", Packed(16))
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "progress.jsonl").write_text('{"identity": "another"}\n')
     with pytest.raises(DataError, match="beginning of another set"):
-        pack(list_source(str(pictures)), tmp_path / "begun", 16)
+        prepare(list_source(str(pictures)), tmp_path / "begun", Packed(16))
+    prepare(list_source(str(pictures)), tmp_path / "small", Packed(8))
+    with pytest.raises(DataError, match="holds another set"):
+        prepare(list_source(str(pictures)), tmp_path / "small", Packed(16))
+    with pytest.raises(DataError, match="laid out as packed"):
+        prepare(list_source(str(pictures)), tmp_path / "small", Shards(8))
     with pytest.raises(DataError, match="holds no manifest"):
         open_packed(tmp_path / "other", 16, flip=False)
 
 
 def test_packed_sets_that_do_not_fit(pictures, tmp_path):
-    pack(list_source(str(pictures)), tmp_path / "packed", 16)
+    prepare(list_source(str(pictures)), tmp_path / "packed", Packed(16))
     with pytest.raises(DataError, match=r"use --model\.resolution 16"):
         open_packed(tmp_path / "packed", 32, flip=False)
     with pytest.raises(DataError, match="filter it when it is prepared"):

@@ -8,7 +8,7 @@ import pytest
 from conftest import write_pictures
 from PIL import Image
 
-from biggan.data import sources
+from biggan.data import open_source, sources
 from biggan.data.sources import decode, list_source
 from biggan.errors import DataError
 
@@ -138,3 +138,36 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
     listing = list_source(f"zip:{tmp_path / 'bomb.zip'}")
     with pytest.raises(ValueError, match="2,000,000 bytes unpacked"):
         listing.read(listing.images[0])
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """A folder as the `datasets` library reads it: five red, blue and red pictures of two of three classes."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "fetched"))
+    pictures = [Image.new("RGB", (20, 16), colour) for colour in ("red", "blue", "red", "blue", "red")]
+    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "none", "ape"])})
+    made = datasets.Dataset.from_dict({"img": pictures, "label": [0, 2, 0, 2, 0]}, features=features)
+    (tmp_path / "table").mkdir()
+    made.to_parquet(str(tmp_path / "table" / "test-00000-of-00001.parquet"))
+    made.remove_columns("img").to_parquet(str(tmp_path / "table" / "train-00000-of-00001.parquet"))
+    return tmp_path / "table"
+
+
+def test_hugging_face_data_sets(table, tmp_path):
+    (table / "train-00000-of-00001.parquet").unlink()
+    source = open_source(f"hf:{table}:test", 16, cache=tmp_path / "cache")
+    assert (source.class_names, source.sizes) == (("ape", "zebra"), ((20, 16), (20, 16)))
+    assert source.labels.tolist() == [1, 0, 1, 0, 1]
+    assert source.images[:, 0, 0, 0].tolist() == [255, 0, 255, 0, 255]
+    assert open_source(f"hf:{table}:test", 16, cache=tmp_path / "cache").from_cache
+    with pytest.raises(DataError, match=r"hf:.* cannot be read .*split .train"):
+        list_source(f"hf:{table}")
+
+
+def test_hugging_face_data_sets_without_images(table):
+    (table / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"needs one Image column .* it has label \(ClassLabel\)"):
+        list_source(f"hf:{table}")
+    with pytest.raises(DataError, match=r"hf:.*absent cannot be read"):
+        list_source(f"hf:{table / 'absent'}")

@@ -18,7 +18,7 @@ class InspectCommand:
     """Look at every image of a data set: counts per class, sizes, broken files, and a sheet."""
 
     source: tyro.conf.Positional[str]
-    """folder:DIR, zip:FILE, embedded:digits or a plain path."""
+    """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""
     out: Path = Path("inspected.png")
     """Sheet with one row for each of the first 20 classes."""
     resolution: int = 64
@@ -30,12 +30,16 @@ class PrepareCommand:
     """Decode a data set once and for all. Giving the same command again carries on where it was stopped."""
 
     source: tyro.conf.Positional[str]
-    """folder:DIR, zip:FILE, embedded:digits or a plain path."""
+    """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""
     out: tyro.conf.Positional[Path]
     """Folder to write."""
     resolution: int = 128
-    format: Literal["packed"] = "packed"
-    """packed: one memory-mapped file of uint8 pixels."""
+    format: Literal["packed", "wds"] = "packed"
+    """packed: one memory-mapped file of uint8 pixels. wds: WebDataset shards, for servers and sets larger than memory."""
+    shard_images: int = 1000
+    """Of wds: images in a shard, at most."""
+    quality: int | None = None
+    """Of wds: keep what has to be resized as JPEG of this quality (1 to 100); None: as PNG, without loss."""
     classes: tuple[str, ...] | None = None
     """Only these classes; None: all."""
     min_per_class: int | None = None
@@ -59,10 +63,10 @@ def inspect(arguments: list[str]) -> int:
     """biggan data inspect SOURCE [options]"""
     command = parse(InspectCommand, arguments, "biggan data inspect")
     refuse_below_one(command, "resolution")
-    from biggan.data import prepare, sources
+    from biggan.data import inspection, sources
     from biggan.sampling import sheet
 
-    found = prepare.inspect(
+    found = inspection.inspect(
         sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10, progress=progress_bar
     )
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
@@ -92,14 +96,21 @@ def inspect(arguments: list[str]) -> int:
 def prepare(arguments: list[str]) -> int:
     """biggan data prepare SOURCE OUT [options]"""
     command = parse(PrepareCommand, arguments, "biggan data prepare")
-    refuse_below_one(command, "resolution", "min_per_class", "max_per_class")
+    refuse_below_one(command, "resolution", "shard_images", "quality", "min_per_class", "max_per_class")
+    if command.quality is not None and command.quality > 100:
+        raise ConfigError(f"--quality {command.quality} must be at most 100")
     from biggan.data import prepare as preparing
+    from biggan.data.layouts import Packed, Shards
     from biggan.data.sources import list_source
 
     filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}
     listing = preparing.filtered(list_source(command.source), **filters)
+    if command.format == "packed":
+        layout = Packed(command.resolution)
+    else:
+        layout = Shards(command.resolution, shard_images=command.shard_images, quality=command.quality)
     try:
-        manifest = preparing.pack(listing, command.out, command.resolution, progress=progress_bar)
+        manifest = preparing.prepare(listing, command.out, layout, progress=progress_bar)
     except OSError as error:
         raise ConfigError(
             f"{command.out} could not be written ({error}): free some space and give the same command again"
@@ -107,7 +118,7 @@ def prepare(arguments: list[str]) -> int:
     print(f"images {manifest.images} of {counted(len(manifest.class_names))} at {manifest.resolution} px in {command.out}")
     if manifest.rejected:
         print(f"broken {manifest.rejected}, listed with reasons in {command.out / 'rejected.jsonl'}")
-    print(f"next   biggan train PRESET --data packed:{command.out}")
+    print(f"next   biggan train PRESET --data {command.format}:{command.out}")
     return 0
 
 

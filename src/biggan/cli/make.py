@@ -80,6 +80,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
             filters=config.data.filters,
             flip=config.data.flip,
             skip_broken=config.data.skip_broken,
+            shuffle_buffer=config.data.shuffle_buffer,
             cache=config.data.cache,
             progress=progress_bar if world.is_first else lambda items, total, what: items,
             report=report,
@@ -91,7 +92,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
     config = resolve(config, facts_of(source))
     (small_w, small_h), (large_w, large_h) = source.sizes
     report(
-        f"data: {len(source.labels)} images of {counted(source.num_classes)} ({names_of(source.class_names)}), "
+        f"data: {source.count} images of {counted(source.num_classes)} ({names_of(source.class_names)}), "
         f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
     )
     for line in describe(config, measure=False, world=world).splitlines():
@@ -163,19 +164,12 @@ def start_from(base: RunConfig, path: str | None) -> RunConfig:
 
 def assume_classes(config: RunConfig) -> RunConfig:
     """For a dry run: the number of classes from the names in the source, or, without one, ImageNet's. Decodes nothing."""
-    from biggan.data import packed_folder
-    from biggan.data.prepare import filtered, read_manifest
-    from biggan.data.sources import list_source
+    from biggan.data import summary
 
-    packed = None if config.data.source is None else packed_folder(config.data.source)
-    if packed is not None:
-        manifest = read_manifest(packed)
-        classes = len(manifest.class_names)
-        say(f"data: {manifest.images} images of {counted(classes)} ({names_of(manifest.class_names)})")
-    elif config.data.source is not None:
-        listing = filtered(list_source(config.data.source), **config.data.filters)
-        classes = len(listing.class_names)
-        say(f"data: {len(listing.images)} images of {counted(classes)} ({names_of(listing.class_names)})")
+    if config.data.source is not None:
+        images, names = summary(config.data)
+        classes = len(names)
+        say(f"data: {images} images of {counted(classes)} ({names_of(names)})")
     else:
         classes = config.model.num_classes or 1000
         say(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")

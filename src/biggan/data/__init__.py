@@ -10,8 +10,11 @@ import torch
 import tyro
 from torch import Tensor
 
-from biggan.data.loader import Progress, ResidentSource, load, no_progress
-from biggan.data.prepare import filtered, open_packed
+from biggan.data import manifest
+from biggan.data.indexing import manifest_of, open_shards
+from biggan.data.layouts import open_packed
+from biggan.data.loader import Progress, load, no_progress
+from biggan.data.prepare import filtered
 from biggan.data.sources import list_source
 from biggan.errors import ConfigError, DataError
 
@@ -24,6 +27,14 @@ class Source(Protocol):
     num_classes: int
     resolution: int
     content_hash: str
+    count: int
+    """Images."""
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    """(width, height) of the smallest and of the largest image file."""
+
+    def faults(self) -> dict[str, int]:
+        """What could not be read so far, by name, for the log; empty for a source that is whole once it is open."""
+        ...
 
     def placed_on(self, device: torch.device) -> "Source":
         """The same source, on the device if it is worth it."""
@@ -41,7 +52,7 @@ class DataConfig:
     """Which images, and what is done to them."""
 
     source: Annotated[str | None, tyro.conf.arg(aliases=("--data",))] = None
-    """embedded:digits, folder:DIR, zip:FILE, packed:DIR or a plain path."""
+    """embedded:digits, folder:DIR, zip:FILE, hf:NAME[:SPLIT], packed:DIR, wds:DIR_OR_ADDRESS, or a plain path."""
     classes: tuple[str, ...] | None = None
     """Only these classes; None: all."""
     min_per_class: int | None = None
@@ -52,6 +63,8 @@ class DataConfig:
     """Mirror half of the images, at random, left to right."""
     skip_broken: bool = False
     """Leave out images that cannot be read, instead of stopping at the first."""
+    shuffle_buffer: int = 2048
+    """Of wds: streams: images that are mixed at a time; up to three times as many are held in memory, as files."""
     cache: Path | None = None
     """Folder for decoded images; None: $BIGGAN_CACHE, else $XDG_CACHE_HOME/biggan, else ~/.cache/biggan."""
 
@@ -62,10 +75,10 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises ConfigError on numbers that make no sense."""
-        for name in ("min_per_class", "max_per_class"):
+        for name in ("min_per_class", "max_per_class", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"data.{name}={value} must be at least 1: leave it out for no limit")
+                raise ConfigError(f"data.{name}={value} must be at least 1: leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,42 +100,62 @@ def open_source(
     filters: dict[str, object] | None = None,
     flip: bool = False,
     skip_broken: bool = False,
+    shuffle_buffer: int = 2048,
     cache: Path | None = None,
     progress: Progress = no_progress,
     report: Callable[[str], None] = lambda line: None,
-) -> ResidentSource:
-    """The images of "embedded:digits", "folder:DIR", "zip:FILE", "packed:DIR" or a plain path, square, RGB, of the given
-    resolution. `filters` are those of `prepare.filtered`.
+) -> Source:
+    """The images of "embedded:digits", "folder:DIR", "zip:FILE", "hf:NAME[:SPLIT]", "packed:DIR", "wds:DIR_OR_ADDRESS" or a
+    plain path, square, RGB, of the given resolution. `filters` are those of `prepare.filtered`.
 
     Images are cropped to a centre square along the long edge and resized with area resampling. Decoding is kept in the
-    cache folder. Raises DataError where there is no image, or one cannot be read and `skip_broken` is not set.
+    cache folder; a wds: source is read as it is needed. Raises DataError where there is no image, or one cannot be read and
+    `skip_broken` is not set.
     """
     chosen = any(value is not None for value in (filters or {}).values())
-    packed = packed_folder(spec)
-    if packed is not None:
-        if chosen:
-            raise DataError(f"data source {spec} is packed: filter it when it is prepared, not here")
-        return open_packed(packed, resolution, flip=flip)
-    listing = list_source(spec)
-    if chosen:
-        listing = filtered(listing, **filters)
+    layout, where = prepared(spec)
+    if layout is not None and chosen:
+        raise DataError(f"data source {spec} is prepared: filter it when it is prepared, not here")
     folder = cache or default_cache()
-    return load(listing, resolution, flip=flip, skip_broken=skip_broken, cache=folder, progress=progress, report=report)
+    if layout == "packed":
+        return open_packed(Path(where).expanduser(), resolution, flip=flip)
+    options = {"flip": flip, "skip_broken": skip_broken, "cache": folder, "progress": progress, "report": report}
+    if layout == "wds":
+        return open_shards(where, resolution, shuffle_buffer=shuffle_buffer, **options)
+    listing = list_source(spec)
+    return load(filtered(listing, **filters) if chosen else listing, resolution, **options)
 
 
-def packed_folder(spec: str) -> Path | None:
-    """The folder of "packed:DIR", or of a plain path to a packed set; None for other sources."""
-    if spec.startswith("packed:"):
-        return Path(spec.removeprefix("packed:")).expanduser()
-    path = Path(spec).expanduser()
-    return path if (path / "manifest.json").exists() and (path / "images.u8").exists() else None
+def prepared(spec: str) -> tuple[str | None, str]:
+    """The layout of a prepared set, and where it is: of "packed:DIR", "wds:WHERE", or a plain path to such a folder. None
+    for other sources."""
+    kind, _, where = spec.partition(":")
+    if where and kind in ("packed", "wds"):
+        return kind, where
+    folder = Path(spec).expanduser()
+    if not (folder / manifest.NAME).exists():
+        return None, spec
+    return ("packed" if (folder / "images.u8").exists() else "wds"), spec
 
 
-def facts_of(source: ResidentSource) -> DataFacts:
+def summary(config: DataConfig) -> tuple[int, tuple[str, ...]]:
+    """How many images and which classes the source of a config has; decodes nothing. Raises DataError as `open_source`."""
+    layout, where = prepared(config.source)
+    if layout == "packed":
+        found = manifest.read_manifest(Path(where).expanduser(), layout)
+        return found.images, found.class_names
+    if layout == "wds":
+        found, _ = manifest_of(where, config.cache or default_cache(), no_progress)
+        return found.images, found.class_names
+    listing = filtered(list_source(config.source), **config.filters)
+    return len(listing.images), listing.class_names
+
+
+def facts_of(source: Source) -> DataFacts:
     """What a run's config keeps of its data."""
     return DataFacts(
         name=source.name,
-        images=len(source.labels),
+        images=source.count,
         class_names=source.class_names,
         sizes=source.sizes,
         content_hash=source.content_hash,

@@ -57,6 +57,14 @@ class ResidentSource:
         return len(self.class_names)
 
     @property
+    def count(self) -> int:
+        return len(self.labels)
+
+    def faults(self) -> dict[str, int]:
+        """None: every image was read when the source was opened."""
+        return {}
+
+    @property
     def resolution(self) -> int:
         return self.images.shape[-1]
 

@@ -1,4 +1,4 @@
-"""Where images come from: folders, zips, and the digits that scikit-learn carries. Lists and reads; does not decode.
+"""Where images come from: folders, zips, Hugging Face data sets, scikit-learn's digits. Lists and reads; does not decode.
 
 A listing names every image and its class without opening it. Classes are the folders that hold the images, in order of
 name; a flat folder is one class. Nothing is ever unpacked to disk.
@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from biggan.errors import DataError, suggestion
+from biggan.errors import DataError, first_line, suggestion
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
@@ -36,7 +36,7 @@ class Listing(NamedTuple):
 
 
 def list_source(spec: str) -> Listing:
-    """The listing of "embedded:digits", "folder:DIR", "zip:FILE" or a plain path.
+    """The listing of "embedded:digits", "folder:DIR", "zip:FILE", "hf:NAME[:SPLIT]" or a plain path.
 
     Raises DataError where there is nothing, nothing readable, or no image.
     """
@@ -49,12 +49,14 @@ def list_source(spec: str) -> Listing:
         return list_folder(Path(rest).expanduser())
     if separator and kind == "zip":
         return list_zip(Path(rest).expanduser())
+    if separator and kind == "hf":
+        return list_hugging_face(rest)
     path = Path(spec).expanduser()
     if path.is_dir():
         return list_folder(path)
     if path.is_file():
         return list_zip(path)
-    raise DataError(f"data source {spec!r}: no such file or folder; use embedded:digits, folder:DIR or zip:FILE")
+    raise DataError(f"data source {spec!r}: no such file or folder; use folder:DIR, zip:FILE, hf:NAME or embedded:digits")
 
 
 def list_folder(folder: Path) -> Listing:
@@ -100,6 +102,51 @@ def list_digits() -> Listing:
     }
     facts = [(name, hashlib.sha256(data).hexdigest()) for name, data in images.items()]
     return classify("embedded:digits", "digits", sorted(images), images.__getitem__, facts)
+
+
+def list_hugging_face(where: str) -> Listing:
+    """A data set of the Hugging Face hub, or a folder that `datasets` reads, as "NAME[:SPLIT]" (train unless given), with an
+    Image and a ClassLabel column (or none: one class). It is fetched once, by the library, and mapped from its files."""
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise DataError("hf: sources need datasets: pip install 'biggan[hf]'") from error
+    name, separator, split = where.rpartition(":")
+    if not separator or "/" in split:
+        name, split = where, "train"
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, RuntimeError) as error:
+        raise DataError(f"data source hf:{where} cannot be read ({first_line(error)})") from error
+    columns = {
+        kind: [key for key, feature in table.features.items() if isinstance(feature, kind)]
+        for kind in (datasets.Image, datasets.ClassLabel)
+    }
+    if len(columns[datasets.Image]) != 1 or len(columns[datasets.ClassLabel]) > 1:
+        found = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in table.features.items())
+        raise DataError(f"data source hf:{where} needs one Image column and at most one ClassLabel; it has {found}")
+    image, label = columns[datasets.Image][0], next(iter(columns[datasets.ClassLabel]), None)
+    files = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+
+    def read(number: str) -> bytes:
+        """One image file, from the table or from beside it."""
+        cell = files[int(number)][image]
+        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+
+    numbers = [0] * len(table) if label is None else list(table[label])
+    if not numbers or min(numbers) < 0:
+        raise DataError(f"data source hf:{where} has no labels in split {split}: use another split")
+    names = [name] if label is None else table.features[label].names
+    present = sorted(set(numbers), key=lambda number: names[number])
+    place = {number: index for index, number in enumerate(present)}
+    return Listing(
+        name=f"hf:{where}",
+        images=tuple(str(index) for index in range(len(table))),
+        labels=tuple(place[number] for number in numbers),
+        class_names=tuple(names[number] for number in present),
+        read=read,
+        stamp=hashlib.sha256(f"{table._fingerprint} {len(table)}".encode()).hexdigest(),
+    )
 
 
 def classify(spec: str, flat_name: str, names: list[str], read: Callable[[str], bytes], facts: list[tuple]) -> Listing:

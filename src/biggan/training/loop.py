@@ -18,7 +18,7 @@ from biggan.checkpoint import (
 )
 from biggan.config import RunConfig
 from biggan.data import Source
-from biggan.distributed import ALONE, World, any_rank, on_first
+from biggan.distributed import ALONE, World, any_rank, on_first, sums_over_ranks
 from biggan.errors import TrainingDiverged
 from biggan.sampling import Sampler
 from biggan.stats import ProgressLine, Stats, StatsFile
@@ -89,6 +89,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                     values = stats.flush()
                     refuse_non_finite(game, values, step, folder, writer)
                     now = time.monotonic()
+                    values |= sums_over_ranks(source.faults())
                     values |= {"images_per_second": images / (now - interval_started), "seconds": seconds}
                     if world.is_first:
                         with folder.writing():
