@@ -13,12 +13,13 @@ LAYERS = [
     {"models", "data", "losses", "regularizers"},
     {"config", "presets", "checkpoint", "sampling"},
     {"training", "pretrained"},
-    {"bench"},
+    {"bench", "footprint"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 # Inside layer 3 these compose in this order; distributed may be used by stats.
 SIDEWAYS = {("presets", "config"), ("checkpoint", "config"), ("stats", "distributed")}
+SIDEWAYS |= {("bench", "footprint")}
 SIDEWAYS |= {("files", "errors"), ("distributed", "errors")}
 VERBS = {"cli", "bench", "__main__"}
 FILES = sorted(SOURCE.rglob("*.py"))

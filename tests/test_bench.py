@@ -7,9 +7,10 @@ import torch
 from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.bench import Arm, SavedBytes, bench_data, bench_sample, bench_train, footprint, with_settings
+from biggan.bench import Arm, bench_data, bench_sample, bench_train, with_settings
 from biggan.data import DataConfig
 from biggan.errors import ConfigError
+from biggan.footprint import SavedBytes, footprint
 from biggan.training.step import train_step
 
 
@@ -28,10 +29,16 @@ def test_flop_per_step_is_what_a_real_step_does():
 
 def test_saved_bytes_of_a_product():
     x, w = torch.ones(10, 20, requires_grad=True), torch.ones(20, 30, requires_grad=True)
-    saved = SavedBytes()
+    saved = SavedBytes([])
     with saved.counting():
         (x @ w).sum().backward()
     assert saved.sums == [4 * (10 * 20 + 20 * 30)]
+
+
+def test_recomputing_needs_less_memory_and_no_other_arithmetic():
+    kept, again = footprint(ready()), footprint(ready(recompute=True))
+    assert again.activation_bytes < kept.activation_bytes / 1.3
+    assert again._replace(activation_bytes=0) == kept._replace(activation_bytes=0)
 
 
 def test_settings_by_name():

@@ -1,7 +1,7 @@
 """How fast, how large: images per second, FLOP per image, share of the measured peak, memory, and where the time goes.
 
 Settings are run alternately and compared by medians; a figure counts only as a ratio of two things run in one process.
-FLOP are counted by torch's counter on the operations that run (a multiply-add is 2), so work that is saved does not count.
+FLOP are those of footprint.py.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -23,72 +22,13 @@ from biggan.config import RunConfig, flatten
 from biggan.data import open_source
 from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, suggestion
+from biggan.footprint import footprint, uncomputed
 from biggan.nn.frozen import frozen
 from biggan.precision import Precision, choose_precision
 from biggan.training.state import build_game, plan_of
 from biggan.training.step import Game, discriminator_turn, generator_turn, train_step
 
 CLASSES_FOR_BENCH = 10
-
-
-class Footprint(NamedTuple):
-    """What one run needs: parameters, FLOP per generator step, bytes of state and of activations."""
-
-    generator_parameters: int
-    discriminator_parameters: int
-    flop_per_step: float
-    state_bytes: int
-    activation_bytes: int
-
-
-def footprint(config: RunConfig) -> Footprint:
-    """Counted on shapes alone (torch's meta device): nothing is allocated or computed. `config` is resolved."""
-    plan, probe = plan_of(config), 2
-    bf16 = choose_precision(config.train.device, config.train.precision, config.train.memory_format).bf16
-    with torch.device("meta"):
-        family = models.FAMILIES[config.model.family]
-        generator, discriminator = family.generator(config.model), family.discriminator(config.model)
-        z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
-        saved = SavedBytes()
-        with FlopCounterMode(display=False) as forward_g, torch.no_grad():
-            fake = generator(z, y)
-        with FlopCounterMode(display=False) as turn_d, saved.counting():
-            discriminator(fake, y).score_N.sum().backward()
-        discriminator.requires_grad_(False)
-        with FlopCounterMode(display=False) as turn_g, saved.counting():
-            discriminator(generator(z, y), y).score_N.sum().backward()
-    per_image_d = (forward_g.get_total_flops() + 2 * turn_d.get_total_flops()) / probe
-    per_image_g = turn_g.get_total_flops() / probe
-    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (generator, discriminator)]
-    itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
-    return Footprint(
-        *counts,
-        flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + plan.generator_batches * per_image_g),
-        state_bytes=4 * (5 * counts[0] + 4 * counts[1]),  # weights, gradients, two moments, and G's average
-        activation_bytes=round(
-            itemsize * max(2 * saved.sums[0], plan.generator_batches * saved.sums[1]) / probe * plan.micro_batch
-        ),
-    )
-
-
-class SavedBytes:
-    """Bytes that autograd keeps for the backward pass, counted per region."""
-
-    def __init__(self) -> None:
-        self.sums: list[int] = []
-
-    def counting(self) -> Any:
-        """A context manager: one region."""
-        self.sums.append(0)
-        seen: set[int] = set()
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                self.sums[-1] += tensor.numel() * tensor.element_size()
-            return tensor
-
-        return torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
 def describe(config: RunConfig, *, measure: bool = True, world: World = ALONE) -> str:
@@ -234,7 +174,7 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float) 
                 calls, elapsed = time_calls(draw, seconds, fast.device)
             rates[name].append(batch * calls / elapsed)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counted:
-        meta = models.FAMILIES[config.model.family].generator(config.model)
+        meta = uncomputed(models.FAMILIES[config.model.family].generator(config.model))
         meta(torch.empty(1, config.model.z_dim), torch.empty(1, dtype=torch.int64))
     peak, flop = peak_flops(fast, seconds=2.0), counted.get_total_flops()
     lines = [f"{fast.device}, batch {batch}, {flop / 1e9:.3g} GFLOP per image, peak {peak / 1e12:.3g} TFLOP/s measured here"]

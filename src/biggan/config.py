@@ -53,6 +53,8 @@ class TrainConfig:
     precision: PrecisionName = "auto"
     """bf16: autocast with float32 weights, statistics and spectral norms. auto: bf16 where the hardware has it."""
     memory_format: MemoryFormatName = "channels-last"
+    recompute: bool = False
+    """Keep only the inputs of each block and compute the rest again in the backward pass: less memory, a third more work."""
     seed: int = 0
     log_every: int = 50
     sample_every: int = 1000
@@ -224,6 +226,7 @@ RESUMABLE = {
     "train.on_divergence",
     "train.max_rollbacks",
     "train.keep_checkpoints",
+    "train.recompute",
 }
 
 

@@ -1,6 +1,7 @@
 """One step: accumulation, the order of the turns, the average, the penalties, divergence."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from conftest import tiny_config
 
 from biggan.config import RunConfig
 from biggan.errors import TrainingDiverged
+from biggan.models.biggan import BigGANConfig
+from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.training.ema import EMA
-from biggan.training.state import build_game
+from biggan.training.state import build_game, state_of
 from biggan.training.step import discriminator_turn, generator_turn, to_signed_range, train_step
 
 
@@ -137,3 +140,22 @@ def test_bf16_keeps_weights_float32(generator):
     train_step(game, 1, pieces(*real_batch(16, generator)))
     tensors = [*game.generator.network.state_dict().values(), *game.discriminator.network.state_dict().values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", [BigGANConfig, BigGANDeepConfig])
+def test_recomputing_changes_no_bit(generator, family):
+    images, labels = real_batch(16, generator)
+    states, saved = [], []
+    for recompute in (False, True):
+        config = tiny_config(recompute=recompute, micro_batch=4)
+        model = family(resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator_dropout=0.5)
+        game = build_game(dataclasses.replace(config, model=model))
+        reals = itertools.cycle(pieces(images, labels, 4))
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
+            for step in (1, 2):
+                train_step(game, step, reals)
+        states.append(state_of(game))
+        saved.append(sum(sizes))
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert saved[1] < saved[0] / 2, "and less is kept"

@@ -25,6 +25,7 @@ class SelfAttention(nn.Module):
         self.g = conv(channels, channels // 2, 1, bias=False)
         self.o = conv(channels // 2, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.empty(()))
+        self.attend = attend
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
         """The block starts as the identity; mutates gamma."""
@@ -35,9 +36,19 @@ class SelfAttention(nn.Module):
         query = pixels_last(self.theta(x))  # (N, 1, HW, C/8)
         key = pixels_last(F.max_pool2d(self.phi(x), 2))  # (N, 1, HW/4, C/8)
         value = pixels_last(F.max_pool2d(self.g(x), 2))  # (N, 1, HW/4, C/2)
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, HW, C/2)
+        attended = self.attend(query, key, value)  # (N, 1, HW, C/2)
         attended = attended.squeeze(1).transpose(1, 2).unflatten(2, (height, width))  # (N, C/2, H, W)
         return x + self.gamma.to(x.dtype) * self.o(attended)  # (N, C, H, W)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key') value: (N, 1, Q, D), (N, 1, K, D), (N, 1, K, V), V at least D -> (N, 1, Q, V).
+
+    The narrower ones are filled up with zeros, which changes no product: with one width for all torch never keeps the (Q, K)
+    table, which was most of the memory of a step at 64x64."""
+    zeros = (0, value.shape[3] - query.shape[3])
+    query, key = F.pad(query, zeros), F.pad(key, zeros)  # (N, 1, Q, V), (N, 1, K, V)
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, Q, V)
 
 
 def pixels_last(x: Tensor) -> Tensor:

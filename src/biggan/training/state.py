@@ -28,6 +28,7 @@ from biggan.precision import choose_precision
 from biggan.randomness import addressed_generator
 from biggan.training.ema import EMA
 from biggan.training.guard import Guard
+from biggan.training.recompute import recomputing
 from biggan.training.step import Game, Plan, Player, Schedule
 
 Report = Callable[[str], None]
@@ -59,6 +60,8 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         ema = ema or EMA(network, decay=train.ema_decay, start=start)
         if world.size > 1:
             together_with(network, sum_over_ranks)
+        if train.recompute:
+            recomputing(network)
         betas = (float(train.adam_beta1), float(train.adam_beta2))
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=train.adam_epsilon, fused=True)
         schedule = Schedule(lr, train.lr_decay_start, train.steps)
