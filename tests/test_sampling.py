@@ -1,5 +1,7 @@
 """Samples: addressed per image, truncated, with the right statistics, written as PNG."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -128,3 +130,17 @@ def test_what_is_no_model(tmp_path, model_folder):
     (model_folder / "generator.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="cannot be read"):
         biggan.from_pretrained(model_folder)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ for the CPU")
+def test_compiled_images_are_the_images(sampler, model_folder):
+    compiled = biggan.from_pretrained(model_folder, device="cpu", precision="fp32", compiled=True)
+    for truncation in (None, 0.5):
+        found, expected = (which.sample(7, seed=5, batch=5, truncation=truncation) for which in (compiled, sampler))
+        assert (found.images.int() - expected.images.int()).abs().max() <= 1, "uint8 rounding"
+
+
+def test_compiling_without_a_compiler_is_refused(model_folder, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match=r"install g\+\+"):
+        biggan.from_pretrained(model_folder, device="cpu", compiled=True).sample(1)

@@ -24,7 +24,7 @@ from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, suggestion
 from biggan.footprint import footprint, uncomputed
 from biggan.nn.frozen import frozen
-from biggan.precision import Precision, choose_precision
+from biggan.precision import Compiled, Precision, choose_precision
 from biggan.training.state import build_game, plan_of
 from biggan.training.step import Game, discriminator_turn, generator_turn, train_step
 
@@ -155,9 +155,10 @@ class Arm:
         ]
 
 
-def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float) -> str:
-    """Images per second of the sampling path (nn/frozen, in the precision of the config) and of the generator as it is, in
-    float32, run alternately on one batch; weights are random, standing statistics are not collected."""
+def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, compiled: bool = False) -> str:
+    """Images per second of the sampling path (nn/frozen, in the precision of the config, and `compiled` too if wanted) and
+    of the generator as it is, in float32, run alternately on one batch; weights are random, standing statistics are not
+    collected."""
     config = with_classes(config)
     fast = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
@@ -167,6 +168,9 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float) 
     z = config.latent.prior().draw((batch, config.model.z_dim), torch.Generator().manual_seed(0)).to(fast.device)
     y = torch.arange(batch, device=fast.device) % config.model.num_classes
     arms = {f"frozen, {fast.dtype}": lambda: copy(z, y), "as it is, float32": lambda: generator(z, y)}
+    if compiled:
+        quick = Compiled(copy, fast.device)
+        arms = {f"compiled, {fast.dtype}": lambda: quick(z, y)} | arms
     rates: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, draw in arms.items():
@@ -182,7 +186,12 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float) 
     for (name, values), median in zip(rates.items(), medians, strict=True):
         share = median * flop / peak
         lines.append(f"{name:22} {median:8.1f} images/s ({min(values):.1f} to {max(values):.1f}), {share:.0%} of that peak")
-    return "\n".join([*lines, f"ratio  {medians[0] / medians[1]:.2f}  (medians of {rounds} alternating timings)"]) + "\n"
+    return (
+        "\n".join(
+            [*lines, f"ratio  {medians[0] / medians[-1]:.2f}  (first over last, medians of {rounds} alternating timings)"]
+        )
+        + "\n"
+    )
 
 
 def with_classes(config: RunConfig) -> RunConfig:

@@ -21,7 +21,7 @@ from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig, draw_labels
 from biggan.nn.frozen import frozen
 from biggan.nn.norm import collecting_statistics
-from biggan.precision import PLAIN, Precision
+from biggan.precision import PLAIN, Compiled, Precision
 from biggan.randomness import addressed_generator
 
 
@@ -66,7 +66,8 @@ class Sampler:
     `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
     truncation changes; they depend on `seed_of_statistics` alone. With `has_statistics` the generator comes with those of
     untruncated sampling, with a `statistics_table` with those of other truncations too. `latent` is the distribution of z.
-    `precision` is that of the generator's place. Images come from a frozen copy of it (nn/frozen). With several ranks in
+    `precision` is that of the generator's place. Images come from a frozen copy of it (nn/frozen),
+    which is `compiled` if many are wanted. With several ranks in
     `world`, whole batches are drawn in turn, the same ones as by one process; all ranks must call the methods together, and
     all get all images.
     """
@@ -84,6 +85,7 @@ class Sampler:
         seed_of_statistics: int = 0,
         has_statistics: bool = False,
         statistics_table: StatisticsTable | None = None,
+        compiled: bool = False,
         world: World = ALONE,
     ) -> None:
         self.generator = generator
@@ -95,8 +97,9 @@ class Sampler:
         self.statistics_batch = statistics_batch
         self.seed_of_statistics = seed_of_statistics
         self.statistics_table = statistics_table
+        self.compiled = compiled
         self.world = world
-        self.frozen: nn.Module | None = None  # the generator as it draws with the statistics last set
+        self.frozen: nn.Module | Compiled | None = None  # the generator as it draws with the statistics last set
         self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
 
     def sample(
@@ -169,6 +172,7 @@ class Sampler:
         """uint8 images (N, 3, R, R) on the CPU of given latents and classes, with the statistics last set."""
         if self.frozen is None:
             self.frozen = frozen(self.generator, self.precision.dtype, self.precision.memory_format)
+            self.frozen = Compiled(self.frozen, self.precision.device) if self.compiled else self.frozen
         x = self.frozen(z_NZ.to(self.precision.device), y_N.to(self.precision.device))  # (N, 3, R, R) in [-1, 1]
         return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
 

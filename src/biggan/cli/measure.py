@@ -22,6 +22,8 @@ class BenchCommand:
     """train: a second setting, run alternately with the first: train.precision=fp32 train.memory_format=contiguous ..."""
     batch: int = 64
     """sample: images per pass."""
+    compile: bool = False
+    """sample: with torch.compile too."""
     rounds: int = 5
     """How often each setting is timed; the medians are reported."""
     seconds: float = 5.0
@@ -56,7 +58,8 @@ def bench(arguments: list[str]) -> int:
 
     keep_freed_memory()
     if what == "sample":
-        print(bench_sample(command.config, batch=command.batch, rounds=command.rounds, seconds=command.seconds), end="")
+        timing = {"rounds": command.rounds, "seconds": command.seconds}
+        print(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
     elif what == "data":
         print(bench_data(command.config, seconds=command.seconds), end="")
     else:

@@ -17,11 +17,14 @@ from biggan.pretrained.download import looks_like_a_hub_name, snapshot
 from biggan.sampling import Sampler, StatisticsTable
 
 
-def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision: PrecisionName = "auto") -> Sampler:
+def from_pretrained(
+    path: str | Path, *, device: DeviceName = "auto", precision: PrecisionName = "auto", compiled: bool = False
+) -> Sampler:
     """The sampler of a model folder, of the run folder around it, or of a Hugging Face hub name "user/model".
 
     `from_pretrained("runs/digits").sample(16, classes=[3], truncation=0.7, seed=0).save("out")`.
-    Raises CheckpointError where there is no model, or it cannot be read or fetched.
+    `compiled`: through torch.compile, for many images. Raises CheckpointError where there is no model, or it cannot be read
+    or fetched.
     """
     if not Path(path).exists() and looks_like_a_hub_name(str(path)):
         path = snapshot(str(path))
@@ -43,6 +46,7 @@ def from_pretrained(path: str | Path, *, device: DeviceName = "auto", precision:
         precision=chosen,
         has_statistics=True,
         statistics_table=statistics_table(folder, generator),
+        compiled=compiled,
     )
 
 
