@@ -4,15 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from rank_script import CASES
 
 from biggan.checkpoint import RunFolder, read_checkpoint
 from biggan.config import TrainConfig
-from biggan.distributed import World, world
+from biggan.distributed import World, agreed_start, world
 from biggan.errors import ConfigError
 from biggan.training.state import plan_of
 
@@ -140,3 +143,25 @@ def test_the_environment_of_torchrun(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert world() == World(3, 4, 1)
+
+
+def test_ranks_that_start_again_find_each_other():
+    """What dead starts left in the store, words of ranks that died early among it, misleads nobody; late ranks are awaited."""
+    store, seen = dist.HashStore(), []
+    for _ in range(3):
+        starts = {}
+
+        def arrive(rank, delay, starts=starts):
+            time.sleep(delay)
+            starts[rank] = agreed_start(store, rank, 3)
+
+        threads = [threading.Thread(target=arrive, args=(rank, delay)) for rank, delay in enumerate((0.0, 0.4, 0.2))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=20)
+        assert len(starts) == 3
+        assert len(set(starts.values())) == 1
+        seen.append(starts[0])
+        store.set("word/1", "dead")  # a rank that came, and died before the others
+    assert len(set(seen)) == 3

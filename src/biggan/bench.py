@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biggan import models
 from biggan.config import RunConfig, flatten
-from biggan.data import open_source
+from biggan.data import open_data
 from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, suggestion
 from biggan.footprint import footprint, uncomputed
@@ -203,13 +203,13 @@ def with_classes(config: RunConfig) -> RunConfig:
 def bench_data(config: RunConfig, *, seconds: float) -> str:
     """Images per second of reading a data set: opening it, which decodes it if it is not prepared, opening it a second time,
     and streaming it into batches. It is decoded into a cache folder of its own, which is removed."""
-    spec, size = config.data.source, config.model.resolution
+    size = config.model.resolution
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        count = open_source(spec, size, flip=config.data.flip, skip_broken=True, cache=Path(cache)).count
+        count = open_data(config.data, size, cache=Path(cache)).count
         first = time.perf_counter() - started
         started = time.perf_counter()
-        source = open_source(spec, size, flip=config.data.flip, skip_broken=True, cache=Path(cache))
+        source = open_data(config.data, size, cache=Path(cache))
         opening = time.perf_counter() - started
         stream = source.stream(config.train.batch, seed=0)
         calls, elapsed = time_calls(lambda: next(stream), seconds, torch.device("cpu"))

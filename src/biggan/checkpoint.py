@@ -157,7 +157,7 @@ class CheckpointWriter:
         self.folder = folder
         self.keep = keep
         self.thread: Thread | None = None
-        self.error: CheckpointError | None = None
+        self.error: Exception | None = None
 
     def write(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
         """Copy the tensors and begin to write. Raises CheckpointError when the disk did not take the one before."""
@@ -170,11 +170,11 @@ class CheckpointWriter:
         """What the thread does."""
         try:
             self.folder.save(step, tensors, counters, keep=self.keep)
-        except CheckpointError as error:
+        except Exception as error:  # whatever it is, it is raised where the checkpoint was wanted
             self.error = error
 
     def finish(self) -> None:
-        """Wait for what is being written. Raises CheckpointError when the disk did not take it."""
+        """Wait for what is being written. Raises what went wrong, CheckpointError when the disk did not take it."""
         if self.thread is not None:
             self.thread.join()
         error, self.thread, self.error = self.error, None, None

@@ -216,6 +216,7 @@ def flatten(config: object, prefix: str = "") -> dict[str, object]:
 RESUMABLE = {
     "data.source",
     "data.cache",
+    "data.skip_broken",
     "found.name",
     "train.steps",
     "train.minutes",

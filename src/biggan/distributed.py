@@ -5,7 +5,10 @@ Not here: what the ranks share (see training, nn/norm, sampling).
 """
 
 import gc
+import hashlib
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from biggan.errors import ConfigError, UserError
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=30)  # rank 0 may write a checkpoint or decode a data set while the others wait
+TIMEOUT = timedelta(hours=2)  # rank 0 may write a checkpoint or decode a data set while the others wait
 
 
 class World(NamedTuple):
@@ -69,8 +72,7 @@ def together(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(me.local_rank)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    # After a restart by torchrun the store may still hold the addresses of the ranks that died.
-    store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store = dist.PrefixStore(agreed_start(store, rank, size), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels have two names for one layout
     try:
@@ -79,6 +81,33 @@ def together(device: torch.device) -> Iterator[World]:
     finally:
         gc.collect()  # what holds on to the group goes before it
         dist.destroy_process_group()
+
+
+def agreed_start(store: dist.Store, rank: int, size: int) -> str:
+    """A name of this start of the ranks, the same on all of them: after a restart by torchrun the store may still hold the
+    addresses of ranks that died, and on several nodes its restart counts differ.
+
+    Every rank shows a word of its own; rank 0 names the start after all the words that it sees, each rank says yes to a
+    start that its word is in, and once all have said yes it holds. A dead rank's word is replaced by its successor's, and
+    rank 0 names the start anew. Raises ConfigError when the ranks do not come together in time.
+    """
+    word, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    store.set(f"word/{rank}", word)
+    while time.monotonic() < deadline:
+        if rank == 0 and store.check([f"word/{other}" for other in range(size)]):
+            words = [store.get(f"word/{other}").decode() for other in range(size)]
+            store.set("start", " ".join(words))
+        if store.check(["start"]):
+            words = store.get("start").decode().split()
+            if len(words) == size and words[rank] == word:
+                start = hashlib.sha256(" ".join(words).encode()).hexdigest()
+                store.set(f"{start}/yes/{rank}", "")
+                if rank == 0 and store.check([f"{start}/yes/{other}" for other in range(size)]):
+                    store.set(f"{start}/holds", "")
+                if store.check([f"{start}/holds"]):
+                    return start
+        time.sleep(0.05)
+    raise ConfigError(f"{size} ranks did not come together within {TIMEOUT}: start them again")
 
 
 class SumOverRanks(torch.autograd.Function):
@@ -142,6 +171,35 @@ def on_first(action: Callable[[], T]) -> T:
         outcome[1].told_by_first = dist.get_rank() > 0
         raise outcome[1]
     return outcome[0]
+
+
+def first_on_each_machine(action: Callable[[], None], me: World) -> None:
+    """`action` on every rank, on the first of each machine before the others; a UserError of any is raised on all. All ranks
+    must call it."""
+    for mine in (me.local_rank == 0, me.local_rank != 0):
+        error = None
+        if mine:
+            try:
+                action()
+            except UserError as raised:
+                error = raised
+        if not dist.is_initialized():
+            errors = [error]
+        else:
+            errors = [None] * me.size
+            dist.all_gather_object(errors, error)
+        first = next((rank for rank, found in enumerate(errors) if found is not None), None)
+        if first is not None:
+            raised = errors[first]
+            raised.told_by_first = me.rank != first
+            raise raised
+        if me.size == 1:
+            return
+
+
+def ranks_here() -> int:
+    """How many ranks run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -72,7 +72,8 @@ def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch
     )
 
 
-def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path):
+def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "LANES", 16)
     layout = Shards(16, shard_images=5)
     whole = prepare(list_source(str(pictures)), tmp_path / "whole", layout)
     assert (whole.images, whole.class_counts, len(whole.shards)) == (42, (29, 10, 3), 16)
@@ -86,6 +87,7 @@ def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         prepare(list_source(str(pictures)), tmp_path / "parts", layout, progress=stop_after_three)
+    (tmp_path / "parts" / "shard-000001.tar").unlink()
     assert prepare(list_source(str(pictures)), tmp_path / "parts", layout) == whole
     for shard in whole.shards:
         assert hashlib.sha256((tmp_path / "parts" / shard.name).read_bytes()).hexdigest() == shard.sha256
@@ -96,6 +98,13 @@ def test_folders_that_hold_something_else(pictures, tmp_path):
     (tmp_path / "other" / "letter.txt").touch()
     with pytest.raises(DataError, match="holds other files"):
         prepare(list_source(str(pictures)), tmp_path / "other", Packed(16))
+    for name, layout in (("shard-000000.tar", Shards(16)), ("images.u8", Packed(16))):
+        (tmp_path / name[:3]).mkdir()
+        (tmp_path / name[:3] / name).write_text("precious")
+        with pytest.raises(DataError, match="holds other files"):
+            prepare(list_source(str(pictures)), tmp_path / name[:3], layout)
+    with pytest.raises(DataError, match="is a file"):
+        prepare(list_source(str(pictures)), tmp_path / "sha" / "shard-000000.tar", layout)
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "progress.jsonl").write_text('{"identity": "another"}\n')
     with pytest.raises(DataError, match="beginning of another set"):
@@ -103,7 +112,7 @@ def test_folders_that_hold_something_else(pictures, tmp_path):
     prepare(list_source(str(pictures)), tmp_path / "small", Packed(8))
     with pytest.raises(DataError, match="holds another set"):
         prepare(list_source(str(pictures)), tmp_path / "small", Packed(16))
-    with pytest.raises(DataError, match="laid out as packed"):
+    with pytest.raises(DataError, match="holds another set"):
         prepare(list_source(str(pictures)), tmp_path / "small", Shards(8))
     with pytest.raises(DataError, match="holds no manifest"):
         open_packed(tmp_path / "other", 16, flip=False)

@@ -19,7 +19,7 @@ import torch
 from conftest import call, write_pictures
 from PIL import Image
 
-from biggan.data import open_source, shards
+from biggan.data import layouts, open_source, shards
 from biggan.data.layouts import Shards
 from biggan.data.manifest import Shard, parse_manifest
 from biggan.data.prepare import prepare
@@ -36,8 +36,10 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def tars(pictures, tmp_path) -> Path:
-    """64 images in 16 shards of 4."""
+def tars(pictures, tmp_path, monkeypatch) -> Path:
+    """64 images in 16 shards of 4, in 16 lanes."""
+    monkeypatch.setattr(layouts, "LANES", 16)
+    monkeypatch.setattr(shards, "LANES", 16)
     prepare(list_source(str(pictures)), tmp_path / "tars", Shards(16, shard_images=4))
     return tmp_path / "tars"
 
@@ -164,18 +166,34 @@ def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkey
     assert len(seen) == 64 - 4 + delivered
     assert len(set(seen) & lost) == delivered
     assert source.faults()["data_skipped_shards"] >= 2
+    assert source.faults()["data_retries"] == 3 * source.faults()["data_skipped_shards"]
     assert source.faults()["data_skipped_images"] == source.faults()["data_skipped_shards"] * (4 - delivered)
-    assert "shard-000003.tar failed 3 times and is left out" in lines[0]
+    assert "shard-000003.tar failed 4 times and is left out" in lines[0]
     assert ("503" in lines[0]) == (how == "error")
 
 
 def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch):
-    monkeypatch.setattr(shards, "PAUSE", 0.0)
-    source = open_source(f"wds:{tars}", 16)
+    monkeypatch.setattr(shards, "PAUSE", 0.01)
+    monkeypatch.setattr(shards, "PATIENCE", 0.5)
+    lines = []
+    source = open_source(f"wds:{tars}", 16, report=lines.append)
     for file in tars.glob("*.tar"):
         file.unlink()
-    with pytest.raises(DataError, match=r"8 shards in a row could not be read, the last of them .*No such file"):
+    with pytest.raises(DataError, match=r"nothing could be read for 0 seconds, last of all .*tar"):
         next(source.stream(8, seed=0))
+    assert "nor can others (FileNotFoundError" in lines[0]
+    assert source.faults()["data_skipped_shards"] == 0, "it is not the shards that fail"
+
+
+def test_the_stream_waits_for_a_server_that_comes_back(tars, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "PAUSE", 0.01)
+    monkeypatch.setattr(shards, "LONGEST_PAUSE", 0.05)
+    undisturbed = named(*take(open_source(f"wds:{tars}", 16).stream(8, seed=0), 8))
+    source = open_source(f"wds:{tars}", 16)
+    tars.rename(tmp_path / "away")
+    threading.Timer(1.0, lambda: (tmp_path / "away").rename(tars)).start()
+    assert named(*take(source.stream(8, seed=0), 8)) == undisturbed
+    assert source.faults()["data_retries"] > 4
 
 
 def write_bare(folder, shard, samples):
@@ -216,6 +234,12 @@ def test_bare_shards_are_counted_once(tmp_path):
     images, labels = take(source.stream(3, seed=0), 3)
     assert torch.equal(images[:, 0, 0, 0], labels), "red is the shard's number, and so the class"
     assert open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache").num_classes == 4
+    (tmp_path / "bare").rename(tmp_path / "moved")
+    moved = open_source(f"wds:{tmp_path / 'moved'}/{{0..2}}.tar", 16, cache=tmp_path / "cache")
+    assert moved.content_hash == source.content_hash
+    for file in (tmp_path / "cache").glob("*.json"):
+        file.write_text("{half of")
+    assert open_source(f"wds:{tmp_path / 'moved'}/{{0..2}}.tar", 16, cache=tmp_path / "cache").count == 9
 
 
 def test_broken_images(tmp_path):
@@ -228,6 +252,11 @@ def test_broken_images(tmp_path):
     images, labels = take(source.stream(3, seed=0), 4)
     assert source.faults()["data_broken_images"] >= 4
     assert torch.equal(images[:, 0, 0, 0], labels + 1), "another image came in its place, with its own class"
+    parts = [take(source.stream(3, rank=rank, world_size=3, seed=0), 4)[0] for rank in range(3)]
+    assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), images), "the same for any number of ranks"
+    write_bare(tmp_path / "all", "one", samples[2:4])
+    with pytest.raises(DataError, match="none of its 1 images can be read"):
+        open_source(f"wds:{tmp_path / 'all'}", 16, cache=tmp_path / "cache")
 
 
 def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
@@ -240,12 +269,16 @@ def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
     with pytest.raises(DataError, match="filter it when it is prepared"):
         open_source(f"wds:{tars}", 16, filters={"max_per_class": 3})
     write_bare(tmp_path / "bare", "one", [("a.png", png(1))])
-    with pytest.raises(DataError, match=r"one\.tar cannot be read \(a has no image or no class"):
+    with pytest.raises(DataError, match=r"one\.tar cannot be read .*a has no image or no class"):
         open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache")
     text = (tars / "manifest.json").read_text()
     for name in ("../../shard.tar", "pipe:echo.tar"):
         with pytest.raises(DataError, match="outside of its folder"):
             parse_manifest(text.replace("shard-000003.tar", name).encode(), "here", "wds")
+    with pytest.raises(DataError, match="contradicts itself"):
+        parse_manifest(text.replace('"images": 64', '"images": 65').encode(), "here", "wds")
+    with pytest.raises(DataError, match="prepared already"):
+        list_source(f"wds:{tars}")
     with pytest.raises(DataError, match="cannot be read"):
         parse_manifest(text.replace('"images": 64', '"images": "many"').encode(), "here", "wds")
     monkeypatch.setitem(sys.modules, "webdataset", None)
@@ -280,7 +313,7 @@ def test_training_from_a_server(capsys, tmp_path, server, monkeypatch):
     assert [line["D_real"] for line in logs[0]] == [line["D_real"] for line in logs[1]]
     failures["shard-000003.tar"] = (1000, "error")
     code, _, err = call(capsys, *words, "--train.steps", 6, "--run", tmp_path / "whole")
-    assert (code, "shard-000003.tar failed 3 times and is left out, 4 images" in err) == (0, True)
+    assert (code, "shard-000003.tar failed 4 times and is left out, 4 images" in err) == (0, True)
     assert json.loads((tmp_path / "whole" / "stats.jsonl").read_text().splitlines()[-1])["data_skipped_images"] >= 4
 
 

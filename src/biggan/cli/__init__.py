@@ -23,7 +23,7 @@ make      train PRESET --data SOURCE     train a generator, or carry on with a r
           sample RUN --n 64 --out DIR    draw images from a trained generator
 measure   bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
 move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
-          data prepare SOURCE OUT        decode it once into one memory-mapped file
+          data prepare SOURCE OUT        decode it once, into one file or into shards
           import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
           export RUN --to onnx           a safetensors file, an ONNX graph, or a folder for the hub
 

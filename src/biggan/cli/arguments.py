@@ -67,6 +67,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def say_as(rank: int, line: str) -> None:
+    """A note of one of several ranks."""
+    say(f"rank {rank}: {line}")
+
+
 def say_nothing(line: str) -> None:
     """For ranks that are not the first."""
 

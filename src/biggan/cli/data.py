@@ -99,6 +99,8 @@ def prepare(arguments: list[str]) -> int:
     refuse_below_one(command, "resolution", "shard_images", "quality", "min_per_class", "max_per_class")
     if command.quality is not None and command.quality > 100:
         raise ConfigError(f"--quality {command.quality} must be at most 100")
+    if command.format == "packed" and (command.quality, command.shard_images) != (None, PrepareCommand.shard_images):
+        raise ConfigError("--quality and --shard-images go with --format wds")
     from biggan.data import prepare as preparing
     from biggan.data.layouts import Packed, Shards
     from biggan.data.sources import list_source

@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.arguments import counted, names_of, parse, preset_argument, progress_bar, say, say_nothing, value_of
+from biggan.cli.arguments import counted, names_of, parse, preset_argument, progress_bar, say, say_as, say_nothing, value_of
 from biggan.config import RunConfig, resolve, to_json
 from biggan.errors import ConfigError
 from biggan.latents import LatentConfig
@@ -57,38 +58,30 @@ def train(arguments: list[str]) -> int:
         sheets = sorted(folder.samples.glob("*.png"))
         model = folder.model if folder.model.exists() else "none yet"
         print(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
-        print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+        if folder.model.exists():
+            print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
     return 0
 
 
 def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
     """Open the data, claim the folder and train, as one of the ranks; returns the step reached."""
     from biggan.bench import describe
-    from biggan.data import facts_of, open_source
-    from biggan.distributed import on_first
+    from biggan.data import facts_of, no_progress, open_data, streamed
+    from biggan.distributed import first_on_each_machine, on_first
     from biggan.training.loop import fit
 
     report = say if world.is_first else say_nothing
     source = None
 
-    def open_data() -> None:
+    def open_here() -> None:
         """Keeps the source here: it is too large to be handed from rank to rank."""
         nonlocal source
-        source = open_source(
-            config.data.source,
-            config.model.resolution,
-            filters=config.data.filters,
-            flip=config.data.flip,
-            skip_broken=config.data.skip_broken,
-            shuffle_buffer=config.data.shuffle_buffer,
-            cache=config.data.cache,
-            progress=progress_bar if world.is_first else lambda items, total, what: items,
-            report=report,
-        )
+        progress = progress_bar if world.is_first else no_progress
+        # What one rank cannot read of a stream, the others do not know of.
+        lost = report if world.is_first or not streamed(config.data) else partial(say_as, world.rank)
+        source = open_data(config.data, config.model.resolution, progress=progress, report=lost)
 
-    on_first(open_data)  # the others find it decoded
-    if source is None:
-        open_data()
+    first_on_each_machine(open_here, world)  # the others find it decoded
     config = resolve(config, facts_of(source))
     (small_w, small_h), (large_w, large_h) = source.sizes
     report(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 import tyro
@@ -126,6 +126,17 @@ def open_source(
     return load(filtered(listing, **filters) if chosen else listing, resolution, **options)
 
 
+def open_data(config: DataConfig, resolution: int, **how: Any) -> Source:
+    """`open_source` as a config says; `how`: the rest of its arguments."""
+    options = {name: getattr(config, name) for name in ("filters", "flip", "skip_broken", "shuffle_buffer", "cache")}
+    return open_source(config.source, resolution, **options | how)
+
+
+def streamed(config: DataConfig) -> bool:
+    """Whether the source of a config is read as it is needed, and not once when it is opened."""
+    return prepared(config.source)[0] == "wds"
+
+
 def prepared(spec: str) -> tuple[str | None, str]:
     """The layout of a prepared set, and where it is: of "packed:DIR", "wds:WHERE", or a plain path to such a folder. None
     for other sources."""
@@ -133,7 +144,7 @@ def prepared(spec: str) -> tuple[str | None, str]:
     if where and kind in ("packed", "wds"):
         return kind, where
     folder = Path(spec).expanduser()
-    if not (folder / manifest.NAME).exists():
+    if not manifest.is_prepared(folder):
         return None, spec
     return ("packed" if (folder / "images.u8").exists() else "wds"), spec
 

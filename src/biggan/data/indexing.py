@@ -2,19 +2,22 @@
 learn how many images and which classes they hold. What was learnt is kept in the cache."""
 
 import collections
+import contextlib
 import hashlib
 import io
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 
 from biggan.data.loader import Progress
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
-from biggan.data.shards import FAILURES, ShardSource, open_url, samples_of, webdataset
+from biggan.data.shards import FAILURES, PAUSE, TRIES, ShardSource, open_url, reason_of, samples_of, webdataset
 from biggan.data.sources import stat_of
 from biggan.errors import DataError
 
@@ -60,12 +63,11 @@ def manifest_of(where: str, cache: Path, progress: Progress) -> tuple[Manifest, 
     if "://" in where:
         address = f"{where.rstrip('/')}/{NAME}"
         try:
-            with open_url(address) as stream:
-                return parse_manifest(stream.read(), where, "wds"), f"{where.rstrip('/')}/"
+            return parse_manifest(tried(partial(fetched, address)), where, "wds"), f"{where.rstrip('/')}/"
         except FAILURES as error:
             raise DataError(
-                f"data source wds:{where}: {address} cannot be read ({error}); name bare shards by a pattern such as "
-                f"wds:{where.rstrip('/')}/{{000..127}}.tar"
+                f"data source wds:{where}: {address} cannot be read ({reason_of(error)}); name bare shards by a "
+                f"pattern such as wds:{where.rstrip('/')}/{{000..127}}.tar"
             ) from error
     if (folder / NAME).exists():
         return read_manifest(folder, "wds"), f"{folder}/"
@@ -86,6 +88,9 @@ def shards_named(pattern: str) -> list[str]:
     return [name if "://" in name or name.startswith("pipe:") else str(Path(name).expanduser()) for name in names]
 
 
+T = TypeVar("T")
+
+
 class Look(NamedTuple):
     """What is in one shard."""
 
@@ -101,10 +106,14 @@ def index_of(addresses: list[str], where: str, cache: Path, progress: Progress) 
     stamp = hashlib.sha256(repr([FORMAT, addresses, stamps]).encode()).hexdigest()
     kept = cache / f"shards-{stamp[:24]}.json"
     if kept.exists():
-        return parse_manifest(kept.read_bytes(), str(kept), "wds", anywhere=True)
+        try:
+            return parse_manifest(kept.read_bytes(), str(kept), "wds", anywhere=True)
+        except DataError:
+            kept.unlink()  # damaged: counted anew
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = list(progress(pool.map(look_into, addresses), len(addresses), "counting"))
     counts = sum((look.labels for look in looks), collections.Counter())
+    contents = [(Path(name).name, sorted(look.labels.items())) for name, look in zip(addresses, looks, strict=True)]
     manifest = Manifest(
         format=FORMAT,
         layout="wds",
@@ -119,7 +128,7 @@ def index_of(addresses: list[str], where: str, cache: Path, progress: Progress) 
             max((look.largest for look in looks), key=lambda size: size[0] * size[1]),
         ),
         rejected=0,
-        sha256=stamp,
+        sha256=hashlib.sha256(repr(contents).encode()).hexdigest(),
         shards=tuple(Shard(name, look.labels.total()) for name, look in zip(addresses, looks, strict=True)),
     )
     try:
@@ -130,20 +139,41 @@ def index_of(addresses: list[str], where: str, cache: Path, progress: Progress) 
     return manifest
 
 
+def tried(action: Callable[[], T]) -> T:
+    """What `action` returns, in some tries. Raises what it raised in the last, one of FAILURES."""
+    for trial in range(1, TRIES):
+        try:
+            return action()
+        except FAILURES:
+            time.sleep(PAUSE * 2 ** (trial - 1))
+    return action()
+
+
+def fetched(address: str) -> bytes:
+    """All bytes there."""
+    with open_url(address) as stream:
+        return stream.read()
+
+
 def look_into(address: str) -> Look:
-    """Read one shard through. Raises DataError where it cannot be read or is empty."""
-    labels, sizes = collections.Counter(), []
+    """Read one shard through, in some tries. Raises DataError where it cannot be read or is empty."""
     try:
-        for sample in samples_of(address):
-            labels[sample.label] += 1
-            try:
-                with Image.open(io.BytesIO(sample.data)) as image:  # reads the size, decodes nothing
-                    sizes.append(image.size)
-            except Exception:  # Pillow raises a dozen kinds; a broken image is dealt with when it is wanted
-                continue
-        by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-        return Look(labels, by_area[0], by_area[-1])
-    except IndexError as error:
-        raise DataError(f"shard {address} holds no image with a class (.cls)") from error
+        labels, sizes = tried(partial(contents_of, address))
     except FAILURES as error:
-        raise DataError(f"shard {address} cannot be read ({error}): mend it or leave it out") from error
+        raise DataError(f"shard {address} cannot be read ({reason_of(error)}): mend it or leave it out") from error
+    if not labels:
+        raise DataError(f"shard {address} holds no image with a class (.cls) beside it")
+    if not sizes:
+        raise DataError(f"shard {address}: none of its {labels.total()} images can be read")
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    return Look(labels, by_area[0], by_area[-1])
+
+
+def contents_of(address: str) -> tuple[collections.Counter, list[tuple[int, int]]]:
+    """How many images of each class are in a shard, and the sizes of those that can be read."""
+    labels, sizes = collections.Counter(), []
+    for sample in samples_of(address):
+        labels[sample.label] += 1
+        with contextlib.suppress(Exception), Image.open(io.BytesIO(sample.data)) as image:  # decodes nothing
+            sizes.append(image.size)  # Pillow raises a dozen kinds; a broken image is dealt with when it is wanted
+    return labels, sizes

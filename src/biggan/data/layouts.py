@@ -47,6 +47,10 @@ class Layout(Protocol):
         """Keep the chunk `number` of (file name, label, encoded); `before`: how many images stand there already."""
         ...
 
+    def holds(self, out: Path, kept: int, shard: Shard | None) -> bool:
+        """Whether what was noted of a chunk, after which there were `kept` images, still stands there."""
+        ...
+
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
         """Of all images, in order. May write what else belongs to the set."""
         ...
@@ -76,6 +80,10 @@ class Packed:
             stream.writelines(encoded for _, _, encoded in images)
             stream.flush()
             os.fsync(stream.fileno())
+
+    def holds(self, out: Path, kept: int, shard: Shard | None) -> bool:
+        file = out / "images.u8"
+        return file.exists() and file.stat().st_size >= kept * 3 * self.resolution**2
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
         np.save(out / "labels.npy", labels)
@@ -122,6 +130,10 @@ class Shards:
                 tar.write({"__key__": f"{before + place:09d}", suffix: encoded, "cls": str(label).encode()})
         write_stream(file, [buffer.getbuffer()])
         return Shard(file.name, len(images), buffer.getbuffer().nbytes, hashlib.sha256(buffer.getbuffer()).hexdigest())
+
+    def holds(self, out: Path, kept: int, shard: Shard | None) -> bool:
+        file = out / shard.name
+        return file.exists() and file.stat().st_size == shard.bytes
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
         return hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from biggan.data.sources import Listing, decode
+from biggan.distributed import ranks_here
 from biggan.errors import DataError
 from biggan.precision import to_device
 from biggan.randomness import addressed_generator
@@ -210,7 +211,8 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: P
 
 
 def read_cache(folder: Path, report: Callable[[str], None]) -> Decoded | None:
-    """What `write_cache` kept, in memory if it takes less than a quarter of it, else mapped; None if there is nothing.
+    """What `write_cache` kept, in memory if all ranks of this machine together take less than a quarter of it, else mapped;
+    None if there is nothing.
 
     A damaged entry is reported and removed.
     """
@@ -219,7 +221,7 @@ def read_cache(folder: Path, report: Callable[[str], None]) -> Decoded | None:
     try:
         facts = json.loads((folder / "facts.json").read_text())
         images, labels = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy")
-        if images.nbytes < total_memory() / 4:
+        if images.nbytes * ranks_here() < total_memory() / 4:
             images = np.array(images)
         smallest, largest = (tuple(size) for size in facts["sizes"])
         return Decoded(images, labels, facts["content_hash"], (smallest, largest), facts["broken"])

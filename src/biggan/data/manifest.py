@@ -51,7 +51,7 @@ def write_manifest(manifest: Manifest, file: Path) -> None:
     write_file(file, (json.dumps(asdict(manifest), indent=2) + "\n").encode())
 
 
-def parse_manifest(text: bytes, where: str, layout: str, *, anywhere: bool = False) -> Manifest:
+def parse_manifest(text: bytes, where: str, layout: str | None, *, anywhere: bool = False) -> Manifest:
     """The manifest in a file's bytes; its shards lie beside it, or `anywhere`. Raises DataError where it is none, of another
     layout or of another version."""
     try:
@@ -64,20 +64,33 @@ def parse_manifest(text: bytes, where: str, layout: str, *, anywhere: bool = Fal
         raise DataError(f"{where}/{NAME} cannot be read ({reason}): prepare the set again") from error
     if number != FORMAT:
         raise DataError(f"{where} is of format {number}, this version reads {FORMAT}: prepare the set again")
-    if manifest.layout != layout:
+    if layout is not None and manifest.layout != layout:
         raise DataError(f"{where} is laid out as {manifest.layout}, not as {layout}: use --data {manifest.layout}:{where}")
+    counted = sum(manifest.class_counts), sum(shard.images for shard in manifest.shards) or manifest.images
+    if counted != (manifest.images,) * 2 or len(manifest.class_counts) != len(manifest.class_names):
+        raise DataError(f"{where}/{NAME} contradicts itself in its counts: prepare the set again")
+    if any(shard.images < 1 for shard in manifest.shards):
+        raise DataError(f"{where}/{NAME} lists shards without images: prepare the set again")
     if not anywhere and any(Path(shard.name).name != shard.name or ":" in shard.name for shard in manifest.shards):
         raise DataError(f"{where}/{NAME} names shards outside of its folder: prepare the set again")
     return manifest
 
 
-def read_manifest(folder: Path, layout: str) -> Manifest:
-    """The manifest of a folder. Raises DataError where there is none that can be used."""
+def read_manifest(folder: Path, layout: str | None) -> Manifest:
+    """The manifest of a folder; `layout` None: of any. Raises DataError where there is none that can be used."""
     try:
         return parse_manifest((folder / NAME).read_bytes(), str(folder), layout)
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder} holds no {NAME}: make it with biggan data prepare SOURCE {folder} --format {layout}"
+            f"{folder} holds no {NAME}: make it with biggan data prepare SOURCE {folder} --format {layout or 'packed'}"
         ) from error
     except OSError as error:
         raise DataError(f"{folder / NAME} cannot be read ({error})") from error
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder's manifest is one of ours; other programs write files of that name too."""
+    try:
+        return "class_counts" in json.loads((folder / NAME).read_bytes())
+    except (OSError, ValueError, TypeError):
+        return False

@@ -84,18 +84,22 @@ def prepare(listing: Listing, out: Path, layout: Layout, *, progress: Progress =
     """Decode every image into the folder `out`; what cannot be read is left out and listed. Given again after it was
     stopped, it carries on. Raises DataError where the folder holds something else, or no image can be read; OSError where it
     cannot be written."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: give a folder")
     out.mkdir(parents=True, exist_ok=True)
     facts = [FORMAT, layout.name, vars(layout), listing.stamp, listing.images, listing.labels]
     identity = hashlib.sha256(repr(facts).encode()).hexdigest()
     if (out / NAME).exists():
-        manifest = read_manifest(out, layout.name)
+        manifest = read_manifest(out, None)
         if manifest.identity != identity:
             raise DataError(f"{out} holds another set ({manifest.source}): give another folder, or remove it")
         return manifest
     journal, ours = out / JOURNAL, (JOURNAL, REJECTED, *layout.files)
+    ours = ours if journal.exists() else ()  # without a journal they are somebody else's
     if any(not any(path.match(pattern) for pattern in ours) for path in out.iterdir() if not path.name.startswith(".")):
         raise DataError(f"{out} exists and holds other files: give another folder")
     notes, chunks = read_journal(journal, identity), layout.chunks(len(listing.images))
+    notes = notes[: next((place for place, note in enumerate(notes) if not layout.holds(out, note.kept, note.shard)), None)]
     lines = [{"identity": identity}, *(note._asdict() for note in notes)]
     write_file(journal, "".join(json.dumps(line) + "\n" for line in lines).encode())  # without a line that was cut short
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -4,7 +4,7 @@ The stream is a function of the seed and the batch alone, whatever the number of
 cut into lanes; in every epoch the shuffled shards are dealt out to the lanes, and each lane reads its shards one after the
 other, mixing the images within a window. A rank reads the lanes of its own part of the batch: the shards are split over
 ranks. Decoding runs ahead in threads. A shard that fails is tried again, then left out and counted, after which the
-stream is no longer that of an undisturbed run.
+stream is no longer that of an undisturbed run; while nothing at all can be read, the stream waits.
 """
 
 import contextlib
@@ -37,10 +37,11 @@ from biggan.randomness import addressed_generator
 
 T = TypeVar("T")
 
-LANES = 16  # shards that are read side by side, at most
-TRIES = 3  # of one shard
-PAUSE = 1.0  # seconds before a shard is tried again; doubled for the next
-PATIENCE = 8  # shards in a row that may fail before the lane gives up
+LANES = 32  # shards that are read side by side, at most
+TRIES = 4  # of one shard
+PAUSE = 1.0  # seconds before a shard is tried again; doubled for the next, up to LONGEST_PAUSE
+LONGEST_PAUSE = 30.0
+PATIENCE = 900.0  # seconds in which a lane gets nothing before it gives up
 BATCHES_AHEAD = 3
 TIMEOUT = 60.0  # seconds without an answer of a web server
 
@@ -56,27 +57,25 @@ class Sample(NamedTuple):
     label: int
 
 
+class Place(NamedTuple):
+    """One image of a window, and the window: where it is broken, the next sound one stands in for it."""
+
+    window: list[Sample]
+    number: int
+
+
 class Faults:
     """What went wrong while reading, counted; lanes run in threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.counts = {"data_retries": 0, "data_skipped_shards": 0, "data_skipped_images": 0, "data_broken_images": 0}
-        self.news: list[str] = []
 
-    def add(self, news: str | None = None, **counts: int) -> None:
-        """Count, and keep a line for whoever reads the stream."""
+    def add(self, **counts: int) -> None:
+        """Count."""
         with self.lock:
             for name, count in counts.items():
                 self.counts[name] += count
-            if news is not None:
-                self.news.append(news)
-
-    def take_news(self) -> list[str]:
-        """The lines since the last call."""
-        with self.lock:
-            news, self.news = self.news, []
-        return news
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,6 @@ class ShardSource:
         share = batch // world_size
         with contextlib.closing(ahead(self.batches(batch, rank, share, start_image, seed), BATCHES_AHEAD)) as batches:
             for position, (pixels, labels) in zip(itertools.count(start_image, batch), batches, strict=False):
-                for line in self.trouble.take_news():
-                    self.report(line)
                 images = to_device(torch.from_numpy(pixels), self.device)  # (share, 3, R, R)
                 if self.flip:
                     coins = torch.rand(batch, generator=addressed_generator(seed, "flips", position)) < 0.5
@@ -154,14 +151,13 @@ class ShardSource:
                 part = slice(max(mine.start - lane * slab, 0), min(mine.stop - lane * slab, slab))
                 readers.append((itertools.chain.from_iterable(reader), part))
             while True:
-                samples = [sample for lane, part in readers for sample in list(itertools.islice(lane, slab))[part]]
-                pixels = self.without_broken(samples, list(pool.map(self.pixels_of, samples)))
-                labels = [self.labels_in_files[sample.label] for sample in samples]
+                places = [place for lane, part in readers for place in list(itertools.islice(lane, slab))[part]]
+                pixels, labels = zip(*pool.map(self.decoded, places), strict=True)
                 yield np.stack(pixels), np.array(labels, dtype=np.int64)
 
-    def windows(self, lane: int, lanes: int, start: int, seed: int, window: int) -> Iterator[list[Sample]]:
+    def windows(self, lane: int, lanes: int, start: int, seed: int, window: int) -> Iterator[list[Place]]:
         """The images of one lane from its `start`-th on, mixed within each window."""
-        failed = 0
+        last = time.monotonic()
         for epoch in itertools.count():
             order = torch.randperm(len(self.shards), generator=addressed_generator(seed, "shard order", epoch))
             for number in order[lane::lanes].tolist():
@@ -172,61 +168,72 @@ class ShardSource:
                 first = start - start % window  # of a window, in the shard
                 start -= first
                 samples = self.read(shard, first)
-                failed += 1
                 while mixed := list(itertools.islice(samples, window)):
-                    failed = 0
-                    places = torch.randperm(len(mixed), generator=addressed_generator(seed, "window", epoch, number, first))
-                    yield [mixed[place] for place in places[start:].tolist()]
-                    first, start = first + window, 0
+                    mixing = torch.randperm(len(mixed), generator=addressed_generator(seed, "window", epoch, number, first))
+                    mixed = [mixed[place] for place in mixing.tolist()]
+                    yield [Place(mixed, place) for place in range(start, len(mixed))]
+                    first, start, last = first + window, 0, time.monotonic()
                 start = 0
-                if failed >= PATIENCE:
-                    raise DataError(
-                        f"data source {self.name}: {failed} shards in a row could not be read, the last of them "
-                        f"{shard.name}; {' '.join(self.trouble.take_news()[-1:])}"
-                    )
+                if time.monotonic() - last > PATIENCE:
+                    raise self.gone(shard)
 
     def read(self, shard: Shard, first: int) -> Iterator[Sample]:
-        """The samples of a shard from its `first` on; what cannot be read after some tries is left out and counted."""
-        done = first
-        for trial in range(TRIES):
-            if trial:
-                time.sleep(PAUSE * 2 ** (trial - 1))
-                self.trouble.add(data_retries=1)
+        """The samples of a shard from its `first` on. What cannot be read after some tries, while other shards can, is left
+        out and counted."""
+        done, began = first, time.monotonic()
+        for trial in itertools.count(1):
             try:
                 for sample in itertools.islice(samples_of(shard.name), done, shard.images):
                     yield sample
-                    done += 1
+                    done, began = done + 1, time.monotonic()
                 if done == shard.images:
                     return
                 raise EOFError(f"it ends after {done} of {shard.images} images")
             except FAILURES as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = reason_of(error)
+            if trial >= TRIES and self.others_can_be_opened(shard):
+                break
+            if time.monotonic() - began > PATIENCE:
+                raise self.gone(shard)
+            if trial == TRIES:
+                self.report(f"data: {shard.name} cannot be read, nor can others ({reason}): waiting")
+            time.sleep(min(PAUSE * 2 ** (trial - 1), LONGEST_PAUSE))
+            self.trouble.add(data_retries=1)
         left = shard.images - done
-        news = f"data: {shard.name} failed {TRIES} times and is left out, {left} images ({reason})"
-        self.trouble.add(news, data_skipped_shards=1, data_skipped_images=left)
+        self.trouble.add(data_skipped_shards=1, data_skipped_images=left)
+        self.report(f"data: {shard.name} failed {trial} times and is left out, {left} images ({reason})")
 
-    def pixels_of(self, sample: Sample) -> np.ndarray | None:
-        """(3, R, R) uint8; None for a broken image that may be left out. Raises DataError for another."""
-        try:
-            image, _ = decode(sample.data, self.resolution)
-        except Exception as error:  # Pillow raises a dozen kinds; each means that this image is damaged
-            if self.skip_broken:
-                self.trouble.add(data_broken_images=1)
-                return None
-            raise DataError(
-                f"image {sample.name} in {self.name} cannot be read ({error}): mend it, or add --data.skip-broken"
-            ) from error
-        return np.asarray(image).transpose(2, 0, 1)
+    def others_can_be_opened(self, shard: Shard) -> bool:
+        """Whether it is this shard that fails, and not the disk or the server. True where there is no other."""
+        place = self.shards.index(shard)
+        others = [self.shards[(place + step) % len(self.shards)] for step in (1, len(self.shards) // 2)]
+        return shard in others or any(map(can_be_opened, others))
 
-    def without_broken(self, samples: list[Sample], pixels: list[np.ndarray | None]) -> list[np.ndarray]:
-        """Another image of the batch in the place of each broken one; its sample too: mutates `samples`."""
-        sound = [place for place, image in enumerate(pixels) if image is not None]
-        if not sound:
-            raise DataError(f"data source {self.name}: no image of a whole batch can be read")
-        for place, image in enumerate(pixels):
-            if image is None:
-                samples[place], pixels[place] = samples[sound[place % len(sound)]], pixels[sound[place % len(sound)]]
-        return pixels
+    def gone(self, shard: Shard) -> DataError:
+        """What to say when nothing can be read any more."""
+        return DataError(
+            f"data source {self.name}: nothing could be read for {PATIENCE:.0f} seconds, last of all {shard.name}: "
+            "when it is there again, the same command carries on from the last checkpoint"
+        )
+
+    def decoded(self, place: Place) -> tuple[np.ndarray, int]:
+        """Pixels (3, R, R) uint8 and class of an image, or, where it is broken and may be left out, of the next in its
+        window. Raises DataError where it may not, where the whole window is broken, and where the class is unknown."""
+        window, number = place
+        for sample in window[number:] + window[:number]:
+            if sample.label not in self.labels_in_files:
+                raise DataError(f"image {sample.name} in {self.name} is of class {sample.label}, which its manifest lacks")
+            try:
+                image, _ = decode(sample.data, self.resolution)
+            except Exception as error:  # Pillow raises a dozen kinds; each means that this image is damaged
+                if self.skip_broken:
+                    self.trouble.add(data_broken_images=1)
+                    continue
+                raise DataError(
+                    f"image {sample.name} in {self.name} cannot be read ({error}): mend it, or add --data.skip-broken"
+                ) from error
+            return np.asarray(image).transpose(2, 0, 1), self.labels_in_files[sample.label]
+        raise DataError(f"data source {self.name}: of {len(window)} images around {window[number].name} none can be read")
 
 
 def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
@@ -278,6 +285,21 @@ def samples_of(url: str) -> Iterator[Sample]:
             if suffix is None or "cls" not in sample:
                 raise ValueError(f"{sample['__key__']} has no image or no class (.cls) beside it")
             yield Sample(f"{PurePosixPath(url).name}/{sample['__key__']}.{suffix}", sample[suffix], int(sample["cls"]))
+
+
+def reason_of(error: Exception) -> str:
+    """One line; webdataset adds its own objects to the words of others' errors."""
+    words = error if isinstance(error, OSError) or not error.args else error.args[0]
+    return f"{type(error).__name__}: {words}"
+
+
+def can_be_opened(shard: Shard) -> bool:
+    """Whether there is a first byte."""
+    try:
+        with open_url(shard.name) as stream:
+            return bool(stream.read(1))
+    except FAILURES:
+        return False
 
 
 def open_url(url: str) -> IO[bytes]:

@@ -56,7 +56,10 @@ def list_source(spec: str) -> Listing:
         return list_folder(path)
     if path.is_file():
         return list_zip(path)
-    raise DataError(f"data source {spec!r}: no such file or folder; use folder:DIR, zip:FILE, hf:NAME or embedded:digits")
+    if kind in ("packed", "wds") and separator:
+        raise DataError(f"data source {spec!r} is prepared already: name what it was made from")
+    kinds = "folder:DIR, zip:FILE, hf:NAME, packed:DIR, wds:DIR, wds:https://HOST/DIR or embedded:digits"
+    raise DataError(f"data source {spec!r}: no such file or folder; use {kinds}")
 
 
 def list_folder(folder: Path) -> Listing:
