@@ -146,7 +146,7 @@ def test_the_environment_of_torchrun(monkeypatch):
 
 
 def test_ranks_that_start_again_find_each_other():
-    """What dead starts left in the store, words of ranks that died early among it, misleads nobody; late ranks are awaited."""
+    """What dead starts left in the store, words of ranks that died early among it, misleads nobody."""
     store, seen = dist.HashStore(), []
     for _ in range(3):
         starts = {}
