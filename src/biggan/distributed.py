@@ -229,6 +229,17 @@ def gathered(values: Tensor) -> list[Tensor]:
     return parts
 
 
+def every_rank(mine: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
+    """The batches of the first ranks, of these sizes, in order of rank, on every rank."""
+    if world.size == 1:
+        yield mine
+        return
+    padded = mine.new_zeros(max(sizes), *mine.shape[1:])
+    padded[: len(mine)] = mine
+    for batch, size in zip(gathered(padded), sizes, strict=False):
+        yield batch[:size]
+
+
 def in_turn(values: Tensor, count: int) -> Tensor:
     """The rows 0 .. count - 1 of which rank r of w holds r, r + w, r + 2w, ..., in order. All ranks must call it."""
     if not dist.is_initialized():

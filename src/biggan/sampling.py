@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from biggan.distributed import ALONE, World, gathered, in_turn
+from biggan.distributed import ALONE, World, every_rank, in_turn
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig, draw_labels
 from biggan.nn.frozen import frozen
@@ -174,7 +174,16 @@ class Sampler:
             self.frozen = frozen(self.generator, self.precision.dtype, self.precision.memory_format)
             self.frozen = Compiled(self.frozen, self.precision.device) if self.compiled else self.frozen
         x = self.frozen(z_NZ.to(self.precision.device), y_N.to(self.precision.device))  # (N, 3, R, R) in [-1, 1]
-        return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
+        return to_uint8(x)
+
+    @torch.no_grad()
+    def blended(self, z_NZ: Tensor, weights_NK: Tensor) -> Tensor:
+        """uint8 images (N, 3, R, R) on the CPU of latents and mixtures of classes: class embeddings are averaged with these
+        weights. With the statistics last set; never compiled."""
+        device = self.precision.device
+        copy = frozen(self.generator, self.precision.dtype, self.precision.memory_format)
+        table_KE = copy.embed(torch.arange(len(self.class_names), device=device))
+        return to_uint8(copy.synthesize(z_NZ.to(device), weights_NK.to(device) @ table_KE.float()))
 
     @torch.no_grad()
     def set_statistics(self, truncation: float | None) -> None:
@@ -207,15 +216,9 @@ class Sampler:
         return sheet(torch.cat(list(batches)), columns=columns)
 
 
-def every_rank(mine: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
-    """The batches of the first ranks, of these sizes, in order of rank, on every rank."""
-    if world.size == 1:
-        yield mine
-        return
-    padded = mine.new_zeros(max(sizes), *mine.shape[1:])
-    padded[: len(mine)] = mine
-    for batch, size in zip(gathered(padded), sizes, strict=False):
-        yield batch[:size]
+def to_uint8(x: Tensor) -> Tensor:
+    """Images in [-1, 1] -> uint8 on the CPU."""
+    return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
 
 
 def write_pictures(

@@ -19,7 +19,7 @@ import torch
 from conftest import call, write_pictures
 from PIL import Image
 
-from biggan.data import layouts, open_source, shards
+from biggan.data import indexing, layouts, open_source, shards
 from biggan.data.layouts import Shards
 from biggan.data.manifest import Shard, parse_manifest
 from biggan.data.prepare import prepare
@@ -260,6 +260,7 @@ def test_broken_images(tmp_path):
 
 
 def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
+    monkeypatch.setattr(indexing, "PAUSE", 0)
     with pytest.raises(DataError, match=r"no manifest\.json and no tar file"):
         open_source(f"wds:{tmp_path / 'absent'}", 16)
     with pytest.raises(DataError, match=r"8\.tar is not a file"):

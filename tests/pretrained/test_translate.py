@@ -12,8 +12,8 @@ from biggan.errors import CheckpointError
 from biggan.nn.spectral import power_iteration
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.hugging_face import read_hugging_face, starting_vector
-from biggan.pretrained.translate import read_tensors
 from biggan.sampling import StatisticsTable
+from biggan.weights import read_tensors
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from biggan.cli.data import data
+from biggan.cli.evaluate import evaluate
 from biggan.cli.make import sample, train
 from biggan.cli.measure import bench
 from biggan.cli.move import export, import_
@@ -21,7 +22,8 @@ USAGE = """usage: biggan COMMAND ...
 
 make      train PRESET --data SOURCE     train a generator, or carry on with a run
           sample RUN --n 64 --out DIR    draw images from a trained generator
-measure   bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
+measure   evaluate RUN --data SOURCE     Inception Score, FID, KID, precision, recall, density, coverage, accuracy
+          bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
 move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
           data prepare SOURCE OUT        decode it once, into one file or into shards
           import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
@@ -33,6 +35,7 @@ biggan COMMAND --help tells the rest.
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sample": sample,
+    "evaluate": evaluate,
     "bench": bench,
     "data": data,
     "import": import_,

@@ -40,6 +40,10 @@ class Source(Protocol):
         """The same source, on the device if it is worth it."""
         ...
 
+    def once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in a fixed random order, unflipped: uint8 (<= batch, 3, R, R) and classes."""
+        ...
+
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:

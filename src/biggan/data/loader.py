@@ -75,6 +75,12 @@ class ResidentSource:
             return self
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
+    def once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in a fixed random order, unflipped: uint8 (<= batch, 3, R, R) and classes."""
+        order = torch.randperm(self.count, generator=addressed_generator(0, "every image once"))
+        for chosen in order.to(self.images.device).split(batch):
+            yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
+
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:

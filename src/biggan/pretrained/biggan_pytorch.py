@@ -22,7 +22,8 @@ from biggan.models import FAMILIES, ModelConfig
 from biggan.models.biggan import LAYOUTS, BigGANConfig
 from biggan.models.biggan_deep import DEEP_LAYOUTS, BigGANDeepConfig
 from biggan.models.options import BOTTOM
-from biggan.pretrained.translate import Foreign, divided, needed, read_tensors, translate
+from biggan.pretrained.translate import Foreign, divided, needed, translate
+from biggan.weights import read_tensors
 
 # Singular values kept for its log, and counters of its batch normalisation.
 EXCEPTIONS = (r".*\.sv\d+", r"sv\d+", r".*num_batches_tracked", r".*accumulation_counter")

@@ -3,23 +3,15 @@
 Whatever cannot be fetched ends in an error that names the files to fetch by hand.
 """
 
-import functools
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from http.client import HTTPResponse
 from pathlib import Path
 
 from biggan.errors import CheckpointError, first_line
-from biggan.files import write_stream
+from biggan.weights import Progress, fetch
 
 WANTED = ("config.json", "*.safetensors", "pytorch_model.bin")
 RELEASED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
 RELEASED_AT = "https://s3.amazonaws.com/models.huggingface.co/biggan"
-BLOCK = 1 << 20
-
-Progress = Callable[[str, int, int | None], None]  # file, bytes so far, bytes in all if known
 
 
 def looks_like_a_hub_name(name: str) -> bool:
@@ -55,24 +47,10 @@ def released(name: str, cache: Path, progress: Progress, *, address: str = RELEA
         if (folder / kind).exists():
             continue
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(file, timeout=60) as answer:
-                write_stream(folder / kind, blocks(answer, functools.partial(progress, kind)))
-        except (OSError, urllib.error.URLError) as error:
+            fetch(file, folder / kind, progress)
+        except OSError as error:
             raise CheckpointError(
                 f"{name} cannot be fetched ({error}): fetch {' and '.join(files.values())} by hand, name them "
                 f"{' and '.join(files)} in one folder, and name that folder"
             ) from error
     return folder
-
-
-def blocks(answer: HTTPResponse, progress: Callable[[int, int | None], None]) -> Iterator[bytes]:
-    """The body of an answer in pieces. Raises OSError where it ends early."""
-    length, done = answer.headers["Content-Length"], 0
-    total = None if length is None else int(length)
-    while block := answer.read(BLOCK):
-        done += len(block)
-        progress(done, total)
-        yield block
-    if total is not None and done != total:
-        raise OSError(f"the connection ended after {done} of {total} bytes")

@@ -24,7 +24,8 @@ from biggan.models import FAMILIES
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.options import BOTTOM
 from biggan.nn.spectral import power_iteration
-from biggan.pretrained.translate import Foreign, read_tensors, translate
+from biggan.pretrained.translate import Foreign, translate
+from biggan.weights import read_tensors
 
 EXCEPTIONS = (r".*num_batches_tracked",)
 NAMES = (

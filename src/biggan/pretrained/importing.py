@@ -8,9 +8,10 @@ from typing import NamedTuple
 from biggan.checkpoint import ModelCard, save_model_folder
 from biggan.errors import CheckpointError, ConfigError
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
-from biggan.pretrained.download import RELEASED, Progress, looks_like_a_hub_name, released, snapshot
+from biggan.pretrained.download import RELEASED, looks_like_a_hub_name, released, snapshot
 from biggan.pretrained.hugging_face import read_hugging_face
 from biggan.pretrained.translate import Foreign
+from biggan.weights import Progress
 
 IMAGENET = 1000
 

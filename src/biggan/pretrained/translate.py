@@ -1,21 +1,15 @@
 """Carrying tensors from names of another implementation to ours: every source tensor is used exactly once or is on a short
-list of exceptions, every shape is checked, nothing may be missing. Reading of foreign files, without unpickling code.
+list of exceptions, every shape is checked, nothing may be missing.
 """
 
 import re
-import zipfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import NamedTuple
 
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from biggan.checkpoint import Tensors
-from biggan.errors import CheckpointError, first_line
+from biggan.errors import CheckpointError
 from biggan.latents import LatentConfig
 from biggan.models import ModelConfig
 
@@ -59,35 +53,6 @@ def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise CheckpointError(f"{what}: nothing for {missing[0]}{more}: the file is incomplete, or of another network")
     return state
-
-
-def read_tensors(file: Path) -> Tensors:
-    """A dictionary of tensors from a safetensors file or a PyTorch file, whose code is never run.
-
-    Raises CheckpointError where that is not what the file holds."""
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):  # torch does not look
-            raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no such file: {file}") from error
-    except UnpicklingError as error:  # torch's own text would advise to trust the file
-        raise CheckpointError(
-            f"{file} cannot be read as tensors: it is damaged, or holds more than plain tensors, which is not trusted; "
-            "give the file with the weights of one network"
-        ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read as tensors ({first_line(error)}): fetch it again") from error
-    if not isinstance(tensors, dict) or not all(is_plain(tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
-    return dict(tensors)
-
-
-def is_plain(value: object) -> bool:
-    """Whether it is a dense tensor of real numbers."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
 
 
 def needed(source: Tensors, name: str, dimensions: int, what: str) -> Tensor:

@@ -1,0 +1,69 @@
+"""Sets of images to be measured: drawn from a generator, or real.
+
+Classes of drawn images are drawn too, evenly at random, as published scores have them. Not here: the scores (see metrics).
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from biggan.data import Source
+from biggan.latents import draw_labels
+from biggan.metrics.evaluate import Images
+from biggan.randomness import addressed_generator
+from biggan.sampling import Sampler
+
+BATCH = 64
+
+
+def drawn(sampler: Sampler, name: str, *, truncation: float | None = None, seed: int = 0) -> Images:
+    """As many images as are wanted from a generator; image number k and its class depend on the seed alone."""
+
+    def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        labels = draw_labels(count, len(sampler.class_names), addressed_generator(seed, "classes to measure"))
+        images = sampler.batches(range(count), labels, truncation=truncation, seed=seed, batch=BATCH)
+        yield from zip(images, labels.split(BATCH), strict=True)
+
+    digest = hashlib.sha256()
+    for key, value in sorted(sampler.generator.state_dict().items()):
+        if "standing" not in key:  # statistics are set anew for each truncation
+            digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+    description = {
+        "generator": name,
+        "weights": digest.hexdigest(),
+        "averaged": True,
+        "truncation": truncation,
+        "truncation_by": "none" if truncation is None else type(sampler.prior).__name__,
+        "statistics": statistics_of(sampler, truncation),
+        "classes": "uniform",
+        "arithmetic": "bf16" if sampler.precision.bf16 else "float32",
+        "seed": seed,
+    }
+    identity = hashlib.sha256(repr(sorted(description.items())).encode()).hexdigest()
+    return Images(batches, identity, description, sampler.class_names, None)
+
+
+def statistics_of(sampler: Sampler, truncation: float | None) -> str:
+    """Where the statistics of batch normalisation come from."""
+    stored = sampler.statistics_table is not None and sampler.statistics_table.covers(truncation)
+    if stored or (truncation is None and sampler.statistics_at is None):
+        return "standing, stored with the model"
+    return f"standing, {sampler.statistics_passes} batches of {sampler.statistics_batch}"
+
+
+def real(source: Source) -> Images:
+    """All images of a data set, in a fixed random order."""
+
+    def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        seen = 0
+        for images, labels in source.once(BATCH):
+            if seen >= count:
+                return
+            yield images[: count - seen].cpu(), labels[: count - seen].cpu()
+            seen += len(labels)
+
+    description = {"data": source.name, "images": source.count, "resolution": source.resolution}
+    address = f"{source.content_hash} {source.resolution} {source.count}"
+    identity = hashlib.sha256(address.encode()).hexdigest()
+    return Images(batches, identity, description, source.class_names, source.count)

@@ -1,0 +1,178 @@
+"""biggan evaluate, biggan truncation."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from tqdm import tqdm
+
+from biggan.cli.arguments import parse, progress_bar, say, say_nothing
+from biggan.errors import CheckpointError, ConfigError
+from biggan.precision import DeviceName, choose_precision
+
+if TYPE_CHECKING:
+    from biggan.distributed import World
+    from biggan.metrics.evaluate import Images
+    from biggan.metrics.features import Extractor
+    from biggan.sampling import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What scores are made with."""
+
+    data: str | None = None
+    """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
+    extractor: str = "inception"
+    """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits)."""
+    extractor_weights: Path | None = None
+    """A file with the extractor's weights, where there is no network."""
+    bf16: bool = False
+    """Extract in bf16: faster, and slightly other figures."""
+    device: DeviceName = "auto"
+    seed: int = 0
+    cache: Path | None = None
+    """Folder for weights and for what the real images give; None: as for data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand(Measuring):
+    """Score a generator, or a set of images, against real images: Inception Score, FID, KID, precision, recall, density,
+    coverage, FID within classes, accuracy of the extractor on the classes asked for."""
+
+    samples: tyro.conf.Positional[str]
+    """A run or model folder, or a data set."""
+    recipe: str = "fid50k,is50k,kid50k,prdc10k"
+    """Scores and how many images each: is, fid, kid, prdc, intra, accuracy."""
+    truncation: float | None = None
+    """Of the latents of a generator."""
+    resolution: int | None = None
+    """Size at which data sets are compared; None: the generator's, which is needed where there is none."""
+    out: Path | None = None
+    """JSON with the scores and their recipe; None: metrics/ in the folder of the model, or evaluation.json."""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
+    command = parse(EvaluateCommand, arguments, "biggan evaluate")
+    from biggan.distributed import together
+    from biggan.metrics.evaluate import evaluate, parse_recipe, table
+
+    wanted = parse_recipe(command.recipe)
+    device = choose_precision(command.device, "auto", "channels-last").device
+    with together(device) as world:
+        report = say if world.is_first else say_nothing
+        samples, reference = open_sets(command, world)
+        evaluation = evaluate(
+            samples,
+            reference,
+            open_extractor_for(command, world),
+            wanted,
+            cache=cache_of(command),
+            world=world,
+            progress=images_bar if world.is_first else as_it_is,
+            report=report,
+        )
+    if not world.is_first:
+        return 0
+    print(table(evaluation), end="")
+    out = command.out or default_out(command)
+    try:
+        evaluation.save(out)
+    except OSError as error:
+        raise ConfigError(f"the scores cannot be written to {out} ({error}): give another --out") from error
+    print(f"recipe {out}")
+    return 0
+
+
+def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Images | None"]:
+    """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
+    from biggan.analysis import sets
+    from biggan.data import default_cache, open_source
+    from biggan.distributed import on_first
+
+    sampler = sampler_at(command.samples, command.device, world)
+    size = command.resolution or (None if sampler is None else sampler.generator.config.resolution)
+    if size is None:
+        raise ConfigError("two data sets are compared at one size: add --resolution 32, for example")
+    if command.truncation is not None and sampler is None:
+        raise ConfigError("--truncation is for generators, not for data sets")
+
+    def opened(spec: str) -> "Images":
+        """A data set; the first rank decodes it for all."""
+        options = {"cache": command.cache or default_cache(), "report": say if world.is_first else say_nothing}
+        on_first(lambda: open_source(spec, size, **options, progress=progress_bar) and None)
+        return sets.real(open_source(spec, size, **options))
+
+    if sampler is None:
+        samples = opened(command.samples)
+    else:
+        samples = sets.drawn(sampler, command.samples, truncation=command.truncation, seed=command.seed)
+    return samples, None if command.data is None else opened(command.data)
+
+
+def sampler_at(where: str, device: DeviceName, world: "World") -> "Sampler | None":
+    """The sampler of a run or model folder; None where it is something else."""
+    from biggan.checkpoint import ModelFolder
+    from biggan.pretrained import from_pretrained
+
+    try:
+        ModelFolder(Path(where))
+    except CheckpointError:
+        if (Path(where) / "config.json").exists():
+            raise
+        return None
+    sampler = from_pretrained(where, device=device)
+    sampler.world = world
+    return sampler
+
+
+def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
+    """The extractor; the first rank fetches its weights for all."""
+    from biggan.distributed import on_first
+    from biggan.metrics.features import open_extractor
+
+    device = choose_precision(command.device, "auto", "channels-last").device
+    options = {"weights": command.extractor_weights, "cache": cache_of(command), "device": device, "bf16": command.bf16}
+    on_first(lambda: open_extractor(command.extractor, **options, progress=fetched) and None)
+    return open_extractor(command.extractor, **options)
+
+
+def cache_of(command: Measuring) -> Path:
+    """Where weights and reference statistics are kept."""
+    from biggan.data import default_cache
+
+    return (command.cache or default_cache()) / "metrics"
+
+
+def default_out(command: EvaluateCommand) -> Path:
+    """Beside the model, named by what decides the scores."""
+    folder = Path(command.samples)
+    if not folder.is_dir() or not ((folder / "model").exists() or (folder / "generator.safetensors").exists()):
+        return Path("evaluation.json")
+    words = [command.extractor, command.recipe, command.truncation, command.data, command.seed, command.bf16]
+    return folder / "metrics" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
+
+
+def images_bar(batches: Iterable, total: int, what: str) -> Iterable:
+    """Counts images, of which each batch holds some."""
+    import sys
+
+    with tqdm(total=total, desc=what, leave=False, disable=not sys.stderr.isatty(), unit="image") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch[1]))
+
+
+def as_it_is(batches: Iterable, total: int, what: str) -> Iterable:
+    """For ranks that are not the first."""
+    return batches
+
+
+def fetched(file: str, done: int, total: int | None) -> None:
+    """How far a download has come, now and then."""
+    if done == total:
+        say(f"fetched {file}")

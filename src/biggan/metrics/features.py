@@ -1,0 +1,168 @@
+"""What turns images into features and class logits: Inception, DINOv2, or a module out of a file.
+
+`inception` is the network of 2015 that published scores are made with, as torch-fidelity carries it over from TensorFlow,
+with its resizing; logits are without the bias, as released (spec improved_gan section 6). `dinov2` is ViT-L/14 (Oquab et al.
+2023) with the preparation of Stein et al. 2023. `module:FILE` is a torch.export program or a TorchScript module from uint8
+(N, 3, R, R) to (features (N, F), logits (N, K) or None). Not here: what is done with the features (see scores, manifold).
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biggan.errors import CheckpointError, ConfigError, first_line
+from biggan.weights import Progress, fetch, read_tensors, silent
+
+INCEPTION_AT = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+DINOV2 = "facebook/dinov2-large"
+
+
+class Extracted(NamedTuple):
+    """Features (N, F) float32 and logits (N, K) float32, or None, on the CPU."""
+
+    features: Tensor
+    logits: Tensor | None
+
+
+class Extractor:
+    """A network in evaluation mode, from uint8 images (N, 3, R, R) to Extracted."""
+
+    def __init__(
+        self, name: str, sha256: str, resizing: str, network: Callable[[Tensor], Any], device: torch.device, bf16: bool
+    ) -> None:
+        """`name` and the `sha256` of the weights say what it is; `resizing` what it does to images of other sizes."""
+        self.name, self.sha256, self.resizing = name, sha256, resizing
+        self.network, self.device, self.bf16 = network, device, bf16
+
+    @property
+    def is_inception(self) -> bool:
+        """Whether its scores may be called by the names of published ones."""
+        return self.name == "inception" and self.sha256 == INCEPTION_SHA256
+
+    @property
+    def arithmetic(self) -> str:
+        return "bf16" if self.bf16 else "float32"
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Extracted:
+        """Raises ConfigError where a module does not take these images or gives something else."""
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            features, logits = self.network(images)
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(images):
+            raise ConfigError(f"extractor {self.name} gives no features of shape (N, F) for images {tuple(images.shape)}")
+        return Extracted(features.float().cpu(), None if logits is None else logits.float().cpu())
+
+
+def open_extractor(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    cache: Path,
+    device: torch.device,
+    bf16: bool = False,
+    progress: Progress = silent,
+) -> Extractor:
+    """The extractor "inception", "dinov2" or "module:FILE"; `weights`: a file (dinov2: a folder or hub name) in the place of
+    what would be fetched into the cache. Raises ConfigError on another name or a missing library, CheckpointError on weights
+    that cannot be had or read."""
+    if spec == "inception":
+        return inception(weights, cache, device, bf16, progress)
+    if spec == "dinov2":
+        return dinov2(weights, device, bf16)
+    kind, _, file = spec.partition(":")
+    if kind != "module" or not file:
+        raise ConfigError(f"extractor {spec!r}: use inception, dinov2 or module:FILE")
+    return module(Path(file).expanduser(), device, bf16)
+
+
+def inception(weights: Path | None, cache: Path, device: torch.device, bf16: bool, progress: Progress) -> Extractor:
+    """InceptionV3 of torch-fidelity, its weights fetched once."""
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ModuleNotFoundError as error:
+        raise ConfigError("the inception extractor needs torch-fidelity: pip install 'biggan[metrics]'") from error
+    file = weights or cache / INCEPTION_AT.rsplit("/", 1)[1]
+    if weights is None and not file.exists():
+        try:
+            fetch(INCEPTION_AT, file, progress, sha256=INCEPTION_SHA256)
+        except OSError as error:
+            raise CheckpointError(
+                f"the weights of inception cannot be fetched ({error}): fetch {INCEPTION_AT} (sha256 {INCEPTION_SHA256}) by "
+                f"hand and name it by --extractor-weights FILE, or lay it at {file}"
+            ) from error
+    safe = io.BytesIO()  # torch-fidelity would unpickle whatever the file holds: it is given what was read without that
+    torch.save(read_tensors(file), safe)
+    safe.seek(0)
+    try:
+        network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], safe)
+    except RuntimeError as error:
+        raise CheckpointError(f"{file} does not hold the weights of inception: {first_line(error)}") from error
+    network = network.to(device, memory_format=torch.channels_last)
+    resizing = "TensorFlow 1's bilinear to 299, by torch-fidelity"
+    return Extractor("inception", sha256_of(file), resizing, network, device, bf16)
+
+
+def dinov2(weights: Path | None, device: torch.device, bf16: bool) -> Extractor:
+    """The class token of DINOv2 after its last normalisation; no logits."""
+    try:
+        from transformers import Dinov2Model
+    except ModuleNotFoundError as error:
+        raise ConfigError("the dinov2 extractor needs transformers: pip install 'biggan[dinov2]'") from error
+    name = DINOV2 if weights is None else str(weights)
+    try:
+        model = Dinov2Model.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False).to(device)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the weights of dinov2 cannot be had from {name} ({first_line(error)}): fetch config.json and "
+            f"model.safetensors of https://huggingface.co/{DINOV2} into a folder and name it by --extractor-weights"
+        ) from error
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+    return Extractor("dinov2", digest.hexdigest(), "bicubic to 224", DINO(model), device, bf16)
+
+
+class DINO(nn.Module):
+    """uint8 (N, 3, R, R) -> (features (N, F), None), with ImageNet's means and deviations."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, None]:
+        x = images.float() / 255  # (N, 3, R, R)
+        x = F.interpolate(x, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)  # (N, 3, 224, 224)
+        mean, deviation = x.new_tensor([0.485, 0.456, 0.406]), x.new_tensor([0.229, 0.224, 0.225])
+        x = (x - mean[:, None, None]) / deviation[:, None, None]
+        return self.model(pixel_values=x).pooler_output, None  # (N, F)
+
+
+def module(file: Path, device: torch.device, bf16: bool) -> Extractor:
+    """A torch.export program (.pt2) or a TorchScript module; the latter is deprecated by torch, and still what many have."""
+    if not file.is_file():
+        raise CheckpointError(f"extractor module:{file}: no such file")
+    try:
+        if file.suffix == ".pt2":
+            network = torch.export.load(file).module().to(device)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                network = torch.jit.freeze(torch.jit.load(file, map_location=device).eval())
+    except Exception as error:  # torch raises what its readers raise
+        reason = first_line(error)
+        raise CheckpointError(f"{file} is neither a torch.export program nor a TorchScript module ({reason})") from error
+    return Extractor(f"module:{file.name}", sha256_of(file), "none", network, device, bf16)
+
+
+def sha256_of(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

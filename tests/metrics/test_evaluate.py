@@ -1,0 +1,290 @@
+"""Whole evaluations: against torch-fidelity with the same random Inception, a module from a file, two ranks, the cache."""
+
+import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import call, write_pictures
+from torch import nn
+
+from biggan.analysis import sets
+from biggan.data import open_source
+from biggan.errors import CheckpointError, ConfigError
+from biggan.metrics import features
+from biggan.metrics.evaluate import Images, evaluate, parse_recipe
+from biggan.metrics.features import open_extractor
+
+CPU = torch.device("cpu")
+
+
+class Small(nn.Module):
+    """uint8 images -> eight features and three logits."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        x = self.conv(images.float() / 255).relu().mean((2, 3))
+        return x, self.head(x)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("module") / "small.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(Small(), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)), file)
+    return file
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    write_pictures(tmp_path / "a", {"cat": 30, "dog": 30, "eel": 30}, size=(16, 16))
+    write_pictures(tmp_path / "b", {"cat": 20, "dog": 20, "eel": 20}, size=(18, 18))
+    return tmp_path / "a", tmp_path / "b"
+
+
+def opened(small, bf16=False):
+    return open_extractor(f"module:{small}", cache=Path("absent"), device=CPU, bf16=bf16)
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory) -> Path:
+    """Seeded random weights, spread so that features and logits vary."""
+    pytest.importorskip("torch_fidelity")
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3.__new__(FeatureExtractorInceptionV3)
+    load, torch.load = torch.load, lambda *words, **options: None
+    original = nn.Module.load_state_dict
+    nn.Module.load_state_dict = lambda self, state: None
+    try:
+        torch.manual_seed(0)
+        network.__init__("random", ["2048"], "nowhere")
+    finally:
+        torch.load, nn.Module.load_state_dict = load, original
+    file = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(network.state_dict(), file)
+    return file
+
+
+def test_against_torch_fidelity_with_the_same_weights(pictures, inception_weights, tmp_path):
+    """Features to rounding; scores within 1e-4 on the very same images."""
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    theirs = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(inception_weights))
+    ours = open_extractor("inception", weights=inception_weights, cache=tmp_path, device=CPU)
+    assert not ours.is_inception, "random weights may not call their distance FID"
+    first, second = (sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+    first = Images(lambda n: limited(first_batches(), n), "a", {}, first.class_names, 24)
+    all_images = [torch.cat([images for images, _ in batches]) for batches in (first.batches(24), second.batches(60))]
+    all_images[1] = all_images[1][:24]
+    second = Images(lambda n: iter([(all_images[1][:n], torch.zeros(n, dtype=torch.int64))]), "b", {}, ("all",), 24)
+    features_1, logits_1 = (torch.cat(part) for part in zip(*(theirs(x) for x in all_images[0].split(8)), strict=True))
+    features_2, _ = (torch.cat(part) for part in zip(*(theirs(x) for x in all_images[1].split(8)), strict=True))
+    assert torch.allclose(ours(all_images[0]).features, features_1, atol=1e-5, rtol=1e-4)
+    scores = evaluate(first, second, ours, parse_recipe("fid24,is24,kid24,prdc24")).scores
+    expected = fid_statistics_to_metric(*map(fid_features_to_statistics, (features_1, features_2)), False)
+    assert scores["frechet_distance"]["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    expected = isc_features_to_metric(logits_1, 10, shuffle=False)
+    assert scores["exp_kl_score"]["mean"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
+    options = {"kid_subsets": 100, "kid_subset_size": 24, "rng_seed": 2020, "verbose": False}
+    expected = kid_features_to_metric(features_1.double(), features_2.double(), **options)
+    assert scores["kernel_distance"]["mean"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
+    precision, recall = calculate_precision_recall_full(features_1, features_2, 3)
+    assert (scores["precision"]["value"], scores["recall"]["value"]) == pytest.approx((precision, recall))
+
+
+def first_batches():
+    """24 smooth random images, each of its own colours, in batches of 5."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(24, 3, 4, 4, generator=generator)
+    images = (nn.functional.interpolate(coarse, size=(16, 16), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
+    return zip(images.split(5), torch.zeros(24, dtype=torch.int64).split(5), strict=True)
+
+
+def limited(batches, count):
+    for images, labels in batches:
+        yield images[:count], labels[:count]
+        count -= len(labels)
+        if count <= 0:
+            return
+
+
+def test_scores_of_two_sets(pictures, small, tmp_path):
+    first, second = (sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+    found = evaluate(first, second, opened(small), parse_recipe("fid90,is90,kid50,prdc60,intra90,accuracy90"))
+    assert set(found.scores) == {
+        *("frechet_distance", "exp_kl_score", "kernel_distance", "precision", "recall", "density", "coverage"),
+        *("intra_frechet_distance", "accuracy"),
+    }
+    source = open_source(str(pictures[0]), 16, cache=tmp_path)
+    named = Small()(source.images)[1].argmax(1)
+    assert found.scores["accuracy"]["value"] == pytest.approx((named == source.labels).double().mean().item())
+    assert found.scores["frechet_distance"]["reference_images"] == 60
+    assert found.scores["prdc" if "prdc" in found.scores else "precision"]["reference_images"] == 60
+    assert found.recipe["extractor"]["sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
+    again = evaluate(first, first, opened(small), parse_recipe("fid90,intra90")).scores
+    assert again["frechet_distance"]["value"] < 1e-3
+    assert again["intra_frechet_distance"]["value"] < 1e-3
+    bf16 = evaluate(first, second, opened(small, bf16=True), parse_recipe("fid90"))
+    assert bf16.recipe["extractor"]["arithmetic"] == "bf16"
+
+
+def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tmp_path):
+    def run(cache=tmp_path / "cache"):
+        passes = []
+        first, second = (sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+
+        def progress(items, total, what):
+            passes.append(what)
+            return items
+
+        wanted = parse_recipe("fid60,prdc60")
+        return evaluate(first, second, opened(small), wanted, cache=cache, progress=progress), passes
+
+    (one, passes), (two, again) = run(), run()
+    assert (passes, again) == (["samples", "reference"], ["samples"])
+    assert one == two
+    kept = next((tmp_path / "cache").glob("reference-*"))
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert run() == (one, passes), "a damaged file is made again"
+    (pictures[1] / "cat" / "0.png").unlink()
+    three, passes = run()
+    assert passes == ["samples", "reference"]
+    assert three.scores != one.scores
+    assert three.recipe["reference"]["identity"] != one.recipe["reference"]["identity"]
+    assert run(cache=None)[0] == three
+
+
+def test_two_ranks_give_what_one_gives(pictures, small, tmp_path):
+    """A generator and a set, both by the command, with batches that do not divide by the ranks."""
+    words = [
+        "evaluate",
+        str(pictures[0]),
+        "--data",
+        str(pictures[1]),
+        "--resolution",
+        "16",
+        "--extractor",
+        f"module:{small}",
+    ]
+    words += [
+        "--recipe",
+        "fid90,is90,kid70,prdc60,intra90,accuracy90",
+        "--cache",
+        str(tmp_path / "cache"),
+        "--device",
+        "cpu",
+    ]
+    results = []
+    for number, start in enumerate(([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
+        out = tmp_path / f"{number}.json"
+        command = [sys.executable, *start, "-m", "biggan", *(["--"] if start else []), *words, "--out", str(out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(out.read_text()))
+        for file in (tmp_path / "cache").rglob("reference-*"):
+            file.unlink()
+    assert results[0] == results[1]
+
+
+def test_torch_export_programs(tmp_path):
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(Small(), (torch.zeros(2, 3, 16, 16, dtype=torch.uint8),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "small.pt2")
+    images = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8)
+    extractor = open_extractor(f"module:{tmp_path / 'small.pt2'}", cache=tmp_path, device=CPU)
+    assert torch.allclose(extractor(images).features, Small()(images)[0], atol=1e-6)
+
+
+def test_dinov2_from_a_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=28)
+    model = transformers.Dinov2Model(config).eval()
+    model.save_pretrained(tmp_path / "dino")
+    extractor = open_extractor("dinov2", weights=tmp_path / "dino", cache=tmp_path, device=CPU)
+    images = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
+    mean, deviation = (np.array(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    prepared = torch.from_numpy((images.numpy() / 255 - mean) / deviation).float()
+    with torch.no_grad():
+        expected = model(pixel_values=prepared).last_hidden_state[:, 0]
+    assert torch.allclose(extractor(images).features, expected, atol=1e-4)
+    with pytest.raises(CheckpointError, match=r"cannot be had from .*absent"):
+        open_extractor("dinov2", weights=tmp_path / "absent", cache=tmp_path, device=CPU)
+
+
+def test_weights_of_inception_are_fetched_once_and_checked(inception_weights, tmp_path, monkeypatch):
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(inception_weights.parent))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda self, *words: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(features, "INCEPTION_AT", f"http://127.0.0.1:{server.server_address[1]}/random.pth")
+        with pytest.raises(CheckpointError, match=r"its sha256 is .*--extractor-weights FILE"):
+            open_extractor("inception", cache=tmp_path / "cache", device=CPU)
+        assert not list((tmp_path / "cache").glob("*"))
+        digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+        monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+        assert open_extractor("inception", cache=tmp_path / "cache", device=CPU).is_inception
+        server.shutdown()
+    open_extractor("inception", cache=tmp_path / "cache", device=CPU)
+    monkeypatch.setattr(features, "INCEPTION_AT", "http://127.0.0.1:9/weights.pth")
+    with pytest.raises(CheckpointError, match=rf"fetch http://127\.0\.0\.1:9/weights\.pth \(sha256 {digest}\) by hand"):
+        open_extractor("inception", cache=tmp_path / "other", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--recipe", "fid"], "a score and how many images"),
+        (["--recipe", "fidd1k"], "did you mean 'fid'"),
+        (["--recipe", "fid1k,fid2k"], "each score once"),
+        (["--recipe", "fid1"], "at least 2 images"),
+        (["--recipe", "fid1k"], "fid1k needs 1000 images"),
+        (["--data", "absent"], "no such file or folder"),
+        (["--extractor", "incption"], "use inception, dinov2 or module:FILE"),
+        (["--extractor", "module:absent.pt"], "no such file"),
+        (["--truncation", "0.5"], "for generators, not for data sets"),
+        (["--extractor", "module:{0}/cat/0.png"], "neither a torch.export program nor a TorchScript module"),
+        (["--extractor-weights", "{0}/cat/0.png", "--extractor", "inception"], "cannot be read as tensors"),
+    ],
+)
+def test_bad_input(capsys, pictures, small, tmp_path, change, message):
+    words = {"--data": str(pictures[1]), "--resolution": "16", "--extractor": f"module:{small}", "--recipe": "fid60"}
+    words |= {"--cache": str(tmp_path / "cache"), "--out": str(tmp_path / "out.json")}
+    words |= dict(zip(change[::2], (word.format(pictures[0]) for word in change[1::2]), strict=True))
+    code, _, err = call(capsys, "evaluate", pictures[0], *(part for pair in words.items() for part in pair))
+    assert (code, message in err, len(err.splitlines())) == (2, True, 1), err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_what_a_score_cannot_do_without(pictures, small, tmp_path):
+    first = sets.real(open_source(str(pictures[0]), 16, cache=tmp_path))
+    with pytest.raises(ConfigError, match="add --data SOURCE"):
+        evaluate(first, None, opened(small), parse_recipe("fid60"))
+    second = sets.real(open_source(str(pictures[1]), 16, cache=tmp_path))
+    without = opened(small)
+    without.network = lambda images: (torch.zeros(len(images), 4), None)
+    with pytest.raises(ConfigError, match="gives no logits"):
+        evaluate(first, None, without, parse_recipe("is60"))
+    without.network = lambda images: (torch.zeros(len(images), 4, 2, 2), None)
+    with pytest.raises(ConfigError, match=r"no features of shape \(N, F\)"):
+        evaluate(first, second, without, parse_recipe("fid60"))
