@@ -21,7 +21,8 @@ from biggan.analysis import sets
 from biggan.data import open_source
 from biggan.errors import CheckpointError, ConfigError
 from biggan.metrics import features
-from biggan.metrics.evaluate import Images, evaluate, parse_recipe
+from biggan.metrics.collect import Images
+from biggan.metrics.evaluate import evaluate, parse_recipe
 from biggan.metrics.features import open_extractor
 
 CPU = torch.device("cpu")

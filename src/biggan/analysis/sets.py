@@ -10,7 +10,7 @@ from torch import Tensor
 
 from biggan.data import Source
 from biggan.latents import draw_labels
-from biggan.metrics.evaluate import Images
+from biggan.metrics.collect import Images
 from biggan.randomness import addressed_generator
 from biggan.sampling import Sampler
 

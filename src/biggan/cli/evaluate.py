@@ -15,7 +15,7 @@ from biggan.precision import DeviceName, choose_precision
 
 if TYPE_CHECKING:
     from biggan.distributed import World
-    from biggan.metrics.evaluate import Images
+    from biggan.metrics.collect import Images
     from biggan.metrics.features import Extractor
     from biggan.sampling import Sampler
 
