@@ -1,6 +1,7 @@
 """Fixtures: where the shared files are, a tiny run, folders of small pictures, foreign models as their makers save them."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
 from biggan.cli import main
 from biggan.config import RunConfig, TrainConfig
@@ -90,3 +92,27 @@ def biggan_pytorch(tmp_path) -> Path:
         if player == "G":
             torch.save({name: tensor / 2 for name, tensor in tensors.items()}, folder / "G_ema.pth")
     return folder
+
+
+class Small(nn.Module):
+    """uint8 images -> eight features and three logits."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, stride=2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        x = self.conv(images.float() / 255).relu().mean((2, 3))
+        return x, self.head(x)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> Path:
+    """A TorchScript file of Small."""
+    file = tmp_path_factory.mktemp("module") / "small.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(Small(), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)), file)
+    return file

@@ -11,14 +11,14 @@ LAYERS = [
     {"errors", "files", "distributed", "stats", "randomness", "weights"},
     {"nn", "latents", "precision"},
     {"models", "data", "metrics", "losses", "regularizers"},
-    {"config", "presets", "checkpoint", "sampling"},
+    {"config", "presets", "checkpoint", "sampling", "sets"},
     {"training", "pretrained", "analysis"},
     {"bench", "footprint"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 # Inside layer 3 these compose in this order; distributed may be used by stats.
-SIDEWAYS = {("presets", "config"), ("checkpoint", "config"), ("stats", "distributed")}
+SIDEWAYS = {("presets", "config"), ("checkpoint", "config"), ("sets", "sampling"), ("stats", "distributed")}
 SIDEWAYS |= {("bench", "footprint")}
 SIDEWAYS |= {("files", "errors"), ("distributed", "errors"), ("weights", "errors"), ("weights", "files")}
 VERBS = {"cli", "bench", "__main__"}

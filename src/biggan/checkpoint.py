@@ -71,6 +71,8 @@ class RunFolder:
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
+        self.best_model = path / "best"
+        self.best_file = self.best_model / "best.json"
 
     def claim(self, config: RunConfig) -> None:
         """Make the folder this run's: write its config, or make sure that it already holds the same.
@@ -112,15 +114,17 @@ class RunFolder:
         return sorted(path for path in self.checkpoints.glob("step-*") if (path / "manifest.json").exists())
 
     def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int) -> Path:
-        """Write a checkpoint, then remove all but the newest `keep`. Raises CheckpointError when the disk does not take
-        it; the checkpoints already there stay."""
+        """Write a checkpoint, then remove all but the newest `keep` and the best. Raises CheckpointError when the
+        disk does not take it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
         data = packed(tensors)
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
         files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
         write_folder(target, files, f"checkpoint of step {step}")
+        best = self.best()
         for old in self.list_checkpoints()[:-keep]:
-            shutil.rmtree(old)
+            if best is None or old.name != f"step-{best['step']:08d}":
+                shutil.rmtree(old)
         return target
 
     def load_newest(self, report: Callable[[str], None], *, set_aside: bool = True) -> Checkpoint | None:
@@ -143,6 +147,20 @@ class RunFolder:
         if found:
             raise CheckpointError(f"every checkpoint in {self.checkpoints} is damaged: give another --run to start anew")
         return None
+
+    def best(self) -> dict[str, Any] | None:
+        """The step, score and value of the best model, None where there is none."""
+        try:
+            found = json.loads(self.best_file.read_text())
+            return found if {"step", "score", "value"} <= set(found) else None
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def save_best(self, best: dict[str, Any], card: ModelCard, tensors: Tensors) -> None:
+        """Keep this model as the best: a model folder, and best.json with its step, score and value."""
+        save_model_folder(self.best_model, card, {"generator": tensors})
+        with self.writing():
+            write_file(self.best_file, json.dumps(best).encode())
 
     def save_model(self, card: ModelCard, tensors: Tensors) -> None:
         """Write, or replace, the model folder."""

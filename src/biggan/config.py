@@ -18,6 +18,7 @@ from biggan.data import DataConfig, DataFacts
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig
 from biggan.losses import ObjectiveName
+from biggan.metrics.evaluate import EvalConfig
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig
 from biggan.precision import DeviceName, MemoryFormatName, PrecisionName
@@ -115,6 +116,7 @@ class RunConfig:
     objective: ObjectiveName = "hinge"
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     init_from: str | None = None
     """A run or model folder whose weights the run starts from; the model and its latents are then those of the folder."""
     found: tyro.conf.Suppress[DataFacts | None] = None
@@ -127,6 +129,7 @@ class RunConfig:
         self.data.check()
         self.regularization.check()
         self.train.check()
+        self.eval.check()
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
@@ -235,5 +238,6 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What stands against resuming `old` as `new`: "train.batch: 50 there, 64 here"."""
     before, after = flatten(old), flatten(new)
     resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
-    names = [name for name in before | after if before.get(name) != after.get(name) and name not in resumable]
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
+    names = [name for name in changed if name not in resumable and not name.startswith("eval.")]
     return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

@@ -208,11 +208,13 @@ class Sampler:
                 self.generator(z_NZ.to(self.precision.device), y_N.to(self.precision.device))
         self.statistics_at = truncation
 
-    def class_sheet(self, *, rows: int = 20, columns: int = 10, seed: int = 0) -> Image.Image:
+    def class_sheet(
+        self, *, rows: int = 20, columns: int = 10, seed: int = 0, truncation: float | None = None
+    ) -> Image.Image:
         """One row per class (the first `rows` of them), with fixed latents: for watching a generator learn."""
         shown = min(rows, len(self.class_names))
         labels = torch.arange(shown).repeat_interleave(columns)
-        batches = self.batches(range(len(labels)), labels, truncation=None, seed=seed, batch=100)
+        batches = self.batches(range(len(labels)), labels, truncation=truncation, seed=seed, batch=100)
         return sheet(torch.cat(list(batches)), columns=columns)
 
 

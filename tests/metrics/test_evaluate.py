@@ -7,17 +7,16 @@ import os
 import subprocess
 import sys
 import threading
-import warnings
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import call, write_pictures
+from conftest import Small, call, write_pictures
 from torch import nn
 
-from biggan.analysis import sets
+from biggan import sets
 from biggan.data import open_source
 from biggan.errors import CheckpointError, ConfigError
 from biggan.metrics import features
@@ -26,29 +25,6 @@ from biggan.metrics.evaluate import evaluate, parse_recipe
 from biggan.metrics.features import open_extractor
 
 CPU = torch.device("cpu")
-
-
-class Small(nn.Module):
-    """uint8 images -> eight features and three logits."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(3, 8, 3, stride=2)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, images):
-        x = self.conv(images.float() / 255).relu().mean((2, 3))
-        return x, self.head(x)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    file = tmp_path_factory.mktemp("module") / "small.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.trace(Small(), torch.zeros(2, 3, 16, 16, dtype=torch.uint8)), file)
-    return file
 
 
 @pytest.fixture

@@ -1,8 +1,4 @@
-"""The command line. Grouped as a person thinks, a file for each group:
-
-    make      train, sample
-    measure   bench
-    move      data, import, export
+"""The command line. Grouped as a person thinks.
 
 The only room that parses arguments, prints results and exits. A user's error is one line and exit code 2.
 """
@@ -13,6 +9,8 @@ from typing import NoReturn
 
 from biggan.cli.data import data
 from biggan.cli.evaluate import evaluate
+from biggan.cli.learned import leakage, memorisation, truncation
+from biggan.cli.look import interpolate, mix, neighbours
 from biggan.cli.make import sample, train
 from biggan.cli.measure import bench
 from biggan.cli.move import export, import_
@@ -22,7 +20,13 @@ USAGE = """usage: biggan COMMAND ...
 
 make      train PRESET --data SOURCE     train a generator, or carry on with a run
           sample RUN --n 64 --out DIR    draw images from a trained generator
+look      interpolate RUN                between latents and classes: a sheet, a GIF or an MP4
+          mix RUN --classes cat:0.6,dog:0.4    blends of classes
+          neighbours RUN --data SOURCE   the real images nearest to generated ones
 measure   evaluate RUN --data SOURCE     Inception Score, FID, KID, precision, recall, density, coverage, accuracy
+          truncation RUN --data SOURCE   those against the truncation: a curve, plots, sheets
+          memorisation RUN --data TRAIN --held-out TEST    how many of each its discriminator calls real
+          leakage RUN --extractor module:FILE    which classes are taken for which
           bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
 move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
           data prepare SOURCE OUT        decode it once, into one file or into shards
@@ -35,7 +39,13 @@ biggan COMMAND --help tells the rest.
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sample": sample,
+    "interpolate": interpolate,
+    "mix": mix,
+    "neighbours": neighbours,
     "evaluate": evaluate,
+    "truncation": truncation,
+    "memorisation": memorisation,
+    "leakage": leakage,
     "bench": bench,
     "data": data,
     "import": import_,

@@ -1,6 +1,7 @@
-"""biggan evaluate, biggan truncation."""
+"""biggan evaluate, and what other commands that measure share with it."""
 
 import hashlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from biggan.cli.arguments import parse, progress_bar, say, say_nothing
-from biggan.errors import CheckpointError, ConfigError
+from biggan.errors import ConfigError
 from biggan.precision import DeviceName, choose_precision
 
 if TYPE_CHECKING:
@@ -90,44 +91,58 @@ def evaluate(arguments: list[str]) -> int:
 
 def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Images | None"]:
     """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
-    from biggan.analysis import sets
-    from biggan.data import default_cache, open_source
-    from biggan.distributed import on_first
+    from biggan import sets
 
-    sampler = sampler_at(command.samples, command.device, world)
-    size = command.resolution or (None if sampler is None else sampler.generator.config.resolution)
+    sampler = sampler_of(Path(command.samples), command.device, world) if is_model(command.samples) else None
+    size = command.resolution or (None if sampler is None else resolution_of(sampler))
     if size is None:
         raise ConfigError("two data sets are compared at one size: add --resolution 32, for example")
     if command.truncation is not None and sampler is None:
         raise ConfigError("--truncation is for generators, not for data sets")
-
-    def opened(spec: str) -> "Images":
-        """A data set; the first rank decodes it for all."""
-        options = {"cache": command.cache or default_cache(), "report": say if world.is_first else say_nothing}
-        on_first(lambda: open_source(spec, size, **options, progress=progress_bar) and None)
-        return sets.real(open_source(spec, size, **options))
-
     if sampler is None:
-        samples = opened(command.samples)
+        samples = open_real(command, command.samples, size, world)
     else:
         samples = sets.drawn(sampler, command.samples, truncation=command.truncation, seed=command.seed)
-    return samples, None if command.data is None else opened(command.data)
+    return samples, None if command.data is None else open_real(command, command.data, size, world)
 
 
-def sampler_at(where: str, device: DeviceName, world: "World") -> "Sampler | None":
-    """The sampler of a run or model folder; None where it is something else."""
-    from biggan.checkpoint import ModelFolder
+def open_real(command: Measuring, spec: str, size: int, world: "World") -> "Images":
+    """A data set as a set to be measured; the first rank of each machine decodes it for the others."""
+    from biggan import sets
+    from biggan.data import default_cache, open_source
+    from biggan.distributed import first_on_each_machine
+
+    source = None
+
+    def open_here() -> None:
+        nonlocal source
+        options = {"cache": command.cache or default_cache(), "report": say if world.is_first else say_nothing}
+        source = open_source(spec, size, **options, progress=progress_bar if world.is_first else as_it_is)
+
+    first_on_each_machine(open_here, world)
+    return sets.real(source)
+
+
+def is_model(where: str) -> bool:
+    """Whether it is a run or model folder, and not a data set."""
+    path = Path(where)
+    return any((path / name).exists() for name in ("generator.safetensors", "model", "checkpoints")) or (
+        path.is_file() and path.suffix == ".safetensors"
+    )
+
+
+def sampler_of(where: Path, device: DeviceName, world: "World") -> "Sampler":
+    """The sampler of a run or model folder."""
     from biggan.pretrained import from_pretrained
 
-    try:
-        ModelFolder(Path(where))
-    except CheckpointError:
-        if (Path(where) / "config.json").exists():
-            raise
-        return None
     sampler = from_pretrained(where, device=device)
     sampler.world = world
     return sampler
+
+
+def resolution_of(sampler: "Sampler") -> int:
+    """The size of its images."""
+    return sampler.generator.config.resolution
 
 
 def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
@@ -150,16 +165,14 @@ def cache_of(command: Measuring) -> Path:
 
 def default_out(command: EvaluateCommand) -> Path:
     """Beside the model, named by what decides the scores."""
-    folder = Path(command.samples)
-    if not folder.is_dir() or not ((folder / "model").exists() or (folder / "generator.safetensors").exists()):
+    if not is_model(command.samples) or Path(command.samples).is_file():
         return Path("evaluation.json")
     words = [command.extractor, command.recipe, command.truncation, command.data, command.seed, command.bf16]
-    return folder / "metrics" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
+    return Path(command.samples) / "metrics" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
 
 
 def images_bar(batches: Iterable, total: int, what: str) -> Iterable:
     """Counts images, of which each batch holds some."""
-    import sys
 
     with tqdm(total=total, desc=what, leave=False, disable=not sys.stderr.isatty(), unit="image") as bar:
         for batch in batches:

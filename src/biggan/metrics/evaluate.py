@@ -6,6 +6,7 @@ A set is an iterable of uint8 batches; what made them is not known here. Not her
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,32 @@ class Wanted(NamedTuple):
         return f"{self.score}{self.images // 1000}k" if self.images % 1000 == 0 else f"{self.score}{self.images}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation while training, of the averaged generator."""
+
+    every: int | None = None
+    """Steps between evaluations; None: none."""
+    recipe: str = "fid5k"
+    """Scores and how many images each; the first decides which model is the best."""
+    extractor: str = "inception"
+    """inception, dinov2 or module:FILE."""
+    extractor_weights: Path | None = None
+    """A file with the extractor's weights, where there is no network."""
+    reference_images: int = 10_000
+    """Real images to compare with, at most."""
+    share: float = 0.04
+    """Of the time, at most; an evaluation that falls due earlier is put off."""
+
+    def check(self) -> None:
+        """Raises ConfigError on a recipe or a number that makes no sense."""
+        parse_recipe(self.recipe)
+        for name in ("every", "reference_images", "share"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"eval.{name}={value} must be above 0")
+
+
 class Evaluation(NamedTuple):
     """Scores by name, and how they were made."""
 
@@ -43,6 +70,11 @@ class Evaluation(NamedTuple):
         """As JSON, whole or not at all. Raises OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, (json.dumps(self._asdict(), indent=2) + "\n").encode())
+
+
+def higher_is_better(name: str) -> bool:
+    """Of a score by its name in an Evaluation."""
+    return not any(word in name for word in ("fid", "kid", "distance"))
 
 
 def parse_recipe(text: str) -> tuple[Wanted, ...]:
@@ -98,12 +130,12 @@ def evaluate(
         progress=progress,
         what="samples",
     )
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = {}
     if "is" in n:
         name = "inception_score" if extractor.is_inception else "exp_kl_score"
-        scores[name] = found.entropies.score()._asdict() | {"images": n["is"], "splits": SPLITS}
+        scores["is"] = {name: found.entropies.score()._asdict() | {"images": n["is"], "splits": SPLITS}}
     if "accuracy" in n:
-        scores["accuracy"] = accuracy(found, n["accuracy"], extractor)
+        scores["accuracy"] = {"accuracy": accuracy(found, n["accuracy"])}
     if reference is not None and any(score in NEEDS_REFERENCE for score in n):
         whole = "fid" in n
         real = reference_of(reference, extractor, whole, kept, cache, world, progress, report)
@@ -119,29 +151,31 @@ def evaluate(
         },
         "torch": torch.__version__,
     }
-    return Evaluation(scores, recipe)
+    return Evaluation({name: score for want in wanted for name, score in scores[want.score].items()}, recipe)
 
 
 def compared(
     found: Collected, real: Collected, n: dict[str, int], extractor: Extractor, classes: int
-) -> dict[str, dict[str, float]]:
-    """The scores that need real images."""
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The scores that need real images, by the words of the recipe."""
     fid, kid = ("fid", "kid") if extractor.is_inception else ("frechet_distance", "kernel_distance")
-    scores: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, dict[str, float]]] = {}
     if "fid" in n:
         value = frechet_distance(found.moments, real.moments)
-        scores[fid] = {"value": value, "images": n["fid"], "reference_images": real.count}
+        scores["fid"] = {fid: {"value": value, "images": n["fid"], "reference_images": real.count}}
     if "kid" in n:
         ours, theirs = found.features[: n["kid"]], real.features[: n["kid"]]
         size = min(1000, len(ours), len(theirs))
         spread = kernel_distance(ours, theirs, size=size)
-        scores[kid] = spread._asdict() | {"images": len(ours), "reference_images": len(theirs), "subset": size}
+        counts = {"images": len(ours), "reference_images": len(theirs), "subset": size}
+        scores["kid"] = {kid: spread._asdict() | counts}
     if "prdc" in n:
         ours, theirs = found.features[: n["prdc"]], real.features[: n["prdc"]]
-        for name, value in manifold.overlap(theirs, ours)._asdict().items():
-            scores[name] = {"value": value, "images": len(ours), "reference_images": len(theirs)}
+        counts = {"images": len(ours), "reference_images": len(theirs)}
+        overlap = manifold.overlap(theirs, ours)._asdict()
+        scores["prdc"] = {name: {"value": value, **counts} for name, value in overlap.items()}
     if "intra" in n:
-        scores[f"intra_{fid}"] = intra_class(found, real, n["intra"], classes)
+        scores["intra"] = {f"intra_{fid}": intra_class(found, real, n["intra"], classes)}
     return scores
 
 
@@ -165,7 +199,7 @@ def intra_class(found: Collected, real: Collected, images: int, classes: int) ->
     return {"value": sum(values.values()) / classes, "images": images, **values}
 
 
-def accuracy(found: Collected, images: int, extractor: Extractor) -> dict[str, float]:
+def accuracy(found: Collected, images: int) -> dict[str, float]:
     """Share of images that the extractor's logits name as the class they were made for."""
     right = found.named[:images] == found.labels[:images]
     return {"value": right.double().mean().item(), "images": images}

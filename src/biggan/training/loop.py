@@ -22,6 +22,7 @@ from biggan.distributed import ALONE, World, any_rank, on_first, sums_over_ranks
 from biggan.errors import TrainingDiverged
 from biggan.sampling import Sampler
 from biggan.stats import ProgressLine, Stats, StatsFile
+from biggan.training.evaluation import Evaluator
 from biggan.training.guard import stop_signals
 from biggan.training.state import ROLLBACK_RATE, Progress, Report, build_game, resume, state_of
 from biggan.training.step import Game, train_step
@@ -67,6 +68,9 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
     with folder.writing():
         stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step) if world.is_first else None
     line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_first else None
+    evaluator = None
+    if config.eval.every is not None:
+        evaluator = Evaluator(config, source, folder, game.precision, world, step, report)
     writer = CheckpointWriter(folder, keep=train.keep_checkpoints)
     checkpoint_seconds = math.inf if train.checkpoint_minutes is None else 60 * train.checkpoint_minutes
     started = interval_started = saved = time.monotonic()
@@ -95,6 +99,10 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                         with folder.writing():
                             log.write(step, values)
                         line.show(step, values, None if train.minutes is None else limit - seconds)
+
+                # Scores, now and then. The best model is kept, and its checkpoint.
+                if evaluator is not None and evaluator.due(step, seconds):
+                    overdue = evaluator.run(sampler_of(game, config), card_of(config, step)) or overdue
 
                 # A checkpoint. Nothing non-finite is ever saved. It is written while training goes on.
                 if done or overdue or step % train.checkpoint_every == 0:
@@ -163,11 +171,15 @@ def save_model(sampler: Sampler, config: RunConfig, folder: RunFolder, step: int
     sampler.set_statistics(None)
     if not sampler.world.is_first:
         return
-    card = ModelCard(
+    folder.save_model(card_of(config, step), sampler.generator.state_dict())
+
+
+def card_of(config: RunConfig, step: int) -> ModelCard:
+    """What a model folder says of itself."""
+    return ModelCard(
         model=config.model,
         latent=config.latent,
         class_names=config.found.class_names,
         step=step,
         trained_on=config.found.name,
     )
-    folder.save_model(card, sampler.generator.state_dict())

@@ -52,6 +52,14 @@ def statistics_of(sampler: Sampler, truncation: float | None) -> str:
     return f"standing, {sampler.statistics_passes} batches of {sampler.statistics_batch}"
 
 
+def first_of(images: Images, most: int) -> Images:
+    """The set without what comes after its first `most` images."""
+    if images.count is not None and images.count <= most:
+        return images
+    identity = hashlib.sha256(f"{images.identity} {most}".encode()).hexdigest()
+    return Images(images.batches, identity, images.description | {"first": most}, images.class_names, most)
+
+
 def real(source: Source) -> Images:
     """All images of a data set, in a fixed random order."""
 

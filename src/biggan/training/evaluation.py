@@ -1,0 +1,81 @@
+"""Evaluation while training: a small recipe on the averaged generator, logged, and the best model kept.
+
+It never changes what the steps do. It may take a given share of the time: an evaluation that falls due earlier is put off.
+"""
+
+import time
+from collections.abc import Callable
+
+from biggan.checkpoint import ModelCard, RunFolder
+from biggan.config import RunConfig
+from biggan.data import Source, default_cache
+from biggan.distributed import World, any_rank, on_first
+from biggan.metrics.evaluate import evaluate, higher_is_better, parse_recipe
+from biggan.metrics.features import open_extractor
+from biggan.precision import Precision
+from biggan.sampling import Sampler
+from biggan.sets import drawn, first_of, real
+from biggan.stats import StatsFile
+
+
+class Evaluator:
+    """Says when, measures, and remembers the best. All ranks must call its methods together."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        source: Source,
+        folder: RunFolder,
+        precision: Precision,
+        world: World,
+        step: int,
+        report: Callable[[str], None],
+    ) -> None:
+        """Raises UserError where the extractor cannot be opened."""
+        self.config, self.folder, self.world, self.report = config.eval, folder, world, report
+        self.cache = (config.data.cache or default_cache()) / "metrics"
+        options = {"weights": config.eval.extractor_weights, "cache": self.cache}
+        options |= {"device": precision.device, "bf16": precision.bf16}
+        on_first(lambda: open_extractor(config.eval.extractor, **options) and None)  # fetches the weights for all
+        self.extractor = open_extractor(config.eval.extractor, **options)
+        self.reference = first_of(real(source), config.eval.reference_images)
+        self.seed, self.pending, self.spent = config.train.seed, False, 0.0
+        with folder.writing():
+            file = folder.path / "evaluations.jsonl"
+            self.log = StatsFile(file, resume_step=step) if world.is_first else None
+
+    def due(self, step: int, seconds: float) -> bool:
+        """Whether to evaluate now; `seconds`: of training so far, evaluations included."""
+        self.pending = self.pending or step % self.config.every == 0
+        affordable = self.spent <= self.config.share * seconds
+        (now,) = any_rank(self.world.is_first and self.pending and affordable)
+        return now
+
+    def run(self, sampler: Sampler, card: ModelCard) -> bool:
+        """Measure, log, and keep the model if it is the best so far, which is returned."""
+        started, self.pending = time.monotonic(), False
+        samples = drawn(sampler, str(self.folder.path), seed=self.seed)
+        wanted = parse_recipe(self.config.recipe)
+        scores = evaluate(
+            samples, self.reference, self.extractor, wanted, cache=self.cache, world=self.world, report=self.report
+        ).scores
+        values = {name: score["mean"] if "mean" in score else score["value"] for name, score in scores.items()}
+        name, value = next(iter(values.items()))
+        best = on_first(lambda: self.keep_if_best(sampler, card, name, value))
+        if self.world.is_first:
+            with self.folder.writing():
+                self.log.write(card.step, values)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.report(f"step {card.step}: {shown}{', the best so far' if best else ''}")
+        self.spent += time.monotonic() - started
+        return best
+
+    def keep_if_best(self, sampler: Sampler, card: ModelCard, name: str, value: float) -> bool:
+        """What rank 0 does with a score."""
+        known = self.folder.best()
+        if known is not None and known["score"] == name and known["step"] < card.step:
+            ahead = value > known["value"] if higher_is_better(name) else value < known["value"]
+            if not ahead:
+                return False
+        self.folder.save_best({"step": card.step, "score": name, "value": value}, card, sampler.generator.state_dict())
+        return True

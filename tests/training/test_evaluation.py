@@ -1,0 +1,55 @@
+"""Evaluation while training: logged, the best kept, the steps untouched, the time bounded."""
+
+import json
+
+import torch
+from conftest import call
+
+import biggan
+from biggan.checkpoint import RunFolder, read_checkpoint
+from biggan.training.evaluation import Evaluator
+
+
+def train(capsys, folder, small, *more):
+    words = ["train", "digits", "--run", folder, "--train.steps", 6, "--train.batch", 8, "--train.standing-passes", 2]
+    words += ["--model.width", 2, "--model.embedding-dim", 8, "--train.device", "cpu", "--train.precision", "fp32"]
+    words += ["--train.keep-checkpoints", 1, "--eval.extractor", f"module:{small}", "--eval.reference-images", 60]
+    return call(capsys, *words, *more)
+
+
+def test_the_best_is_kept_and_the_steps_are_what_they_were(capsys, small, tmp_path, monkeypatch):
+    values = iter([5.0, 3.0, 4.0, 2.0, 9.0, 8.0])
+    original = Evaluator.keep_if_best
+    monkeypatch.setattr(Evaluator, "keep_if_best", lambda self, s, c, name, value: original(self, s, c, name, next(values)))
+    recipe = ["--eval.every", 1, "--eval.recipe", "fid20,is20", "--eval.share", 1000]
+    code, _, err = train(capsys, tmp_path / "run", small, *recipe)
+    assert code == 0, err
+    lines = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert list(lines[0]) == ["step", "frechet_distance", "exp_kl_score"]
+    assert [line.split()[1] for line in err.splitlines() if line.endswith("the best so far")] == ["1:", "2:", "4:"]
+    folder = RunFolder(tmp_path / "run")
+    assert folder.best() == {"step": 4, "score": "frechet_distance", "value": 2.0}
+    assert [path.name for path in folder.list_checkpoints()] == ["step-00000004", "step-00000006"]
+    assert biggan.from_pretrained(tmp_path / "run" / "best", device="cpu").sample(2).images.shape == (2, 3, 32, 32)
+    assert train(capsys, tmp_path / "plain", small)[0] == 0
+    one, other = (read_checkpoint(RunFolder(tmp_path / run).list_checkpoints()[-1]).tensors for run in ("run", "plain"))
+    same = [name for name in one if "standing" not in name]
+    assert all(torch.equal(one[name], other[name]) for name in same)
+
+
+def test_evaluations_wait_until_they_are_worth_their_time(capsys, small, tmp_path):
+    words = ["--eval.every", 1, "--eval.recipe", "fid20", "--eval.share", 1e-9]
+    assert train(capsys, tmp_path / "run", small, *words)[0] == 0
+    lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1], "the first is free, then there is no time"
+
+
+def test_bad_input(capsys, small, tmp_path):
+    for words, message in (
+        (["--eval.recipe", "fidd5k"], "did you mean 'fid'"),
+        (["--eval.every", 0], "eval.every=0 must be above 0"),
+        (["--eval.every", 1, "--eval.extractor", "module:absent"], "no such file"),
+    ):
+        code, _, err = train(capsys, tmp_path / "run", small, *words)
+        assert (code, message in err) == (2, True), err
