@@ -1,6 +1,6 @@
 """How long do the scores of 50,000 images take, once there are features? `python recipes/score_speed.py`
 
-Random 2048-dimensional features and 1008 logits of 50,000 images on each side: Inception Score, Frechet and kernel distance of
+Random 2048-dimensional features and 1008 logits of 50,000 images a side: Inception Score, Frechet and kernel distance of
 all, precision, recall, density and coverage of 10,000. Prints the seconds of each and the peak memory of the process.
 """
 

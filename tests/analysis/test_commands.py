@@ -67,6 +67,7 @@ def test_interpolate(capsys, run, tmp_path):
         assert (film.size, film.n_frames) == ((2 * 33 + 1, 34), 6), "there and back"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # imageio-ffmpeg leaves its pipe open
 def test_a_film(capsys, run, tmp_path):
     imageio = pytest.importorskip("imageio.v3")
     pytest.importorskip("imageio_ffmpeg")
