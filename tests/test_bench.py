@@ -7,10 +7,11 @@ import torch
 from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.bench import Arm, bench_data, bench_sample, bench_train, with_settings
+from biggan.bench import Arm, bench_data, bench_evaluate, bench_sample, bench_train, with_settings
 from biggan.data import DataConfig
 from biggan.errors import ConfigError
 from biggan.footprint import SavedBytes, footprint
+from biggan.metrics.evaluate import EvalConfig
 from biggan.training.step import train_step
 
 
@@ -65,3 +66,9 @@ def test_two_settings_give_a_ratio():
     text = bench_train({"a": ready(), "b": ready(memory_format="contiguous")}, rounds=1, seconds=0.1)
     assert "images/s" in text
     assert "ratio" in text
+
+
+def test_extracting_is_timed_in_both_arithmetics(small):
+    config = dataclasses.replace(ready(), eval=EvalConfig(extractor=f"module:{small}"))
+    text = bench_evaluate(config, batch=4, rounds=1, seconds=0.05)
+    assert [line.split()[0] for line in text.splitlines()] == [f"module:{small}", "bf16", "float32", "ratio"]

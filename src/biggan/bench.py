@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from biggan import models
 from biggan.config import RunConfig, flatten
-from biggan.data import open_data
+from biggan.data import default_cache, open_data
 from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, suggestion
 from biggan.footprint import footprint, uncomputed
+from biggan.metrics.features import open_extractor
 from biggan.nn.frozen import frozen
 from biggan.precision import Compiled, Precision, choose_precision
 from biggan.training.state import build_game, plan_of
@@ -219,6 +221,29 @@ def bench_data(config: RunConfig, *, seconds: float) -> str:
         f"second start  {opening:10.2f} s\n"
         f"streaming     {config.train.batch * calls / elapsed:10.0f} images/s in batches of {config.train.batch}\n"
     )
+
+
+def bench_evaluate(config: RunConfig, *, batch: int, rounds: int, seconds: float) -> str:
+    """Images per second of the config's extractor on random images of the model's size, in bf16 and in float32, run
+    alternately. What the scores themselves take is in recipes/score_speed.py."""
+    precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
+    cache = (config.data.cache or default_cache()) / "metrics"
+    size, options = config.model.resolution, {"weights": config.eval.extractor_weights, "cache": cache}
+    images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    arms = {
+        name: open_extractor(config.eval.extractor, device=precision.device, bf16=bf16, **options)
+        for name, bf16 in (("bf16", True), ("float32", False))
+    }
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    for name, extractor in [*arms.items()] * rounds:
+        calls, elapsed = time_calls(partial(extractor, images), seconds, precision.device)
+        rates[name].append(batch * calls / elapsed)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    lines = [f"{config.eval.extractor} on {precision.device}, batch {batch} at {size} px"]
+    for name, values in rates.items():
+        lines.append(f"{name:8} {medians[name]:8.1f} images/s ({min(values):.1f} to {max(values):.1f})")
+    lines.append(f"ratio  {medians['bf16'] / medians['float32']:.2f}  (medians of {rounds} alternating timings)")
+    return "\n".join(lines) + "\n"
 
 
 def peak_memory(device: torch.device) -> int:

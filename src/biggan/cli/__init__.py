@@ -27,7 +27,7 @@ measure   evaluate RUN --data SOURCE     Inception Score, FID, KID, precision, r
           truncation RUN --data SOURCE   those against the truncation: a curve, plots, sheets
           memorisation RUN --data TRAIN --held-out TEST    how many of each its discriminator calls real
           leakage RUN --extractor module:FILE    which classes are taken for which
-          bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data
+          bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data, evaluate
 move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
           data prepare SOURCE OUT        decode it once, into one file or into shards
           import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder

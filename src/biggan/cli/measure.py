@@ -10,18 +10,19 @@ from biggan.cli.make import start_from
 from biggan.config import RunConfig
 from biggan.errors import ConfigError, suggestion
 
-MEASURED = ("train", "sample", "data")
+MEASURED = ("train", "sample", "data", "evaluate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchCommand:
-    """Measure speed on this machine: of a preset's training on random images, of its generator, or of reading a data set."""
+    """Measure speed on this machine: of a preset's training on random images, of its generator, of reading a data set, or
+    of an extractor (--eval.extractor)."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     compare: tuple[str, ...] = ()
     """train: a second setting, run alternately with the first: train.precision=fp32 train.memory_format=contiguous ..."""
     batch: int = 64
-    """sample: images per pass."""
+    """sample, evaluate: images per pass."""
     compile: bool = False
     """sample: with torch.compile too."""
     rounds: int = 5
@@ -53,13 +54,15 @@ def bench(arguments: list[str]) -> int:
         raise ConfigError(f"--compare goes with bench train, not bench {what}")
     if what == "data" and command.config.data.source is None:
         raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
-    from biggan.bench import bench_data, bench_sample, bench_train, with_settings
+    from biggan.bench import bench_data, bench_evaluate, bench_sample, bench_train, with_settings
     from biggan.precision import keep_freed_memory
 
     keep_freed_memory()
+    timing = {"rounds": command.rounds, "seconds": command.seconds}
     if what == "sample":
-        timing = {"rounds": command.rounds, "seconds": command.seconds}
         print(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
+    elif what == "evaluate":
+        print(bench_evaluate(command.config, batch=command.batch, **timing), end="")
     elif what == "data":
         print(bench_data(command.config, seconds=command.seconds), end="")
     else:
