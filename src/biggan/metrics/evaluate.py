@@ -211,5 +211,5 @@ def table(evaluation: Evaluation) -> str:
     for name, score in evaluation.scores.items():
         text = f"{score['mean']:.4f} +- {score['std']:.4f}" if "mean" in score else f"{score['value']:.4f}"
         against = f" against {score['reference_images']:,}" if "reference_images" in score else ""
-        lines.append(f"{name:18} {text:20} {score['images']:,} images{against}")
+        lines.append(f"{name:24} {text:20} {score['images']:,} images{against}")
     return "\n".join(lines) + "\n"
