@@ -221,6 +221,8 @@ def save_model_folder(target: Path, card: ModelCard, parts: dict[str, Tensors]) 
         target.mkdir(parents=True, exist_ok=True)
         for name, tensors in parts.items():
             write_file(target / f"{name}.safetensors", packed(tensors))
+        if not card.statistics_at:  # those of an earlier model
+            (target / "statistics.safetensors").unlink(missing_ok=True)
         write_file(target / "config.json", to_json(card).encode())
     except OSError as error:
         raise CheckpointError(refusal("the model", target, error)) from error

@@ -26,8 +26,10 @@ def drawn(sampler: Sampler, name: str, *, truncation: float | None = None, seed:
         yield from zip(images, labels.split(BATCH), strict=True)
 
     digest = hashlib.sha256()
-    for key, value in sorted(sampler.generator.state_dict().items()):
-        if "standing" not in key:  # statistics are set anew for each truncation
+    statistics = statistics_of(sampler, truncation)
+    stored = {} if sampler.statistics_table is None else sampler.statistics_table.values
+    for key, value in [*sorted(sampler.generator.state_dict().items()), *sorted(stored.items())]:
+        if "standing" not in key or "stored" in statistics:  # others follow from the weights
             digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
     description = {
         "generator": name,
@@ -35,7 +37,9 @@ def drawn(sampler: Sampler, name: str, *, truncation: float | None = None, seed:
         "averaged": True,
         "truncation": truncation,
         "truncation_by": "none" if truncation is None else type(sampler.prior).__name__,
-        "statistics": statistics_of(sampler, truncation),
+        "statistics": statistics,
+        "statistics_seed": sampler.seed_of_statistics,
+        "resolution": sampler.generator.config.resolution,
         "classes": "uniform",
         "arithmetic": "bf16" if sampler.precision.bf16 else "float32",
         "seed": seed,
@@ -46,8 +50,11 @@ def drawn(sampler: Sampler, name: str, *, truncation: float | None = None, seed:
 
 def statistics_of(sampler: Sampler, truncation: float | None) -> str:
     """Where the statistics of batch normalisation come from."""
-    stored = sampler.statistics_table is not None and sampler.statistics_table.covers(truncation)
-    if stored or (truncation is None and sampler.statistics_at is None):
+    table = sampler.statistics_table
+    if table is not None and table.covers(truncation):
+        exact = truncation is None or truncation in table.truncations
+        return "standing, stored with the model" if exact else "standing, between two that are stored with the model"
+    if truncation is None and sampler.statistics_at is None:
         return "standing, stored with the model"
     return f"standing, {sampler.statistics_passes} batches of {sampler.statistics_batch}"
 
@@ -72,6 +79,7 @@ def real(source: Source) -> Images:
             seen += len(labels)
 
     description = {"data": source.name, "images": source.count, "resolution": source.resolution}
+    description |= {"resizing": "centre crop, area"}
     address = f"{source.content_hash} {source.resolution} {source.count}"
     identity = hashlib.sha256(address.encode()).hexdigest()
     return Images(batches, identity, description, source.class_names, source.count)

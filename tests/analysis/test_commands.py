@@ -100,6 +100,12 @@ def test_evaluate_a_run(capsys, run, ten):
     assert results[0]["recipe"]["reference"]["images"] == 1797
 
 
+def test_a_model_may_be_the_reference(capsys, run, ten, tmp_path):
+    words = ["--extractor", ten, "--recipe", "fid200,intra200", "--out", tmp_path / "out.json"]
+    code, out, err = call(capsys, "evaluate", "embedded:digits", "--data", run, *words)
+    assert (code, "frechet_distance" in out, "against 200" in out) == (0, True, True), err
+
+
 def test_truncation(capsys, run, ten, tmp_path):
     words = ["--data", "embedded:digits", "--extractor", ten, "--recipe", "fid200,is200,prdc100", "--thresholds", "0.5,1"]
     code, out, _ = call(capsys, "truncation", run, *words, "--latents", "--store", "--out", tmp_path / "curve")
@@ -121,9 +127,17 @@ def test_truncation(capsys, run, ten, tmp_path):
     plain = biggan.from_pretrained(run, device="cpu")
     plain.statistics_table, plain.statistics_at = None, "nowhere"
     for truncation in (0.5, None):
-        images = [which.sample(4, truncation=truncation).images.int() for which in (sampler, plain)]
-        plain.statistics_passes = 2
-    assert (images[0] - images[1]).abs().float().mean() < 20
+        stored, collected = (which.sample(4, truncation=truncation).images.int() for which in (sampler, plain))
+        assert (stored - collected).abs().max() <= 1, "what was stored is what is collected anew"
+    again = call(capsys, "truncation", run, *words[:-1], "0.7", "--store", "--out", tmp_path / "again")
+    assert again[0] == 0
+    assert biggan.from_pretrained(run, device="cpu").statistics_table.truncations == (0.7, 6.0)
+    code, _, err = call(capsys, "truncation", run, *words[:-1], "1,8", "--store", "--out", tmp_path / "again")
+    assert (code, "below 6" in err) == (2, True)
+    more = ["--train.steps", 3, "--train.batch", 8, "--train.standing-passes", 2, "--model.width", 2]
+    more += ["--model.embedding-dim", 8, "--train.device", "cpu"]
+    assert call(capsys, "train", "digits", "--run", run, *more)[0] == 0
+    assert biggan.from_pretrained(run, device="cpu").statistics_table is None, "those of the model that was"
 
 
 def test_leakage(capsys, run, ten, tmp_path):
@@ -156,7 +170,9 @@ def test_memorisation(capsys, run):
         (["truncation", "{run}", "--data", "embedded:digits", "--thresholds", "2:1:3"], "LOW:HIGH:COUNT"),
         (["leakage", "{run}", "--extractor", "module:absent"], "no such file"),
         (["memorisation", "{run}/model", "--data", "embedded:digits", "--held-out", "embedded:digits"], "no discriminator"),
-        (["evaluate", "{tmp}/absent"], "add --resolution"),
+        (["evaluate", "{tmp}/absent"], "no such run, model or data set"),
+        (["evaluate", "embedded:digits", "--recipe", "fid10"], "add --resolution"),
+        (["evaluate", "{run}", "--resolution", "64", "--recipe", "fid10"], "32 and 64 pixels"),
         (
             ["evaluate", "{run}", "--recipe", "fid10", "--extractor", "inception", "--extractor-weights", "absent"],
             "no such file",

@@ -326,7 +326,7 @@ from biggan.training import loop
 
 threading.stack_size(1 << 20)  # the limit counts what a stack could grow to
 held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) << 10
-resource.setrlimit(resource.RLIMIT_DATA, (held + (600 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_DATA, (held + (750 << 20),) * 2)
 source = open_source(sys.argv[-1], 128, shuffle_buffer=256)
 for _ in itertools.islice(source.stream(64, seed=0), source.count // 64):
     pass
@@ -336,7 +336,7 @@ main(sys.argv[1:])
 
 
 def test_a_set_larger_than_memory(tmp_path):
-    """600 MiB of memory beyond the libraries' own; 19,200 images of 128 px are 900 MiB, as files and decoded."""
+    """750 MiB of memory beyond the libraries' own; 19,200 images of 128 px are 900 MiB, as files and decoded."""
     noise = np.random.default_rng(0).integers(0, 256, (100, 128, 128, 3), dtype=np.uint8)
     for index, pixels in enumerate(noise):
         (tmp_path / "set" / str(index % 2)).mkdir(parents=True, exist_ok=True)

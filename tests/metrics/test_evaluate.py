@@ -18,7 +18,7 @@ from torch import nn
 
 from biggan import sets
 from biggan.data import open_source
-from biggan.errors import CheckpointError, ConfigError
+from biggan.errors import CheckpointError, ConfigError, DataError
 from biggan.metrics import features
 from biggan.metrics.collect import Images
 from biggan.metrics.evaluate import evaluate, parse_recipe
@@ -82,7 +82,7 @@ def test_against_torch_fidelity_with_the_same_weights(pictures, inception_weight
     assert scores["frechet_distance"]["value"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
     expected = isc_features_to_metric(logits_1, 10, shuffle=False)
     assert scores["exp_kl_score"]["mean"] == pytest.approx(expected["inception_score_mean"], rel=1e-4)
-    options = {"kid_subsets": 100, "kid_subset_size": 16, "rng_seed": 2020, "verbose": False}
+    options = {"kid_subsets": 100, "kid_subset_size": 8, "rng_seed": 2020, "verbose": False}
     expected = kid_features_to_metric(features_1.double(), features_2.double(), **options)
     assert scores["kernel_distance"]["mean"] == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-4)
     precision, recall = calculate_precision_recall_full(features_1, features_2, 3)
@@ -116,7 +116,18 @@ def test_scores_of_two_sets(pictures, small, tmp_path):
     named = Small()(source.images)[1].argmax(1)
     assert found.scores["accuracy"]["value"] == pytest.approx((named == source.labels).double().mean().item())
     assert found.scores["frechet_distance"]["reference_images"] == 60
-    assert found.scores["prdc" if "prdc" in found.scores else "precision"]["reference_images"] == 60
+    assert found.scores["precision"]["reference_images"] == 60
+    alone = evaluate(first, second, opened(small), parse_recipe("intra90")).scores["intra_frechet_distance"]
+    assert alone == found.scores["intra_frechet_distance"], "whatever else is asked for"
+    assert alone["value"] == pytest.approx(sum(alone[f"class_{number}"] for number in range(3)) / 3)
+    images, labels = (torch.cat(part) for part in zip(*first.batches(90), strict=True))
+    others, their_labels = (torch.cat(part) for part in zip(*second.batches(60), strict=True))
+    sides = [Small()(x[y == 1])[0].detach().double().numpy() for x, y in ((images, labels), (others, their_labels))]
+    covariances = [np.cov(side, rowvar=False) for side in sides]
+    root = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(0)).sum()
+    difference = sides[0].mean(0) - sides[1].mean(0)
+    expected = difference @ difference + sum(map(np.trace, covariances)) - 2 * root
+    assert alone["class_1"] == pytest.approx(expected, rel=1e-3)
     assert found.recipe["extractor"]["sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
     again = evaluate(first, first, opened(small), parse_recipe("fid90,intra90")).scores
     assert again["frechet_distance"]["value"] < 1e-3
@@ -151,8 +162,26 @@ def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tm
     assert run(cache=None)[0] == three
 
 
+@pytest.mark.parametrize("interrupted", ["samples", "reference"])
+def test_what_was_interrupted_starts_clean(pictures, small, tmp_path, interrupted):
+    first, second = (sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+
+    def progress(items, total, what):
+        for number, item in enumerate(items):
+            if what == interrupted and number == 0:
+                raise KeyboardInterrupt
+            yield item
+
+    wanted, cache = parse_recipe("fid60,prdc60"), tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(first, second, opened(small), wanted, cache=cache, progress=progress)
+    assert not cache.exists() or not list(cache.iterdir())
+    undisturbed = evaluate(first, second, opened(small), wanted)
+    assert evaluate(first, second, opened(small), wanted, cache=cache) == undisturbed
+
+
 def test_two_ranks_give_what_one_gives(pictures, small, tmp_path):
-    """A generator and a set, both by the command, with batches that do not divide by the ranks."""
+    """By the command, with batches that do not divide by the ranks."""
     words = [
         "evaluate",
         str(pictures[0]),
@@ -235,8 +264,11 @@ def test_weights_of_inception_are_fetched_once_and_checked(inception_weights, tm
         (["--recipe", "fidd1k"], "did you mean 'fid'"),
         (["--recipe", "fid1k,fid2k"], "each score once"),
         (["--recipe", "fid1"], "at least 2 images"),
+        (["--recipe", "is5"], "at least 10 images"),
+        (["--recipe", "prdc5"], "at least 6 images"),
+        (["--resolution", "-3"], "cannot be compared"),
         (["--recipe", "fid1k"], "fid1k needs 1000 images"),
-        (["--data", "absent"], "no such file or folder"),
+        (["--data", "absent"], "no such run, model or data set"),
         (["--extractor", "incption"], "use inception, dinov2 or module:FILE"),
         (["--extractor", "module:absent.pt"], "no such file"),
         (["--truncation", "0.5"], "for generators, not for data sets"),
@@ -258,6 +290,15 @@ def test_what_a_score_cannot_do_without(pictures, small, tmp_path):
     with pytest.raises(ConfigError, match="add --data SOURCE"):
         evaluate(first, None, opened(small), parse_recipe("fid60"))
     second = sets.real(open_source(str(pictures[1]), 16, cache=tmp_path))
+    other = sets.real(open_source("embedded:digits", 16, cache=tmp_path))
+    with pytest.raises(ConfigError, match="the two sides have other classes"):
+        evaluate(first, other, opened(small), parse_recipe("intra60"))
+    with pytest.raises(ConfigError, match="knows 3 classes, the images are of 10"):
+        evaluate(other, None, opened(small), parse_recipe("accuracy60"))
+    broken = opened(small)
+    broken.network = lambda images: (torch.full((len(images), 4), torch.nan), None)
+    with pytest.raises(DataError, match="not finite"):
+        evaluate(first, first, broken, parse_recipe("fid60"))
     without = opened(small)
     without.network = lambda images: (torch.zeros(len(images), 4), None)
     with pytest.raises(ConfigError, match="gives no logits"):

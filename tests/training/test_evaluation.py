@@ -26,10 +26,11 @@ def test_the_best_is_kept_and_the_steps_are_what_they_were(capsys, small, tmp_pa
     assert code == 0, err
     lines = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert list(lines[0]) == ["step", "frechet_distance", "exp_kl_score"]
+    assert list(lines[0]) == ["step", "frechet_distance", "exp_kl_score", "evaluation_seconds"]
     assert [line.split()[1] for line in err.splitlines() if line.endswith("the best so far")] == ["1:", "2:", "4:"]
     folder = RunFolder(tmp_path / "run")
-    assert folder.best() == {"step": 4, "score": "frechet_distance", "value": 2.0}
+    best = folder.best()
+    assert (best["step"], best["score"], best["value"]) == (4, "frechet_distance", 2.0)
     assert [path.name for path in folder.list_checkpoints()] == ["step-00000004", "step-00000006"]
     assert biggan.from_pretrained(tmp_path / "run" / "best", device="cpu").sample(2).images.shape == (2, 3, 32, 32)
     assert train(capsys, tmp_path / "plain", small)[0] == 0
@@ -43,6 +44,8 @@ def test_evaluations_wait_until_they_are_worth_their_time(capsys, small, tmp_pat
     assert train(capsys, tmp_path / "run", small, *words)[0] == 0
     lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1], "the first is free, then there is no time"
+    assert train(capsys, tmp_path / "run", small, *words, "--train.steps", 8)[0] == 0
+    assert (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines() == lines, "nor after another start"
 
 
 def test_bad_input(capsys, small, tmp_path):
@@ -50,6 +53,8 @@ def test_bad_input(capsys, small, tmp_path):
         (["--eval.recipe", "fidd5k"], "did you mean 'fid'"),
         (["--eval.every", 0], "eval.every=0 must be above 0"),
         (["--eval.every", 1, "--eval.extractor", "module:absent"], "no such file"),
+        (["--eval.every", 5, "--eval.recipe", "accuracy20"], "knows 3 classes"),
+        (["--eval.every", 5, "--eval.recipe", "prdc20", "--eval.reference-images", 5], "needs 6 images"),
     ):
         code, _, err = train(capsys, tmp_path / "run", small, *words)
         assert (code, message in err) == (2, True), err

@@ -21,6 +21,8 @@ def spherical(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
     as latents are."""
     shares = torch.linspace(0, 1, steps)[:, None]
     lengths = first_Z.norm(), second_Z.norm()
+    if min(lengths) < 1e-6:
+        return linear(first_Z, second_Z, steps)
     directions = first_Z / lengths[0], second_Z / lengths[1]
     angle = torch.arccos((directions[0] @ directions[1]).clamp(-1, 1))
     if angle.sin() < 1e-4:
@@ -77,7 +79,7 @@ def weights_of(text: str, sampler: Sampler) -> Tensor:
             value = float(number) if separator else math.nan
         except ValueError:
             value = math.nan
-        if not math.isfinite(value):
+        if not 0 <= value < math.inf:
             raise ConfigError(f"--classes {text}: give each class and its weight, such as cat:0.6,dog:0.4")
         weights[sampler.class_numbers([name])[0]] += value
     if not weights.sum() > 0:

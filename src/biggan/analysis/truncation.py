@@ -34,7 +34,8 @@ class Point(NamedTuple):
 
     def record(self) -> dict[str, object]:
         """For JSON."""
-        return {"threshold": self.threshold, "scores": self.evaluation.scores}
+        samples = self.evaluation.recipe["samples"]
+        return {"threshold": self.threshold, "scores": self.evaluation.scores, "samples": samples}
 
     def value(self, score: str) -> float:
         """The score, or its mean over parts."""

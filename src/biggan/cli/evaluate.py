@@ -17,6 +17,7 @@ from biggan.precision import DeviceName, choose_precision
 if TYPE_CHECKING:
     from biggan.distributed import World
     from biggan.metrics.collect import Images
+    from biggan.metrics.evaluate import Evaluation
     from biggan.metrics.features import Extractor
     from biggan.sampling import Sampler
 
@@ -80,7 +81,7 @@ def evaluate(arguments: list[str]) -> int:
     if not world.is_first:
         return 0
     print(table(evaluation), end="")
-    out = command.out or default_out(command)
+    out = command.out or default_out(command, evaluation)
     try:
         evaluation.save(out)
     except OSError as error:
@@ -92,17 +93,32 @@ def evaluate(arguments: list[str]) -> int:
 def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Images | None"]:
     """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
     from biggan import sets
+    from biggan.metrics.evaluate import parse_recipe
 
-    sampler = sampler_of(Path(command.samples), command.device, world) if is_model(command.samples) else None
-    size = command.resolution or (None if sampler is None else resolution_of(sampler))
-    if size is None:
+    for spec in (command.samples, command.data):
+        if spec is not None and ":" not in spec and not Path(spec).exists():
+            raise ConfigError(f"{spec}: no such run, model or data set")
+    samplers = [
+        sampler_of(Path(spec), command.device, world) if spec is not None and is_model(spec) else None
+        for spec in (command.samples, command.data)
+    ]
+    sampler, other = samplers
+    sizes = {resolution_of(found) for found in samplers if found is not None}
+    sizes |= set() if command.resolution is None else {command.resolution}
+    if not sizes:
         raise ConfigError("two data sets are compared at one size: add --resolution 32, for example")
+    if len(sizes) > 1 or min(sizes) < 1:
+        raise ConfigError(f"images of different sizes cannot be compared: {' and '.join(map(str, sorted(sizes)))} pixels")
+    (size,) = sizes
     if command.truncation is not None and sampler is None:
         raise ConfigError("--truncation is for generators, not for data sets")
     if sampler is None:
         samples = open_real(command, command.samples, size, world)
     else:
         samples = sets.drawn(sampler, command.samples, truncation=command.truncation, seed=command.seed)
+    if other is not None:
+        drawn = sets.drawn(other, command.data, seed=command.seed + 1)
+        return samples, sets.first_of(drawn, max(want.images for want in parse_recipe(command.recipe)))
     return samples, None if command.data is None else open_real(command, command.data, size, world)
 
 
@@ -126,9 +142,10 @@ def open_real(command: Measuring, spec: str, size: int, world: "World") -> "Imag
 def is_model(where: str) -> bool:
     """Whether it is a run or model folder, and not a data set."""
     path = Path(where)
-    return any((path / name).exists() for name in ("generator.safetensors", "model", "checkpoints")) or (
-        path.is_file() and path.suffix == ".safetensors"
-    )
+    if path.is_file():
+        return path.suffix == ".safetensors"
+    files = ("config.json", "generator.safetensors", "model/generator.safetensors")
+    return any((path / name).is_file() for name in files)
 
 
 def sampler_of(where: Path, device: DeviceName, world: "World") -> "Sampler":
@@ -163,11 +180,11 @@ def cache_of(command: Measuring) -> Path:
     return (command.cache or default_cache()) / "metrics"
 
 
-def default_out(command: EvaluateCommand) -> Path:
-    """Beside the model, named by what decides the scores."""
+def default_out(command: EvaluateCommand, evaluation: "Evaluation") -> Path:
+    """Beside the model, named by all that decides the scores."""
     if not is_model(command.samples) or Path(command.samples).is_file():
         return Path("evaluation.json")
-    words = [command.extractor, command.recipe, command.truncation, command.data, command.seed, command.bf16]
+    words = [command.recipe, evaluation.recipe]
     return Path(command.samples) / "metrics" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
 
 

@@ -130,11 +130,16 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     from biggan.metrics.evaluate import evaluate, parse_recipe
 
     wanted, thresholds = parse_recipe(command.recipe), [None, *thresholds_of(command.thresholds)]
+    if command.store and thresholds[1] >= UNTRUNCATED:
+        raise ConfigError(
+            f"--store keeps thresholds below {UNTRUNCATED:g}, where they stop to matter: leave out larger ones"
+        )
     samplers = {RESAMPLED: sampler_of(command.model, command.device, world)}
     if command.latents:
         samplers["scaled"] = scaled = sampler_of(command.model, command.device, world)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").prior()
-        scaled.statistics_at, scaled.statistics_table = "nowhere", None
+    for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
+        sampler.statistics_at, sampler.statistics_table = "nowhere", None
     reference = open_real(command, command.data, resolution_of(samplers[RESAMPLED]), world)
     extractor = open_extractor_for(command, world)
     report, progress = (say, images_bar) if world.is_first else (say_nothing, as_it_is)
@@ -223,6 +228,8 @@ def memorisation(arguments: list[str]) -> int:
         raise CheckpointError(f"{command.model} holds no discriminator: name a run folder with its checkpoints")
     sampler = sampler_of(command.model, command.device, ALONE)
     config, device = sampler.generator.config, sampler.precision.device
+    sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
+    sampler.statistics_at, sampler.statistics_table = "nowhere", None
     discriminator = FAMILIES[config.family].discriminator(config)
     discriminator.load_state_dict(weights["discriminator"])
     discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)

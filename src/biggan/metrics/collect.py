@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from biggan.distributed import World, every_rank, on_first
+from biggan.distributed import World, any_rank, every_rank
 from biggan.errors import DataError
 from biggan.files import write_file
 from biggan.metrics.features import Extracted, Extractor
@@ -74,6 +74,8 @@ def collect(
     batches = every_batch(images.batches(need), extractor, world)
     for extracted, y_N in pieces(progress(batches, need, what)):
         start, stop = seen, seen + len(y_N)
+        if not all(part is None or part.isfinite().all() for part in extracted):
+            raise DataError(f"{what}: {extractor.name} gives features or logits that are not finite")
         if start < moments:
             sums.add(extracted.features[: moments - start])
         if start < splits:
@@ -146,8 +148,8 @@ def reference_of(
         None if cache is None else cache / f"reference-{hashlib.sha256(repr(address).encode()).hexdigest()[:24]}.safetensors"
     )
     known = None if file is None else read_reference(file)
-    if on_first(lambda: known is not None):
-        known = known or read_reference(file)
+    (lacking,) = any_rank(known is None)
+    if not lacking:
         return known
     found = collect(
         reference,

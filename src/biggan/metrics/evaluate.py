@@ -7,10 +7,9 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from biggan.distributed import ALONE, World
 from biggan.errors import ConfigError, DataError, suggestion
@@ -18,9 +17,10 @@ from biggan.files import write_file
 from biggan.metrics import manifold
 from biggan.metrics.collect import SPLITS, Collected, Images, Progress, collect, reference_of
 from biggan.metrics.features import Extractor
-from biggan.metrics.scores import Moments, frechet_distance, kernel_distance
+from biggan.metrics.scores import SUBSET_SEED, SUBSETS, Moments, frechet_distance, kernel_distance
 
 SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")
+LEAST = {"is": SPLITS, "prdc": manifold.NEIGHBOUR_OF_DENSITY + 1}  # images; 2 for the others
 NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 
 
@@ -69,7 +69,7 @@ class Evaluation(NamedTuple):
     def save(self, file: Path) -> None:
         """As JSON, whole or not at all. Raises OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(file, (json.dumps(self._asdict(), indent=2) + "\n").encode())
+        write_file(file, (json.dumps(self._asdict(), indent=2, allow_nan=False) + "\n").encode())
 
 
 def higher_is_better(name: str) -> bool:
@@ -86,8 +86,9 @@ def parse_recipe(text: str) -> tuple[Wanted, ...]:
             known = suggestion(found[1] if found else re.sub(r"\d.*", "", word.strip()), SCORES)
             raise ConfigError(f"recipe {word.strip()!r}: a score and how many images, such as fid50k; {known}")
         images = int(found[2]) * (1000 if found[3] else 1)
-        if images < 2 or found[1] in [other.score for other in wanted]:
-            raise ConfigError(f"recipe {word.strip()!r}: each score once, of at least 2 images")
+        least = LEAST.get(found[1], 2)
+        if images < least or found[1] in [other.score for other in wanted]:
+            raise ConfigError(f"recipe {word.strip()!r}: each score once, of at least {least} images")
         wanted.append(Wanted(found[1], images))
     return tuple(wanted)
 
@@ -105,19 +106,10 @@ def evaluate(
 ) -> Evaluation:
     """All the scores of `samples`, some of them against `reference`. What the reference gives is kept in the folder `cache`.
 
-    Frechet distances use all images of the reference; the others as many as of the samples, if there are. All ranks must
-    call it. Raises ConfigError where a score needs a reference, logits or more images than there are."""
+    The Frechet distance uses all images of the reference; the other scores as many as of the samples, if there are. All
+    ranks must call it. Raises ConfigError as `refuse_impossible`, DataError on features that are not finite."""
+    refuse_impossible(samples, reference, extractor, wanted)
     n = dict(wanted)
-    for want in wanted:
-        if want.score in NEEDS_REFERENCE and reference is None:
-            raise ConfigError(f"{want} compares with real images: add --data SOURCE")
-        if samples.count is not None and want.images > samples.count:
-            raise ConfigError(f"{want} needs {want.images} images, {samples.description} has {samples.count}")
-    probe = next(iter(samples.batches(2)))[0]
-    has_logits = extractor(probe).logits is not None
-    if not has_logits and ("is" in n or "accuracy" in n):
-        raise ConfigError(f"extractor {extractor.name} gives no logits, which is and accuracy need")
-
     kept = max((n.get(score, 0) for score in ("kid", "prdc", "intra")), default=0)
     found = collect(
         samples,
@@ -149,9 +141,32 @@ def evaluate(
             "resizing": extractor.resizing,
             "arithmetic": extractor.arithmetic,
         },
-        "torch": torch.__version__,
+        "kid": {"subsets": SUBSETS, "seed": SUBSET_SEED},
+        "prdc": {"neighbour": manifold.NEIGHBOUR, "neighbour_of_density": manifold.NEIGHBOUR_OF_DENSITY},
+        "versions": {name: version(name) for name in ("biggan", "torch")},
     }
     return Evaluation({name: score for want in wanted for name, score in scores[want.score].items()}, recipe)
+
+
+def refuse_impossible(samples: Images, reference: Images | None, extractor: Extractor, wanted: tuple[Wanted, ...]) -> None:
+    """Raises ConfigError where a score needs a reference, logits, the same classes on both sides, or more images than there
+    are; before anything long has begun."""
+    for want in wanted:
+        if want.score in NEEDS_REFERENCE and reference is None:
+            raise ConfigError(f"{want} compares with real images: add --data SOURCE")
+        least = LEAST.get(want.score, 2)
+        for images, needed in ((samples, want.images), (reference, least)):
+            if images is not None and images.count is not None and needed > images.count:
+                raise ConfigError(f"{want} needs {needed} images, {images.description} has {images.count}")
+        if want.score == "intra" and samples.class_names != reference.class_names:
+            raise ConfigError(f"{want} compares class by class, and the two sides have other classes")
+    logits = extractor(next(iter(samples.batches(2)))[0]).logits
+    scores = {want.score for want in wanted}
+    if logits is None and scores & {"is", "accuracy"}:
+        raise ConfigError(f"extractor {extractor.name} gives no logits, which is and accuracy need")
+    if "accuracy" in scores and logits.shape[1] != len(samples.class_names):
+        known, made = logits.shape[1], len(samples.class_names)
+        raise ConfigError(f"accuracy: extractor {extractor.name} knows {known} classes, the images are of {made}")
 
 
 def compared(
@@ -165,7 +180,9 @@ def compared(
         scores["fid"] = {fid: {"value": value, "images": n["fid"], "reference_images": real.count}}
     if "kid" in n:
         ours, theirs = found.features[: n["kid"]], real.features[: n["kid"]]
-        size = min(1000, len(ours), len(theirs))
+        size = min(1000, len(ours) // 2, len(theirs) // 2)  # subsets of everything would all be the same
+        if size < 2:
+            raise ConfigError(f"kid{len(ours)} needs at least 4 images on each side")
         spread = kernel_distance(ours, theirs, size=size)
         counts = {"images": len(ours), "reference_images": len(theirs), "subset": size}
         scores["kid"] = {kid: spread._asdict() | counts}
@@ -183,7 +200,7 @@ def intra_class(found: Collected, real: Collected, images: int, classes: int) ->
     """The mean over classes of the Frechet distance within the class (Miyato & Koyama 2018), and each class's."""
     values = {}
     for number in range(classes):
-        sides = [side.features[: images if side is found else None] for side in (found, real)]
+        sides = [side.features[:images] for side in (found, real)]
         parts = [
             features[side.labels[: len(features)] == number] for features, side in zip(sides, (found, real), strict=True)
         ]
@@ -196,7 +213,8 @@ def intra_class(found: Collected, real: Collected, images: int, classes: int) ->
             moments.append(Moments())
             moments[-1].add(part)
         values[f"class_{number}"] = frechet_distance(*(moment.mean_and_covariance() for moment in moments))
-    return {"value": sum(values.values()) / classes, "images": images, **values}
+    counts = {"images": images, "reference_images": min(images, len(real.features))}
+    return {"value": sum(values.values()) / classes, **counts, **values}
 
 
 def accuracy(found: Collected, images: int) -> dict[str, float]:

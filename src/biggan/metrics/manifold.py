@@ -38,6 +38,8 @@ def overlap(real_NF: Tensor, fake_MF: Tensor) -> Overlap:
             raise DataError(f"neighbours need more than {NEIGHBOUR_OF_DENSITY} {name} images, there are {len(features)}")
         if not features.isfinite().all():
             raise DataError(f"features of {name} images are not finite")
+    centre = real_NF.mean(0)  # far from 0 the products that distances are made of would cancel
+    real_NF, fake_MF = real_NF - centre, fake_MF - centre
     real_radii, real_wide = radii(real_NF, (NEIGHBOUR, NEIGHBOUR_OF_DENSITY))
     (fake_radii,) = radii(fake_MF, (NEIGHBOUR,))
     precise, dense = 0, 0

@@ -15,6 +15,7 @@ from torch import Tensor
 from biggan.errors import DataError
 
 KID_DEGREE = 3
+SUBSETS, SUBSET_SEED = 100, 2020  # of the kernel distance
 
 
 class Spread(NamedTuple):
@@ -108,7 +109,7 @@ class SplitEntropies:
 
 
 def kernel_distance(
-    first_NF: Tensor, second_NF: Tensor, *, subsets: int = 100, size: int = 1000, seed: int = 2020
+    first_NF: Tensor, second_NF: Tensor, *, subsets: int = SUBSETS, size: int = 1000, seed: int = SUBSET_SEED
 ) -> Spread:
     """The unbiased squared maximum mean discrepancy under the kernel (x y / F + 1)^3, over random subsets of each.
 

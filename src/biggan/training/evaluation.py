@@ -1,16 +1,22 @@
 """Evaluation while training: a small recipe on the averaged generator, logged, and the best model kept.
 
-It never changes what the steps do. It may take a given share of the time: an evaluation that falls due earlier is put off.
+It never changes what the steps do. It may take a given share of the time, over all
+starts of a run: an evaluation that falls due earlier is put off. The first is made in any case.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
+
+import torch
 
 from biggan.checkpoint import ModelCard, RunFolder
 from biggan.config import RunConfig
 from biggan.data import Source, default_cache
 from biggan.distributed import World, any_rank, on_first
-from biggan.metrics.evaluate import evaluate, higher_is_better, parse_recipe
+from biggan.metrics.collect import Images
+from biggan.metrics.evaluate import evaluate, higher_is_better, parse_recipe, refuse_impossible
 from biggan.metrics.features import open_extractor
 from biggan.precision import Precision
 from biggan.sampling import Sampler
@@ -39,10 +45,21 @@ class Evaluator:
         on_first(lambda: open_extractor(config.eval.extractor, **options) and None)  # fetches the weights for all
         self.extractor = open_extractor(config.eval.extractor, **options)
         self.reference = first_of(real(source), config.eval.reference_images)
-        self.seed, self.pending, self.spent = config.train.seed, False, 0.0
+        self.seed, self.pending = config.train.seed, False
+        self.refuse_early(source)
         with folder.writing():
             file = folder.path / "evaluations.jsonl"
             self.log = StatsFile(file, resume_step=step) if world.is_first else None
+            lines = file.read_text().splitlines() if world.is_first else []
+        self.spent = sum(json.loads(line)["evaluation_seconds"] for line in lines)  # on rank 0, which decides
+        words = [config.eval.recipe, self.extractor.sha256, self.reference.identity, self.extractor.arithmetic]
+        self.made_by = hashlib.sha256(repr(words).encode()).hexdigest()
+
+    def refuse_early(self, source: Source) -> None:
+        """Raises ConfigError on a recipe that could not be made, before the first step."""
+        blank = torch.zeros(2, 3, source.resolution, source.resolution, dtype=torch.uint8)
+        stand_in = Images(lambda count: iter([(blank, torch.zeros(2))]), "", {}, source.class_names, None)
+        refuse_impossible(stand_in, self.reference, self.extractor, parse_recipe(self.config.recipe))
 
     def due(self, step: int, seconds: float) -> bool:
         """Whether to evaluate now; `seconds`: of training so far, evaluations included."""
@@ -62,20 +79,22 @@ class Evaluator:
         values = {name: score["mean"] if "mean" in score else score["value"] for name, score in scores.items()}
         name, value = next(iter(values.items()))
         best = on_first(lambda: self.keep_if_best(sampler, card, name, value))
+        seconds = time.monotonic() - started
         if self.world.is_first:
             with self.folder.writing():
-                self.log.write(card.step, values)
+                self.log.write(card.step, values | {"evaluation_seconds": seconds})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.report(f"step {card.step}: {shown}{', the best so far' if best else ''}")
-        self.spent += time.monotonic() - started
+        self.spent += seconds
         return best
 
     def keep_if_best(self, sampler: Sampler, card: ModelCard, name: str, value: float) -> bool:
         """What rank 0 does with a score."""
         known = self.folder.best()
-        if known is not None and known["score"] == name and known["step"] < card.step:
+        if known is not None and known.get("made_by") == self.made_by and known["step"] < card.step:
             ahead = value > known["value"] if higher_is_better(name) else value < known["value"]
             if not ahead:
                 return False
-        self.folder.save_best({"step": card.step, "score": name, "value": value}, card, sampler.generator.state_dict())
+        best = {"step": card.step, "score": name, "value": value, "made_by": self.made_by}
+        self.folder.save_best(best, card, sampler.generator.state_dict())
         return True
