@@ -1,5 +1,6 @@
 """Several processes against one: gradients, batch statistics, samples, resuming. Gloo on the CPU, two ranks."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import tiny_config
 from rank_script import CASES
 
 from biggan.checkpoint import RunFolder, read_checkpoint
@@ -165,3 +167,36 @@ def test_ranks_that_start_again_find_each_other():
         seen.append(starts[0])
         store.set("word/1", "dead")  # a rank that came, and died before the others
     assert len(set(seen)) == 3
+
+
+GROUPS = """
+import sys, torch, torch.nn.functional as F
+from biggan.distributed import sums_within, together
+from biggan.nn.norm import Standardize
+
+with together(torch.device("cpu")) as world:
+    total = sums_within(2)
+    value = torch.tensor([world.rank + 1.0], requires_grad=True)
+    result = total(value)
+    (result * (world.rank + 1)).sum().backward()
+    expected = {0: 3.0, 1: 3.0, 2: 7.0, 3: 7.0}[world.rank]
+    assert (result.item(), value.grad.item()) == (expected, expected), (result, value.grad)
+    images = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    norm = Standardize(3, epsilon=1e-4)
+    norm.sum_over_ranks = total
+    pair = images.chunk(2)[world.rank // 2]
+    whole = F.batch_norm(pair, None, None, training=True, eps=1e-4)
+    assert torch.allclose(norm(images.chunk(4)[world.rank]), whole.chunk(2)[world.rank % 2], atol=1e-5)
+"""
+
+
+def test_statistics_within_groups_of_ranks(tmp_path):
+    """Four ranks in pairs: sums, their gradients, and a pair's normalisation against torch's of its images together."""
+    (tmp_path / "groups.py").write_text(GROUPS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, tmp_path / "groups.py"], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, statistics_ranks=3))
+    with pytest.raises(ConfigError, match="statistics_ranks=3 does not divide 4 ranks"):
+        plan_of(config, World(0, 4))

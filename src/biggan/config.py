@@ -36,6 +36,8 @@ class TrainConfig:
     """Global batch: images per optimiser step of either player."""
     micro_batch: int | None = None
     """Images per forward pass; gradients are accumulated up to the batch. None: the whole batch."""
+    statistics_ranks: int | None = None
+    """Ranks next to each other that share batch statistics; None: all."""
     discriminator_steps: int = 2
     """Discriminator steps per generator step."""
     generator_lr: float = 5e-5
@@ -83,7 +85,7 @@ class TrainConfig:
             "keep_checkpoints",
             "standing_passes",
         )
-        optional = ("minutes", "micro_batch", "checkpoint_minutes")
+        optional = ("minutes", "micro_batch", "checkpoint_minutes", "statistics_ranks")
         for name in positive + tuple(name for name in optional if getattr(self, name) is not None):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be above 0")

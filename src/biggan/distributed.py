@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -114,21 +115,32 @@ class SumOverRanks(torch.autograd.Function):
     """The sum of a tensor over ranks; its gradient is the sum of the gradients, because every rank uses the sum."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group = group
         total = values.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over ranks, with its gradient. All ranks must call it, and its backward, in the same order."""
-    return SumOverRanks.apply(values)
+def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
+    """The sum over the ranks of a group (None: all), with its gradient. They must all call it, and its backward, in the same
+    order."""
+    return SumOverRanks.apply(values, group)
+
+
+def sums_within(size: int | None) -> Callable[[Tensor], Tensor]:
+    """`sum_over_ranks` within groups of so many ranks next to each other; None: over all. All ranks must call it."""
+    if size is None:
+        return sum_over_ranks
+    starts = range(0, dist.get_world_size(), size)
+    groups = [dist.new_group(list(range(start, start + size))) for start in starts]  # every rank makes all of them
+    return partial(sum_over_ranks, group=groups[dist.get_rank() // size])
 
 
 def reduced(network: nn.Module, device: torch.device) -> nn.Module:

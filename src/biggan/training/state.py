@@ -20,7 +20,7 @@ from biggan.checkpoint import (
     split_by_prefix,
 )
 from biggan.config import RunConfig
-from biggan.distributed import ALONE, World, on_first, reduced, sum_over_ranks
+from biggan.distributed import ALONE, World, on_first, reduced, sums_within
 from biggan.errors import CheckpointError, ConfigError
 from biggan.losses import OBJECTIVES
 from biggan.nn.norm import together_with
@@ -49,6 +49,9 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
     train = config.train
     precision = choose_precision(train.device, train.precision, train.memory_format)
     generator, discriminator = models.build(config.model, addressed_generator(train.seed, "initial weights"))
+    # Groups of one rank need no sums: each normalises its own images.
+    apart = world.size == 1 or train.statistics_ranks == 1
+    sums = None if apart else sums_within(train.statistics_ranks)
     ema, players, guard = None, [], Guard(precision.device)
     for name, network, lr, regularizers in (
         ("generator", generator, train.generator_lr, config.regularization.for_generator()),
@@ -58,8 +61,8 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         # The average is of the generator, as it is before ranks come in. Weights that are good already are averaged at once.
         start = train.ema_start if config.init_from is None else 0
         ema = ema or EMA(network, decay=train.ema_decay, start=start)
-        if world.size > 1:
-            together_with(network, sum_over_ranks)
+        if sums is not None:
+            together_with(network, sums)
         if train.recompute:
             recomputing(network)
         betas = (float(train.adam_beta1), float(train.adam_beta2))
@@ -92,6 +95,8 @@ def plan_of(config: RunConfig, world: World = ALONE) -> Plan:
         raise ConfigError(
             f"train.{name}={micro_batch} is not divisible by {world.size} ranks: use --train.{name.replace('_', '-')} {near}"
         )
+    if world.size % (train.statistics_ranks or 1):
+        raise ConfigError(f"train.statistics_ranks={train.statistics_ranks} does not divide {world.size} ranks")
     return Plan(
         batch=train.batch,
         micro_batch=micro_batch,
