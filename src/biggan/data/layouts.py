@@ -69,10 +69,12 @@ class Packed:
         return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
+        """The pixels (3, R, R)."""
         pixels, size = pixels_of(listing, index, resolution=self.resolution)
         return pixels.tobytes(), size
 
     def write(self, out: Path, number: int, before: int, images: list[tuple[str, int, bytes]]) -> None:
+        """Append to images.u8, over whatever came after the last note."""
         file = out / "images.u8"
         with open(file, "r+b" if file.exists() else "w+b") as stream:
             stream.truncate(before * 3 * self.resolution**2)  # what came after the last note is done again
@@ -109,6 +111,7 @@ class Shards:
         return [part.tolist() for part in order.tensor_split(shards)]
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
+        """The file as it is, if it has the resolution, else a new one."""
         name = listing.images[index]
         data = listing.read(name)
         image, size = decode(data, self.resolution)
@@ -122,6 +125,7 @@ class Shards:
         return buffer.getvalue(), size
 
     def write(self, out: Path, number: int, before: int, images: list[tuple[str, int, bytes]]) -> Shard:
+        """One shard, whole or not at all."""
         file = out / f"shard-{number:06d}.tar"
         buffer = io.BytesIO()
         with webdataset().TarWriter(buffer, encoder=False, mtime=0) as tar:  # no clock: a set is the same each time
@@ -176,10 +180,8 @@ def pixels_of(listing: Listing, index: int, *, resolution: int) -> tuple[np.ndar
 
 def sha256_of(file: Path, *more: bytes) -> str:
     """Of a file, then of what follows it."""
-    digest = hashlib.sha256()
     with open(file, "rb") as stream:
-        while block := stream.read(1 << 24):
-            digest.update(block)
+        digest = hashlib.file_digest(stream, "sha256")
     for data in more:
         digest.update(data)
     return digest.hexdigest()

@@ -6,9 +6,11 @@ one would have made. What one step does is in training/step. Durations are count
 
 import math
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from biggan.checkpoint import (
     CheckpointWriter,
@@ -58,13 +60,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
         report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
         save_model(sampler_of(game, config), config, folder, step)  # it may have been killed before it wrote it
         return step
-    stream = source.placed_on(game.precision.device).stream(
-        game.plan.micro_batch,
-        rank=world.rank,
-        world_size=world.size,
-        start_image=step * game.plan.real_images,
-        seed=train.seed,
-    )
+    stream = real_images(game, source, step)
     with folder.writing():
         stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step) if world.is_first else None
     line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_first else None
@@ -132,6 +128,18 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
         if writer.thread is not None:
             writer.thread.join()
     return step
+
+
+def real_images(game: Game, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's share of one micro-batch after the other, from the first that step number `step` + 1 takes."""
+    plan = game.plan
+    return source.placed_on(game.precision.device).stream(
+        plan.micro_batch,
+        rank=plan.world.rank,
+        world_size=plan.world.size,
+        start_image=step * plan.real_images,
+        seed=plan.seed,
+    )
 
 
 def sums_of(tensors: Tensors) -> dict[str, float]:
