@@ -9,13 +9,15 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from biggan.distributed import mean_over_ranks
+
+LOGS = ("stats.jsonl", "watch.jsonl", "evaluations.jsonl")
 
 
 class Stats:
@@ -52,11 +54,21 @@ class StatsFile:
         os.replace(scratch, path)
         self.path = path
 
-    def write(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Append one line."""
-        rounded = {name: float(f"{value:.6g}") for name, value in values.items()}
         with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step, **rounded}) + "\n")
+            file.write(json.dumps({"step": step} | {name: rounded(value) for name, value in values.items()}) + "\n")
+
+
+def rounded(value: float | list[float]) -> float | list[float]:
+    """A number, or each of several, to six digits."""
+    return [rounded(item) for item in value] if isinstance(value, list) else float(f"{value:.6g}")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The sound lines of a log, in order of their steps; none where there is no file."""
+    lines = [json.loads(line) for line in complete_lines(path) if step_of(line) < math.inf]
+    return sorted(lines, key=lambda line: line["step"])
 
 
 def step_of(line: str) -> float:
@@ -72,6 +84,12 @@ def complete_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
+
+
+def read_run(folder: Path) -> list[dict[str, Any]]:
+    """The lines of every log of a run: its statistics, what was watched, evaluations; in order of their steps."""
+    lines = [line for name in LOGS for line in read_log(folder / name)]
+    return sorted(lines, key=lambda line: line["step"])
 
 
 class ProgressLine:

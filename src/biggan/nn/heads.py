@@ -36,7 +36,8 @@ class ProjectionHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y_N: Tensor) -> Verdict:
-        features_NF = self.dropout(F.relu(x).float().sum((2, 3)))  # (N, F)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        features_NF = self.dropout(F.relu(x).sum((2, 3)))  # (N, F)
         with without_autocast(x.device):
             projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
             score_N = self.linear(features_NF).squeeze(1) + projection_N  # (N,)

@@ -9,8 +9,8 @@ A rule is a module made for a number of outputs; nn/layers calls it with the wei
 Shapes: O outputs, M everything else.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,19 @@ class Spectral(nn.Module):
                     self.left_vector.copy_(left_1O)
             sigma = (left_1O @ weight_OM @ right_1M.T).squeeze()  # u W v', the gradient passes through W alone
             return weight / sigma
+
+
+@contextmanager
+def vectors_held(network: nn.Module) -> Iterator[None]:
+    """Inside, passes through the network leave the vectors where they are, whatever its mode: for penalties' own passes."""
+    moving = [module for module in network.modules() if isinstance(module, Spectral) and module.training]
+    for module in moving:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in moving:
+            module.training = True
 
 
 class WeightNorm(nn.Module):
