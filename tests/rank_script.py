@@ -1,12 +1,12 @@
 """Run by test_distributed, alone and under torchrun: gradients and batch statistics of one turn each, to a file."""
 
-import dataclasses
 import itertools
 import sys
 
 import torch
 from conftest import tiny_config
 
+from biggan.config import replaced
 from biggan.distributed import gathered, together
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
@@ -15,13 +15,15 @@ from biggan.training.state import build_game
 from biggan.training.step import discriminator_turn, generator_turn
 
 SIZE = {"resolution": 32, "width": 4, "embedding_dim": 8, "num_classes": 10}
+PENALTIES = {f"regularization.discriminator.{name}": 1.0 for name in ("r1", "r2", "lecam", "orthogonal")}
 CASES = {
-    f"{name}, {accumulation} accumulated": (model, accumulation)
-    for name, model in {
-        "biggan": BigGANConfig(**SIZE),
-        "biggan-deep": BigGANDeepConfig(**SIZE),
-        "batch norm in D": BigGANConfig(**SIZE, discriminator_norm="batch"),
-        "one table": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator"),
+    f"{name}, {accumulation} accumulated": (changes, accumulation)
+    for name, changes in {
+        "biggan": {"model": BigGANConfig(**SIZE)},
+        "biggan-deep": {"model": BigGANDeepConfig(**SIZE)},
+        "batch norm in D": {"model": BigGANConfig(**SIZE, discriminator_norm="batch")},
+        "one table": {"model": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator")},
+        "penalties": {"model": BigGANConfig(**SIZE, discriminator_attention=(16,))} | PENALTIES,
     }.items()
     for accumulation in (1, 4)
 }
@@ -36,9 +38,9 @@ def real_images(plan):
         yield plan.world.share(images), plan.world.share(labels)
 
 
-def gradients(model, accumulation, world):
+def gradients(changes, accumulation, world):
     """{what: tensor} of one turn of each player from the same weights, the optimisers standing still."""
-    config = dataclasses.replace(tiny_config(batch=16, micro_batch=16 // accumulation), model=model)
+    config = replaced(tiny_config(batch=16, micro_batch=16 // accumulation), changes)
     game = build_game(config, world)
     found, statistics = {}, []
     for player in (game.generator, game.discriminator):

@@ -25,7 +25,7 @@ def test_the_papers_settings(name, latent):
     assert (train.adam_beta1, train.adam_beta2, train.ema_decay) == (0, 0.999, 0.9999)
     assert (config.model.width, config.model.embedding_dim, config.model.z_dim) == (96, 128, latent)
     assert (config.model.norm_epsilon, config.model.spectral_epsilon) == (1e-4, 1e-4)
-    assert config.regularization.generator_orthogonal == 1e-4
+    assert config.regularization.generator.orthogonal == 1e-4
 
 
 @pytest.mark.parametrize("resolution", [128, 256, 512])
@@ -37,7 +37,7 @@ def test_the_papers_settings_of_deep(resolution):
     assert rates == ((5e-5, 2e-4) if resolution == 128 else (2.5e-5, 2.5e-5))
     assert (config.model.width, config.model.z_dim, config.model.z_entry) == (128, 128, "whole")
     assert config.model.last_channels == 128
-    assert config.regularization.generator_orthogonal == 1e-4
+    assert config.regularization.generator.orthogonal == 1e-4
 
 
 def test_the_settings_of_sagan():
@@ -48,7 +48,7 @@ def test_the_settings_of_sagan():
     assert (train.adam_beta1, train.steps) == (0, 1_000_000)
     assert (model.width, model.z_dim, model.class_embedding, model.initialization) == (64, 128, "per-class", "glorot")
     assert (model.norm_epsilon, model.spectral_epsilon) == (1e-5, 1e-12)
-    assert config.regularization.generator_orthogonal is None
+    assert config.regularization.generator.orthogonal is None
 
 
 def test_the_settings_of_sngan():

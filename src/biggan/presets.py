@@ -9,7 +9,9 @@ from biggan.errors import ConfigError, suggestion
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.regularizers import RegularizationConfig
+from biggan.regularizers import GeneratorRegularization, RegularizationConfig
+
+NO_REGULARIZATION = RegularizationConfig(generator=GeneratorRegularization(orthogonal=None))
 
 
 def biggan_128() -> RunConfig:
@@ -59,7 +61,7 @@ def sagan_128() -> RunConfig:
     return RunConfig(
         preset="sagan-128",
         model=SAGANConfig(resolution=128),
-        regularization=RegularizationConfig(generator_orthogonal=None),
+        regularization=NO_REGULARIZATION,
         train=TrainConfig(
             steps=1_000_000,
             batch=256,
@@ -80,7 +82,7 @@ def sngan_128() -> RunConfig:
     return RunConfig(
         preset="sngan-128",
         model=SNGANConfig(resolution=128),
-        regularization=RegularizationConfig(generator_orthogonal=None),
+        regularization=NO_REGULARIZATION,
         train=TrainConfig(
             steps=450_000,
             batch=64,
@@ -150,7 +152,7 @@ def cifar10_gpu() -> RunConfig:
         preset="cifar10-gpu",
         model=BigGANConfig(resolution=32, width=64, class_embedding="per-class", z_entry="input", initialization="normal"),
         data=DataConfig(flip=True),
-        regularization=RegularizationConfig(generator_orthogonal=None),
+        regularization=NO_REGULARIZATION,
         train=TrainConfig(
             steps=500_000,
             batch=50,

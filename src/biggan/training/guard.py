@@ -23,18 +23,25 @@ class Guard:
         self.step = torch.zeros((), device=device)
         self.bad: dict[str, Tensor] = {}
         self.names: dict[str, list[str]] = {}
+        self.norms: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def check(self, player: str, names: Sequence[str], gradients: Sequence[Tensor], step: int) -> Tensor:
         """Look at one player's gradients before its optimiser steps; returns `found`, for the optimiser to obey."""
-        largest = torch.stack(torch._foreach_norm(list(gradients), float("inf")))
-        bad = ~largest.isfinite()
+        self.norms[player] = torch.stack(torch._foreach_norm(list(gradients)))  # finite only if every value is
+        bad = ~self.norms[player].isfinite()
         before = self.found > 0
         self.step = torch.where(before, self.step, torch.full_like(self.step, step))
         self.bad[player] = torch.where(before, self.bad.get(player, torch.zeros_like(bad)), bad)
         self.names[player] = list(names)
         self.found = torch.maximum(self.found, bad.any().float())
         return self.found
+
+    def lengths(self, player: str) -> dict[str, float]:
+        """The length of each gradient of a player's last turn, by name. Waits for the device."""
+        return (
+            dict(zip(self.names.get(player, []), self.norms[player].tolist(), strict=True)) if player in self.norms else {}
+        )
 
     def first_bad(self) -> tuple[int, str] | None:
         """The step and the name of the first gradient that was not finite, or None. Waits for the device."""

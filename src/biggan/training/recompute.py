@@ -5,8 +5,7 @@ pixels. The gradients are the same: the power iterations of spectral normalisati
 first pass found, and are not kept.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -33,20 +32,24 @@ def recomputed(block: nn.Module, forward: Any, *inputs: Tensor | None) -> Tensor
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         """Around the first pass, and around the one in the backward pass."""
-        return nullcontext(), vectors_as(rules, found)
+        return nullcontext(), VectorsAs(rules, found)
 
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-@contextmanager
-def vectors_as(rules: list[Spectral], found: list[Tensor]) -> Iterator[None]:
-    """The left vectors as they were found; afterwards they are again what they are now. Mutates them for the time."""
-    now = [rule.left_vector.clone() for rule in rules]
-    put(rules, found)
-    try:
-        yield
-    finally:
-        put(rules, now)
+class VectorsAs:
+    """Inside, the left vectors are as they were found; afterwards again what they were. Mutates them for the time. Entered
+    anew for each backward pass: a penalty on a gradient makes two."""
+
+    def __init__(self, rules: list[Spectral], found: list[Tensor]) -> None:
+        self.rules, self.found = rules, found
+
+    def __enter__(self) -> None:
+        self.now = [rule.left_vector.clone() for rule in self.rules]
+        put(self.rules, self.found)
+
+    def __exit__(self, *exception: object) -> None:
+        put(self.rules, self.now)
 
 
 @torch.no_grad()

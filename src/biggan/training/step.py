@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from biggan.augment import Augmentation
 from biggan.distributed import ALONE, World, unreduced
 from biggan.latents import Prior, draw_labels
 from biggan.losses import Objective
@@ -75,24 +76,35 @@ class Player:
     schedule: Schedule
     guard: Guard
 
-    def penalties(self, context: Context) -> Iterator[tuple[str, Tensor]]:
-        """Named penalties due at this step."""
-        for regularizer in self.regularizers:
-            if context.step % regularizer.every == 0:
-                penalty = regularizer.penalty(self.network, context)
-                if penalty is not None:
-                    yield type(regularizer).__name__.lower(), penalty
+    def acting(self, step: int) -> list[Regularizer]:
+        """The regularisers whose turn this step is."""
+        return [regularizer for regularizer in self.regularizers if step % regularizer.every == 0]
+
+    def penalties(self, context: Context) -> dict[str, Tensor]:
+        """Named penalties due at this step; of two of one name the sum."""
+        found: dict[str, Tensor] = {}
+        for regularizer in self.acting(context.step):
+            penalty = regularizer.penalty(self.network, context)
+            if penalty is not None:
+                name = type(regularizer).__name__.lower()
+                found[name] = found[name] + penalty if name in found else penalty
+        return found
 
     def step(self, step: int) -> None:
-        """The optimiser's step at the rate of generator step `step`, then the regularisers' edits; gradients are dropped."""
+        """The optimiser's step at the rate of generator step `step`, with the regularisers' edits before and after it;
+        gradients are dropped. At rate 0 the player is frozen."""
+        rate = self.schedule.rate(step)
         named = [(name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None]
         self.optimizer.found_inf = self.guard.check(self.name, *zip(*named, strict=True), step)  # 1: the weights stay
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.rate(step)
-        self.optimizer.step()
+        if rate > 0:
+            for regularizer in self.acting(step):
+                regularizer.before_step(self.network)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            for regularizer in self.acting(step):
+                regularizer.after_step(self.network)
         self.optimizer.zero_grad(set_to_none=True)
-        for regularizer in self.regularizers:
-            regularizer.after_step(self.network)
 
 
 @dataclass
@@ -104,6 +116,7 @@ class Game:
     ema: EMA
     guard: Guard
     objective: Objective
+    augment: Augmentation
     precision: Precision
     plan: Plan
     prior: Prior
@@ -125,12 +138,14 @@ def train_step(game: Game, step: int, reals: Iterator[Batch]) -> dict[str, Tenso
     """Generator step number `step` (from 1); mutates the players and the average. All ranks must call it together.
 
     `reals` gives this rank's share of one micro-batch of real images after the other: uint8 (N, 3, R, R) and their classes.
-    Returns scalars, float32 on the device: loss terms of both players and D's mean scores, averaged over turns.
+    Returns scalars, float32 on the device: loss terms of both players, D's mean scores and the share of images that it calls
+    what they are, averaged over turns.
     """
     plan, scalars = game.plan, Means()
     for turn in range(plan.discriminator_steps):
-        scalars.add(discriminator_turn(game, step, turn, reals), plan.discriminator_steps)
-    scalars.add(generator_turn(game, step), 1)
+        seen: list[Batch] = []
+        scalars.add(discriminator_turn(game, step, turn, kept(reals, seen)), plan.discriminator_steps)
+    scalars.add(generator_turn(game, step, seen), 1)
     game.ema.update(game.generator.network, step)
     return scalars.totals
 
@@ -149,22 +164,25 @@ def discriminator_turn(game: Game, step: int, turn: int, reals: Iterator[Batch])
             with game.precision.autocast():
                 with torch.no_grad():
                     fake = game.generator.network(z, fake_labels)  # (N, 3, R, R)
-                both = torch.cat([fake, real]).contiguous(memory_format=game.precision.memory_format)  # (2N, 3, R, R)
+                both = game.augment(torch.cat([fake, real]))  # (2N, 3, R, R)
+                both = both.contiguous(memory_format=game.precision.memory_format)  # (2N, 3, R, R)
                 verdict = player.reduced(both, torch.cat([fake_labels, real_labels]))
             fake_verdict, real_verdict = halves(verdict)
             terms = game.objective.for_discriminator(real_verdict, fake_verdict, real_labels)
             if index == 0:  # penalties once per optimiser step, at full weight
-                context = Context(step, real, real_labels)
-                terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
+                context = context_of(game, step, both, (fake_labels, fake_verdict), (real_labels, real_verdict))
+                terms |= {name: plan.accumulation * value for name, value in player.penalties(context).items()}
             (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"D_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
-        scalars.add({"D_real": real_verdict.score_N.mean(), "D_fake": fake_verdict.score_N.mean()}, plan.accumulation)
+        boundary = game.objective.boundary
+        scalars.add(calls(real_verdict.score_N, fake_verdict.score_N, boundary), plan.accumulation)
     player.step(step)
     return scalars.totals
 
 
-def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
-    """One optimiser step of the generator on one global batch."""
+def generator_turn(game: Game, step: int, seen: list[Batch] | None = None) -> dict[str, Tensor]:
+    """One optimiser step of the generator on one global batch. `seen`: the real images of the discriminator's last turn,
+    for objectives that compare with them."""
     plan, player, scalars = game.plan, game.generator, Means()
     game.discriminator.network.requires_grad_(False)
     player.network.requires_grad_(True)  # a table that both players own would be frozen otherwise
@@ -172,15 +190,57 @@ def generator_turn(game: Game, step: int) -> dict[str, Tensor]:
     for index, (z, labels) in enumerate(game.draw(step, "generator turn", 0, plan.generator_batches)):
         with unreduced(player.reduced, last=index == plan.accumulation - 1):
             with game.precision.autocast():
-                verdict = game.discriminator.network(player.reduced(z, labels), labels)
-            terms = game.objective.for_generator(None, verdict)
+                fake = player.reduced(z, labels)  # (N, 3, R, R)
+                verdict = game.discriminator.network(game.augment(fake), labels)
+                real_verdict = verdict_on_real(game, seen[index % len(seen)], len(z)) if game.objective.pairs else None
+            terms = game.objective.for_generator(real_verdict, verdict)
             if index == 0:
-                context = Context(step, None, None)
-                terms |= {name: plan.accumulation * value for name, value in player.penalties(context)}
+                context = Context(step=step)
+                terms |= {name: plan.accumulation * value for name, value in player.penalties(context).items()}
             (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"G_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
     player.step(step)
     return scalars.totals
+
+
+def verdict_on_real(game: Game, batch: Batch, count: int) -> Verdict:
+    """D's verdict on as many real images as there are generated ones: those of a micro-batch, again and again if need be."""
+    images, labels = (to_device(values, game.precision.device) for values in batch)
+    turns = -(-count // len(images))
+    images = to_signed_range(images.repeat(turns, 1, 1, 1)[:count], game.precision.memory_format)  # (N, 3, R, R)
+    with torch.no_grad():
+        return game.discriminator.network(game.augment(images), labels.repeat(turns)[:count])
+
+
+def kept(batches: Iterator[Batch], seen: list[Batch]) -> Iterator[Batch]:
+    """The same batches, each noted in `seen` as it comes."""
+    for batch in batches:
+        seen.append(batch)
+        yield batch
+
+
+def context_of(game: Game, step: int, both: Tensor, fake: tuple[Tensor, Verdict], real: tuple[Tensor, Verdict]) -> Context:
+    """What D's penalties may look at; `both` are the images, generated and then real."""
+    fakes, reals = both.chunk(2)
+    return Context(
+        step=step,
+        real=reals,
+        real_labels=real[0],
+        real_verdict=real[1],
+        fake=fakes,
+        fake_labels=fake[0],
+        fake_verdict=fake[1],
+        autocast=game.precision.autocast,
+    )
+
+
+def calls(real_N: Tensor, fake_N: Tensor, boundary: float | None) -> dict[str, Tensor]:
+    """D's mean scores and, where a score tells real from fake, the shares of real images above that and of others below."""
+    means = {"D_real": real_N.mean(), "D_fake": fake_N.mean()}
+    if boundary is None:
+        return means
+    right = {"D_real_right": (real_N > boundary).float().mean(), "D_fake_right": (fake_N < boundary).float().mean()}
+    return means | right
 
 
 class Means:
