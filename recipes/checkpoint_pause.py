@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from biggan.checkpoint import CheckpointWriter, RunFolder
+from biggan.checkpoint import RunFolder
 from biggan.precision import keep_freed_memory
 from biggan.presets import preset
 from biggan.training.loop import sums_of
 from biggan.training.state import build_game, state_of
 from biggan.training.step import train_step
+from biggan.training.writing import CheckpointWriter
 
 STEPS, EVERY = 12, 4
 

@@ -7,7 +7,8 @@ import torch
 from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.bench import Arm, bench_data, bench_evaluate, bench_sample, bench_train, with_settings
+from biggan.bench import Arm, bench_data, bench_evaluate, bench_sample, bench_train
+from biggan.config import with_settings
 from biggan.data import DataConfig
 from biggan.errors import ConfigError
 from biggan.footprint import SavedBytes, footprint

@@ -24,6 +24,7 @@ from biggan.training.state import plan_of
 HERE = Path(__file__).parent
 TINY = ["--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1, "--train.checkpoint-every", 1]
 TINY += ["--train.standing-passes", 3, "--model.width", 2, "--model.embedding-dim", 8, "--data.flip"]
+TINY += ["--watch.every", 1, "--watch.share", 100, "--watch.held-out", "embedded:digits"]
 TINY += [
     "--train.device",
     "cpu",
@@ -99,6 +100,11 @@ def test_training_and_resuming_with_another_number_of_ranks(runs, name):
     assert (difference < 1e-5).float().mean() > 0.98
     logs = [[json.loads(line) for line in (runs / run / "stats.jsonl").read_text().splitlines()] for run in ("1", name)]
     assert [line["step"] for line in logs[1]] == [1, 2, 3, 4]
+    seen = [[json.loads(line) for line in (runs / run / "watch.jsonl").read_text().splitlines()] for run in ("1", name)]
+    for first, second in zip(*seen, strict=True):
+        sigma = [line["sigma0/discriminator/blocks.2.conv_1.weight"] for line in (first, second)]
+        assert sigma[0] == pytest.approx(sigma[1], rel=1e-3)
+        assert first["diversity"] == pytest.approx(second["diversity"], rel=1e-3)
     for first, second in zip(*logs, strict=True):
         assert first["D_loss_real"] == pytest.approx(second["D_loss_real"], rel=1e-3)
         assert first["G_loss_fake"] == pytest.approx(second["G_loss_fake"], rel=1e-2, abs=1e-3)

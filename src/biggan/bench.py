@@ -15,14 +15,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch.utils.flop_counter import FlopCounterMode
 
 from biggan import models
-from biggan.config import RunConfig, flatten
+from biggan.config import RunConfig
 from biggan.data import default_cache, open_data
 from biggan.distributed import ALONE, World
-from biggan.errors import ConfigError, suggestion
 from biggan.footprint import footprint, uncomputed
 from biggan.metrics.features import open_extractor
 from biggan.nn.frozen import frozen
@@ -142,7 +140,7 @@ class Arm:
         flop_per_image = need.flop_per_step / plan.real_images
         peak = peak_flops(precision, seconds=2.0)
         turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals)  # noqa: E731
-        turn_g = lambda: generator_turn(self.game, 1)  # noqa: E731
+        turn_g = lambda: generator_turn(self.game, 1, [next(self.reals)])  # noqa: E731
         times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
         share_d = plan.discriminator_steps * times[0] / (plan.discriminator_steps * times[0] + times[1])
         arithmetic = "bf16" if precision.bf16 else "float32"
@@ -251,24 +249,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """The config with "part.field=value" settings. Raises ConfigError on an unknown field or a bad value."""
-    known = flatten(config)
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        name = name.removeprefix("--").replace("-", "_")
-        if name not in known:
-            raise ConfigError(f"--compare {setting}: no field {name!r}; {suggestion(name, known)}")
-        part, _, leaf = name.rpartition(".")
-        owner = getattr(config, part) if part else config
-        kind = next(item.type for item in dataclasses.fields(owner) if item.name == leaf)
-        try:
-            value = TypeAdapter(kind).validate_strings(text)
-        except ValidationError as error:
-            raise ConfigError(f"--compare {setting}: {error.errors()[0]['msg']}") from error
-        changed = dataclasses.replace(owner, **{leaf: value})
-        config = dataclasses.replace(config, **{part: changed}) if part else changed
-    config.check()
-    return config

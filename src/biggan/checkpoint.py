@@ -4,6 +4,10 @@
     RUN/stats.jsonl                          one line per logging interval (see stats)
     RUN/samples/step-00001000.png            sheets
     RUN/checkpoints/step-00001000/           tensors.safetensors, manifest.json (step, checksum, counters)
+    RUN/watch.jsonl, evaluations.jsonl       likewise: weights and samples; scores
+    RUN/alarms.jsonl, returns.json           what the rules saw, and how often the run went back; never cut
+    RUN/return-1/                            the logs as they were before it did
+    RUN/best/                                the best model, with best.json
     RUN/model/                               generator.safetensors (averaged weights, standing statistics), config.json
 
 A model folder stands alone too. It may hold more: discriminator.safetensors, training_generator.safetensors (the weights
@@ -12,13 +16,13 @@ Tensors and JSON only; nothing is ever unpickled. Folders are written under anot
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
 
 import safetensors.torch
@@ -113,19 +117,69 @@ class RunFolder:
         """Complete checkpoint folders, oldest first; not verified."""
         return sorted(path for path in self.checkpoints.glob("step-*") if (path / "manifest.json").exists())
 
-    def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int) -> Path:
-        """Write a checkpoint, then remove all but the newest `keep` and the best. Raises CheckpointError when the
-        disk does not take it; the checkpoints already there stay."""
+    def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int, far: bool = False) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep` and the best; `far`: and a few that reach back to half
+        of the steps. Raises CheckpointError when the disk does not take it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
         data = packed(tensors)
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
         files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
         write_folder(target, files, f"checkpoint of step {step}")
-        best = self.best()
-        for old in self.list_checkpoints()[:-keep]:
-            if best is None or old.name != f"step-{best['step']:08d}":
+        best, found = self.best(), self.list_checkpoints()
+        steps = [int(path.name.rpartition("-")[2]) for path in found]
+        wanted = set(steps[-keep:]) | (far_back(steps) if far else set()) | ({best["step"]} if best else set())
+        for old, number in zip(found, steps, strict=True):
+            if number not in wanted:
                 shutil.rmtree(old)
         return target
+
+    def note_returns(self, returns: dict[str, int]) -> None:
+        """Write down how often the run has gone back, which no kill shall make it forget."""
+        with self.writing():
+            write_file(self.path / "returns.json", json.dumps(returns).encode())
+
+    def returns(self) -> dict[str, int]:
+        """What was written down. Raises CheckpointError where it cannot be read."""
+        file = self.path / "returns.json"
+        try:
+            return json.loads(file.read_text()) if file.exists() else {}
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}): remove it to forget the returns") from error
+
+    def return_to(self, checkpoint: Path, returns: dict[str, int]) -> None:
+        """Make this checkpoint the newest: later ones are removed. The logs go on from there; as they were they are kept in
+        the folder return-N."""
+        self.note_returns(returns)
+        with self.writing():
+            kept = self.path / f"return-{sum(returns.values())}"
+            kept.mkdir(exist_ok=True)
+            for file in self.path.glob("*.jsonl"):
+                shutil.copy(file, kept / file.name)
+            for later in self.list_checkpoints():
+                if later.name > checkpoint.name:
+                    shutil.rmtree(later)
+            best = self.best()
+            if best is not None:  # it is to be beaten, also by what is trained anew from here
+                write_file(self.best_file, json.dumps(best | {"before_a_return": True}).encode())
+
+    def note_alarms(self, alarms: list[dict[str, Any]]) -> None:
+        """Add lines to alarms.jsonl, which is never cut."""
+        with self.writing(), open(self.path / "alarms.jsonl", "a") as file:
+            file.writelines(json.dumps(alarm) + "\n" for alarm in alarms)
+
+    def alarmed_at(self) -> int | None:
+        """The step of the last alarm."""
+        try:
+            return json.loads((self.path / "alarms.jsonl").read_text().splitlines()[-1])["step"]
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+
+    def advice(self) -> str:
+        """Where the best model of the run is."""
+        best = self.best()
+        return (
+            f"the last model is {self.model}" if best is None else f"the best is {self.best_model}, of step {best['step']}"
+        )
 
     def load_newest(self, report: Callable[[str], None], *, set_aside: bool = True) -> Checkpoint | None:
         """The newest checkpoint whose checksum is right, or None if none was ever written.
@@ -167,37 +221,14 @@ class RunFolder:
         save_model_folder(self.model, card, {"generator": tensors})
 
 
-class CheckpointWriter:
-    """Writes the checkpoints of a run in a thread: training waits only for the copy of the tensors, or for the checkpoint
-    before, if that is still being written."""
-
-    def __init__(self, folder: RunFolder, *, keep: int) -> None:
-        self.folder = folder
-        self.keep = keep
-        self.thread: Thread | None = None
-        self.error: Exception | None = None
-
-    def write(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
-        """Copy the tensors and begin to write. Raises CheckpointError when the disk did not take the one before."""
-        self.finish()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self.thread = Thread(target=self.save, args=(step, copies, counters), name="checkpoint")
-        self.thread.start()
-
-    def save(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
-        """What the thread does."""
-        try:
-            self.folder.save(step, tensors, counters, keep=self.keep)
-        except Exception as error:  # whatever it is, it is raised where the checkpoint was wanted
-            self.error = error
-
-    def finish(self) -> None:
-        """Wait for what is being written. Raises what went wrong, CheckpointError when the disk did not take it."""
-        if self.thread is not None:
-            self.thread.join()
-        error, self.thread, self.error = self.error, None, None
-        if error is not None:
-            raise error
+def far_back(steps: list[int]) -> set[int]:
+    """Of ascending steps those that a run may have to return to: down to half of the last, no two neighbours further apart
+    than a fifth needs."""
+    wanted = [steps[-1]]
+    for older, step in reversed(list(itertools.pairwise([0, *steps[:-1]]))):
+        if wanted[-1] > steps[-1] / 2 and older < wanted[-1] / 1.2:
+            wanted.append(step)
+    return set(wanted)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -275,22 +306,6 @@ def metadata_of(file: Path) -> dict[str, str]:
     """The free text in the head of a safetensors file."""
     with safe_open(file, "pt") as opened:
         return opened.metadata() or {}
-
-
-def initial_weights(path: Path, report: Callable[[str], None]) -> dict[str, Tensors]:
-    """The networks that another run may start from: "generator", "ema", and "discriminator" where there is one.
-
-    From the newest checkpoint of a run folder, else from a model folder. Raises CheckpointError where there is neither.
-    """
-    run = RunFolder(path)
-    checkpoint = run.load_newest(report, set_aside=False) if run.config_file.exists() else None
-    if checkpoint is not None:
-        parts = split_by_prefix(checkpoint.tensors)
-        return {name: parts[name] for name in ("generator", "ema", "discriminator")}
-    folder = ModelFolder(path)
-    average, raw, discriminator = (folder.load(name) for name in ("generator", "training_generator", "discriminator"))
-    weights = {"generator": raw or average, "ema": average}
-    return weights if discriminator is None else weights | {"discriminator": discriminator}
 
 
 def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:

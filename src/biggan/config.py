@@ -4,20 +4,24 @@ Each part is a dataclass beside its component. Nobody writes into a config after
 """
 
 import dataclasses
+import functools
 import json
 import types
 import typing
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from pydantic import TypeAdapter, ValidationError
 
+from biggan.analysis.collapse import WatchConfig
+from biggan.augment import AugmentConfig
 from biggan.data import DataConfig, DataFacts
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig
-from biggan.losses import ObjectiveName
+from biggan.losses import ObjectiveConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig
@@ -41,7 +45,9 @@ class TrainConfig:
     discriminator_steps: int = 2
     """Discriminator steps per generator step."""
     generator_lr: float = 5e-5
+    """0: the generator is frozen."""
     discriminator_lr: float = 2e-4
+    """0: the discriminator is frozen."""
     lr_decay_start: int | None = None
     """Step from which both rates fall evenly to 0 at the last step; None: constant."""
     generator_batches: int = 1
@@ -49,6 +55,8 @@ class TrainConfig:
     adam_beta1: float = 0.0
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
+    moments: Literal["reset", "keep"] = "reset"
+    """Of the optimisers, where a run starts from a checkpoint of another."""
     ema_decay: float = 0.9999
     ema_start: int = 0
     """The average of the generator's weights follows them exactly up to this step."""
@@ -76,7 +84,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises ConfigError with the field, its value and a remedy."""
-        positive = ("steps", "batch", "discriminator_steps", "generator_lr", "discriminator_lr", "adam_epsilon")
+        positive = ("steps", "batch", "discriminator_steps", "adam_epsilon")
         positive += (
             "generator_batches",
             "log_every",
@@ -92,6 +100,11 @@ class TrainConfig:
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0 and below 1")
+        for name in ("generator_lr", "discriminator_lr"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0: 0 freezes that player")
+        if self.generator_lr == self.discriminator_lr == 0:
+            raise ConfigError("train.generator_lr and train.discriminator_lr are both 0: nothing would be trained")
         if self.max_rollbacks < 0:
             raise ConfigError(f"train.max_rollbacks={self.max_rollbacks} must be at least 0")
         if self.lr_decay_start is not None and not 0 <= self.lr_decay_start < self.steps:
@@ -115,12 +128,16 @@ class RunConfig:
     model: ModelConfig = field(default_factory=BigGANConfig)
     latent: LatentConfig = field(default_factory=LatentConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    objective: ObjectiveName = "hinge"
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     init_from: str | None = None
-    """A run or model folder whose weights the run starts from; the model and its latents are then those of the folder."""
+    """A run or a model folder whose weights the run starts from; RUN@STEP: one of its checkpoints, and then all that the
+    run was made with holds here too, but for what is given. Else the model and its
+    latents are then those of the folder."""
     found: tyro.conf.Suppress[DataFacts | None] = None
     """What was found in the data; filled in when it is opened."""
 
@@ -129,9 +146,14 @@ class RunConfig:
         self.model.check()
         self.latent.check()
         self.data.check()
+        self.objective.check()
+        self.augment.check()
         self.regularization.check()
         self.train.check()
         self.eval.check()
+        self.watch.check()
+        if self.train.moments == "keep" and self.init_from is None:
+            raise ConfigError("train.moments=keep is for a run that starts from another: add --init-from RUN")
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
@@ -217,6 +239,53 @@ def flatten(config: object, prefix: str = "") -> dict[str, object]:
     return leaves
 
 
+def replaced(config: typing.Any, settings: dict[str, object]) -> typing.Any:
+    """The config with other values in fields named as `flatten` names them. Raises KeyError on a field that it has not."""
+    for name, value in settings.items():
+        part, dot, rest = name.partition(".")
+        if part not in (item.name for item in dataclasses.fields(config)):
+            raise KeyError(name)
+        inner = replaced(getattr(config, part), {rest: value}) if dot else value
+        config = dataclasses.replace(config, **{part: inner})
+    return config
+
+
+def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
+    """The config with "part.field=value" settings. Raises ConfigError on an unknown field or a bad value."""
+    known = flatten(config)
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        name = name.removeprefix("--").replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{setting}: no field {name!r}; {suggestion(name, known)}")
+        *parts, leaf = name.split(".")
+        owner = functools.reduce(getattr, parts, config)
+        kind = typing.get_type_hints(type(owner))[leaf]
+        try:
+            value = TypeAdapter(kind).validate_strings(text)
+        except ValidationError as error:
+            raise ConfigError(f"{setting}: {error.errors()[0]['msg']}") from error
+        config = replaced(config, {name: value})
+    config.check()
+    return config
+
+
+def as_options(config: RunConfig, base: RunConfig) -> list[str]:
+    """What has to be added to the command of `base` to get `config`; the found facts and the preset's name aside."""
+    before, words = flatten(base), []
+    for name, value in flatten(config).items():
+        if value == before.get(name, MISSING) or name == "preset" or name.startswith("found"):
+            continue
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            part, _, leaf = option.rpartition(".")
+            words.append(f"--{part}.{leaf}" if value else f"--{part}.no-{leaf}")
+        else:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option}", *map(str, values)]
+    return words
+
+
 # A run may be resumed with other values of these: they do not change what the steps already made would have been.
 RESUMABLE = {
     "data.source",
@@ -241,5 +310,5 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     before, after = flatten(old), flatten(new)
     resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
     changed = [name for name in before | after if before.get(name) != after.get(name)]
-    names = [name for name in changed if name not in resumable and not name.startswith("eval.")]
+    names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "watch."))]
     return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from biggan.config import RunConfig
+from biggan.config import RunConfig, replaced
 from biggan.errors import TrainingDiverged
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
@@ -159,3 +159,17 @@ def test_recomputing_changes_no_bit(generator, family):
         saved.append(sum(sizes))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert saved[1] < saved[0] / 2, "and less is kept"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_all_penalties_at_once(generator, precision, recompute):
+    """In the arithmetic of the run and with recomputed blocks, and what they remember is part of the state."""
+    settings = {"r1": 1.0, "r2": 1.0, "lecam": 0.1, "consistency": 1.0, "sigma_penalty": 1.0, "sigma_bound": 1.0}
+    changes = {f"regularization.discriminator.{name}": value for name, value in settings.items()}
+    changes |= {"model.discriminator_attention": (16,), "model.width": 4}
+    game = game_of(replaced(tiny_config(precision=precision, recompute=recompute), changes))
+    values = train_step(game, 1, itertools.repeat(real_batch(8, generator)))
+    assert all(torch.isfinite(value) for value in values.values())
+    assert {"D_loss_r1", "D_loss_r2", "D_loss_lecam", "D_loss_consistency", "D_loss_sigmapenalty"} <= set(values)
+    assert "discriminator_regularizers/3/anchors" in state_of(game)

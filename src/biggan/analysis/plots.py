@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from biggan.analysis.run_plots import new_figure
 from biggan.analysis.truncation import DISTANCES, ENTROPIES, Point
-from biggan.errors import ConfigError
 
 NO_TRUNCATION = 4.0  # where "none" stands on the axis of thresholds
 
@@ -12,20 +12,13 @@ def plot_curves(curves: dict[str, list[Point]], folder: Path) -> list[Path]:
     """distance-against-score.png, as in the paper's figures, and against-threshold.png, one panel per score; the files.
 
     Raises ConfigError where matplotlib is not installed, OSError where the folder cannot be written."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ConfigError("plots need matplotlib: pip install 'biggan[metrics]'") from error
-
     first = next(iter(curves.values()))[0]
     scores = [name for name in first.evaluation.scores if not name.startswith("intra")]
     distance = next((name for name in scores if name in DISTANCES), None)
     entropy = next((name for name in scores if name in ENTROPIES), None)
     files = []
     if distance and entropy:
-        figure = Figure(figsize=(6, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(6, 4.5)
         axes = figure.subplots()
         for label, points in curves.items():
             axes.plot([p.value(entropy) for p in points], [p.value(distance) for p in points], "o-", label=label)
@@ -36,8 +29,7 @@ def plot_curves(curves: dict[str, list[Point]], folder: Path) -> list[Path]:
         files.append(folder / "distance-against-score.png")
         figure.savefig(files[-1], dpi=120)
     rows = -(-len(scores) // 3)
-    figure = Figure(figsize=(12, 3 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 3 * rows)
     panels = figure.subplots(rows, 3, squeeze=False).flat
     for axes, score in zip(panels, scores, strict=False):
         for label, points in curves.items():

@@ -14,6 +14,7 @@ from biggan.cli.look import interpolate, mix, neighbours
 from biggan.cli.make import sample, train
 from biggan.cli.measure import bench
 from biggan.cli.move import export, import_
+from biggan.cli.study import analyze, study
 from biggan.errors import ConfigError, TrainingDiverged, UserError, suggestion
 
 USAGE = """usage: biggan COMMAND ...
@@ -28,6 +29,8 @@ measure   evaluate RUN --data SOURCE     Inception Score, FID, KID, precision, r
           memorisation RUN --data TRAIN --held-out TEST    how many of each its discriminator calls real
           leakage RUN --extractor module:FILE    which classes are taken for which
           bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data, evaluate
+understand  analyze RUN              alarms over its logs; singular values, losses, scores and samples over time
+          study NAME --data SOURCE     a table of runs over settings and seeds: table1, latents, r1, collapse, ...
 move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
           data prepare SOURCE OUT        decode it once, into one file or into shards
           import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
@@ -47,6 +50,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "memorisation": memorisation,
     "leakage": leakage,
     "bench": bench,
+    "analyze": analyze,
+    "study": study,
     "data": data,
     "import": import_,
     "export": export,

@@ -7,6 +7,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import tyro
@@ -90,7 +91,7 @@ def value_of(option: str, arguments: Sequence[str]) -> str | None:
     """What follows an option, as the next word or after "="; the last if it is given twice, None where it is not. As for
     tyro, "_" is as good as "-"."""
     found = None
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for word, following in zip_longest(arguments, arguments[1:]):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == option:
             found = value if equals else following

@@ -220,10 +220,10 @@ def memorisation(arguments: list[str]) -> int:
         raise ConfigError("memorisation compares two real sets: add --data SOURCE (trained on), and --n at least 1")
     from biggan import sets
     from biggan.analysis.explore import called_real
-    from biggan.checkpoint import initial_weights
     from biggan.models import FAMILIES
+    from biggan.starting import initial_weights, parse_start
 
-    weights = initial_weights(command.model, say)
+    weights = initial_weights(parse_start(str(command.model)), say)
     if "discriminator" not in weights:
         raise CheckpointError(f"{command.model} holds no discriminator: name a run folder with its checkpoints")
     sampler = sampler_of(command.model, command.device, ALONE)

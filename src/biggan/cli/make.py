@@ -41,7 +41,7 @@ def train(arguments: list[str]) -> int:
 
     config = command.config
     if config.init_from is not None:
-        config = dataclasses.replace(config, init_from=str(Path(config.init_from)))
+        config = dataclasses.replace(config, init_from=config.init_from.rstrip("/"))
     config.check()
     if command.dry_run:
         config = assume_classes(config)
@@ -146,15 +146,19 @@ def draw(sampler: "Sampler", command: SampleCommand) -> Path:
 
 
 def start_from(base: RunConfig, path: str | None) -> RunConfig:
-    """The preset with the model and the latents of a folder that the run is to start from."""
+    """The preset with the model and the latents of a folder that the run is to start from; for RUN@STEP all that the run was
+    made with, because that is for changing one thing of it."""
     if path is None:
         return base
-    from biggan.checkpoint import ModelFolder
+    from biggan.starting import config_of, model_of, parse_start
 
-    card = ModelFolder(Path(path)).card
+    start = parse_start(path)
+    if start.step is not None:
+        base = dataclasses.replace(config_of(start.path), found=None, init_from=None)
+    model, latent = model_of(start.path)
     # The released generators were trained on plain normal latents; only their demos scale and cut them.
-    latent = LatentConfig() if card.latent.distribution == "scaled-truncated-normal" else card.latent
-    return dataclasses.replace(base, model=dataclasses.replace(card.model, num_classes=None), latent=latent)
+    latent = LatentConfig() if latent.distribution == "scaled-truncated-normal" else latent
+    return dataclasses.replace(base, model=dataclasses.replace(model, num_classes=None), latent=latent)
 
 
 def assume_classes(config: RunConfig) -> RunConfig:

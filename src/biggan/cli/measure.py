@@ -54,7 +54,8 @@ def bench(arguments: list[str]) -> int:
         raise ConfigError(f"--compare goes with bench train, not bench {what}")
     if what == "data" and command.config.data.source is None:
         raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
-    from biggan.bench import bench_data, bench_evaluate, bench_sample, bench_train, with_settings
+    from biggan.bench import bench_data, bench_evaluate, bench_sample, bench_train
+    from biggan.config import with_settings
     from biggan.precision import keep_freed_memory
 
     keep_freed_memory()

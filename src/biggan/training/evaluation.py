@@ -68,8 +68,8 @@ class Evaluator:
         (now,) = any_rank(self.world.is_first and self.pending and affordable)
         return now
 
-    def run(self, sampler: Sampler, card: ModelCard) -> bool:
-        """Measure, log, and keep the model if it is the best so far, which is returned."""
+    def run(self, sampler: Sampler, card: ModelCard) -> tuple[bool, dict[str, float]]:
+        """Measure, log, and keep the model if it is the best so far; whether it is, and the scores."""
         started, self.pending = time.monotonic(), False
         samples = drawn(sampler, str(self.folder.path), seed=self.seed)
         wanted = parse_recipe(self.config.recipe)
@@ -86,12 +86,13 @@ class Evaluator:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.report(f"step {card.step}: {shown}{', the best so far' if best else ''}")
         self.spent += seconds
-        return best
+        return best, values
 
     def keep_if_best(self, sampler: Sampler, card: ModelCard, name: str, value: float) -> bool:
         """What rank 0 does with a score."""
         known = self.folder.best()
-        if known is not None and known.get("made_by") == self.made_by and known["step"] < card.step:
+        comparable = known is not None and (known["step"] < card.step or known.get("before_a_return", False))
+        if comparable and known.get("made_by") == self.made_by:
             ahead = value > known["value"] if higher_is_better(name) else value < known["value"]
             if not ahead:
                 return False

@@ -8,15 +8,18 @@ import math
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from biggan.analysis.collapse import NOT_FINITE, Alarm
 from biggan.checkpoint import (
-    CheckpointWriter,
     ModelCard,
     RunFolder,
     Tensors,
+    read_checkpoint,
+    split_by_prefix,
 )
 from biggan.config import RunConfig
 from biggan.data import Source
@@ -26,8 +29,10 @@ from biggan.sampling import Sampler
 from biggan.stats import ProgressLine, Stats, StatsFile
 from biggan.training.evaluation import Evaluator
 from biggan.training.guard import stop_signals
-from biggan.training.state import ROLLBACK_RATE, Progress, Report, build_game, resume, state_of
+from biggan.training.state import Progress, Report, build_game, remedies, resume, state_of
 from biggan.training.step import Game, train_step
+from biggan.training.watch import Collapsing, Watch
+from biggan.training.writing import CheckpointWriter
 
 
 def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report, world: World = ALONE) -> int:
@@ -36,26 +41,37 @@ def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report, wo
     `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
     checkpoint in the folder. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after
     as many returns to the last checkpoint as the config allows; CheckpointError when the disk does not take a checkpoint.
-    What was saved before stays. All ranks must call it together.
+    What was saved before stays. An alarm (see watch) may end the run too, or make it return to a healthy checkpoint. All
+    ranks must call it together.
     """
-    rollbacks = None
     while True:
-        game, progress = build_game(config, world), None
+        game = progress = None  # the old networks go before the new ones come
+        game = build_game(config, world)
         try:
-            progress = resume(game, config, folder, report, rollbacks)
+            progress = resume(game, config, folder, report)
             return run(game, progress, config, source, folder, report)
         except TrainingDiverged as error:
-            rollbacks = progress.rollbacks + 1
-            if config.train.on_divergence == "stop" or rollbacks > config.train.max_rollbacks or error.last_good is None:
+            returns = progress.returns._replace(diverged=progress.returns.diverged + 1)
+            may_return = config.train.on_divergence == "roll-back" and returns.diverged <= config.train.max_rollbacks
+            if not may_return or error.last_good is None:
+                end = {"rule": NOT_FINITE, "step": error.step, "evidence": error.where, "policy": "stop"}
+                on_first(partial(folder.note_alarms, [end]))
                 raise
-            rates = f"learning rates x {ROLLBACK_RATE**rollbacks:g}"
-            report(f"{error}; return number {rollbacks} to {error.last_good}, {rates}")
+            on_first(partial(folder.note_returns, returns._asdict()))
+            report(f"{error}; return number {returns.diverged} to {error.last_good}, {remedies(config, returns)}")
+        except Collapsing as error:
+            returns = progress.returns._replace(collapsed=progress.returns.collapsed + 1)
+            report(f"{error}; return number {returns.collapsed} to {error.healthy}, {remedies(config, returns)}")
+            on_first(partial(folder.return_to, error.healthy, returns._asdict()))
 
 
 def run(game: Game, progress: Progress, config: RunConfig, source: Source, folder: RunFolder, report: Report) -> int:
     """The loop itself: from `progress` to the end, or to the first sign that the run diverges."""
     train, world = config.train, game.plan.world
     step, limit = progress.step, math.inf if train.minutes is None else 60 * train.minutes
+    if config.watch.on_alarm == "stop" and on_first(folder.alarmed_at) == step > 0:
+        report(f"{folder.path} was stopped by an alarm at step {step}: --watch.on-alarm warn goes on; {folder.advice()}")
+        return step
     if step >= train.steps or progress.seconds >= limit:
         report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
         save_model(sampler_of(game, config), config, folder, step)  # it may have been killed before it wrote it
@@ -64,14 +80,17 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
     with folder.writing():
         stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step) if world.is_first else None
     line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_first else None
+    may_return = config.watch.on_alarm == "roll-back" and progress.returns.collapsed < config.watch.max_rollbacks
     evaluator = None
     if config.eval.every is not None:
         evaluator = Evaluator(config, source, folder, game.precision, world, step, report)
-    writer = CheckpointWriter(folder, keep=train.keep_checkpoints)
+    watch = Watch(config, game, source, folder, step, report, evaluator and evaluator.extractor)
+    writer = CheckpointWriter(folder, keep=train.keep_checkpoints, far=config.watch.on_alarm != "warn")
     checkpoint_seconds = math.inf if train.checkpoint_minutes is None else 60 * train.checkpoint_minutes
     started = interval_started = saved = time.monotonic()
 
-    done = False
+    done = stopped = False
+    healthy: Path | None = None
     try:
         with stop_signals() as stop:
             while not done:
@@ -82,6 +101,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                 seconds = progress.seconds + now - started
                 asked, over, overdue = any_rank(bool(stop.name), seconds >= limit, now - saved >= checkpoint_seconds)
                 done = asked or over or step == train.steps
+                alarms: list[Alarm] = []
 
                 # Log. The device is waited for here and nowhere else but for pictures and checkpoints.
                 if done or step % train.log_every == 0:
@@ -95,21 +115,35 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                         with folder.writing():
                             log.write(step, values)
                         line.show(step, values, None if train.minutes is None else limit - seconds)
+                    alarms += watch.see(step, values)
 
-                # Scores, now and then. The best model is kept, and its checkpoint.
-                if evaluator is not None and evaluator.due(step, seconds):
-                    overdue = evaluator.run(sampler_of(game, config), card_of(config, step)) or overdue
+                # Weights and samples, and scores, now and then. The best model is kept, and its checkpoint.
+                if watch.due(step, seconds):
+                    alarms += watch.measure(step)
+                if evaluator is not None and (evaluator.due(step, seconds) or (done and not asked)):
+                    best, scores = evaluator.run(sampler_of(game, config), card_of(config, step))
+                    overdue = best or overdue
+                    alarms += watch.see(step, scores)
+
+                # What the rules have seen, and what is done about it.
+                if alarms:
+                    on_first(writer.finish)
+                    healthy = on_first(partial(watch.healthy_checkpoint, min(alarms, key=lambda alarm: alarm.healthy)))
+                if alarms and config.watch.on_alarm == "stop":
+                    stopped = done = True
+                if alarms and may_return and healthy is not None:
+                    raise Collapsing(alarms[0], healthy)
 
                 # A checkpoint. Nothing non-finite is ever saved. It is written while training goes on.
                 if done or overdue or step % train.checkpoint_every == 0:
                     state = state_of(game)
                     refuse_non_finite(game, sums_of(state), step, folder, writer)
-                    counters = {"seconds": seconds, "rollbacks": progress.rollbacks}
+                    counters = {"seconds": seconds}
                     on_first(partial(writer.write, step, state, counters))
                     saved = time.monotonic()
 
                 # A picture, and the model that anyone can sample from: averaged weights, their standing statistics.
-                if (done and not asked) or step % train.sample_every == 0:
+                if not stopped and ((done and not asked) or step % train.sample_every == 0):
                     sampler = sampler_of(game, config)
                     sheet = sampler.class_sheet()
                     if world.is_first:
@@ -120,6 +154,10 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                 if step % train.log_every == 0:
                     interval_started = time.monotonic()
         on_first(writer.finish)
+        if stopped:
+            if on_first(folder.best) is None and healthy is not None:
+                save_healthy(game, healthy, config, folder)
+            report(f"stopped at step {step}, as --watch.on-alarm says; {folder.advice()}")
         if asked:
             report(f"{stop.name or 'a signal'} was received: saved at step {step}; the same command carries on")
     finally:
@@ -180,6 +218,14 @@ def save_model(sampler: Sampler, config: RunConfig, folder: RunFolder, step: int
     if not sampler.world.is_first:
         return
     folder.save_model(card_of(config, step), sampler.generator.state_dict())
+
+
+def save_healthy(game: Game, checkpoint: Path, config: RunConfig, folder: RunFolder) -> None:
+    """Make the average of an earlier checkpoint the model of the run, where no scores say which is the best. Mutates the
+    average. All ranks must call it."""
+    saved = read_checkpoint(checkpoint)
+    game.ema.average.load_state_dict(split_by_prefix(saved.tensors)["ema"])
+    save_model(sampler_of(game, config), config, folder, saved.step)
 
 
 def card_of(config: RunConfig, step: int) -> ModelCard:

@@ -3,7 +3,6 @@ weights of another model."""
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,35 +11,41 @@ from torch import nn
 from biggan import models
 from biggan.checkpoint import (
     Checkpoint,
-    ModelFolder,
     RunFolder,
     Tensors,
-    initial_weights,
     read_checkpoint,
     split_by_prefix,
 )
 from biggan.config import RunConfig
 from biggan.distributed import ALONE, World, on_first, reduced, sums_within
 from biggan.errors import CheckpointError, ConfigError
-from biggan.losses import OBJECTIVES
 from biggan.nn.norm import together_with
 from biggan.precision import choose_precision
 from biggan.randomness import addressed_generator
+from biggan.regularizers.images import R1
+from biggan.starting import initial_weights, model_of, parse_start
 from biggan.training.ema import EMA
 from biggan.training.guard import Guard
 from biggan.training.recompute import recomputing
 from biggan.training.step import Game, Plan, Player, Schedule
 
 Report = Callable[[str], None]
-ROLLBACK_RATE = 0.5  # learning rates after each return to a checkpoint
+ROLLBACK_RATE = 0.5  # learning rates after each return from values that were not finite
+
+
+class Returns(NamedTuple):
+    """How often a run went back to an earlier checkpoint, and why."""
+
+    diverged: int = 0
+    collapsed: int = 0
 
 
 class Progress(NamedTuple):
-    """How far a run has come: generator steps, seconds of training, and how often it went back after diverging."""
+    """How far a run has come: generator steps, seconds of training, and how often it went back."""
 
     step: int
     seconds: float
-    rollbacks: int
+    returns: Returns
 
 
 def build_game(config: RunConfig, world: World = ALONE) -> Game:
@@ -54,8 +59,8 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
     sums = None if apart else sums_within(train.statistics_ranks)
     ema, players, guard = None, [], Guard(precision.device)
     for name, network, lr, regularizers in (
-        ("generator", generator, train.generator_lr, config.regularization.for_generator()),
-        ("discriminator", discriminator, train.discriminator_lr, config.regularization.for_discriminator()),
+        ("generator", generator, train.generator_lr, config.regularization.generator.regularizers()),
+        ("discriminator", discriminator, train.discriminator_lr, config.regularization.discriminator.regularizers()),
     ):
         precision.place(network)
         # The average is of the generator, as it is before ranks come in. Weights that are good already are averaged at once.
@@ -75,7 +80,8 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         discriminator=players[1],
         ema=ema,
         guard=guard,
-        objective=OBJECTIVES[config.objective],
+        objective=config.objective.objective(),
+        augment=config.augment.augmentation(),
         precision=precision,
         plan=plan_of(config, world),
         prior=config.latent.prior(),
@@ -116,33 +122,57 @@ def state_of(game: Game) -> Tensors:
         names = [key for key, _ in player.network.named_parameters()]
         for index, state in player.optimizer.state_dict()["state"].items():
             tensors |= {f"{name}_optimizer/{names[index]}/{key}": value for key, value in state.items()}
+        for index, regularizer in enumerate(player.regularizers):
+            kept = regularizer.memory()
+            tensors |= {f"{name}_regularizers/{index}/{key}": value for key, value in kept.items()}
     return tensors | {f"ema/{key}": value for key, value in game.ema.average.state_dict().items()}
 
 
-def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report, rollbacks: int | None) -> Progress:
+def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> Progress:
     """Load the newest sound checkpoint, if there is one, into the game; returns how far it had come.
 
-    A run without one starts from the weights of `init_from`, if that is given. `rollbacks`: how often the run has come back
-    so far; None: as often as the checkpoint says."""
+    A run without one starts from the weights of `init_from`, if that is given."""
     checkpoint = newest_checkpoint(folder, report, game.plan.world)
     if checkpoint is None:
         if config.init_from is not None:
-            start_from(game, Path(config.init_from), report)
-        return Progress(0, 0.0, rollbacks or 0)
+            start_from(game, config, report)
+        return Progress(0, 0.0, Returns())
     parts = split_by_prefix(checkpoint.tensors)
+    returns = Returns(**on_first(folder.returns))
+    remedy(game, config, returns)
     try:
         game.ema.average.load_state_dict(parts["ema"])
         for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
             player.network.load_state_dict(parts[name])
             load_optimizer(player, parts[f"{name}_optimizer"])
+            remind(player, parts)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
-    counters = checkpoint.counters
-    rollbacks = counters.get("rollbacks", 0) if rollbacks is None else rollbacks
-    for player in (game.generator, game.discriminator):
-        player.schedule = dataclasses.replace(player.schedule, base=player.schedule.base * ROLLBACK_RATE**rollbacks)
     report(f"resuming from step {checkpoint.step} ({checkpoint.path})")
-    return Progress(checkpoint.step, counters["seconds"], rollbacks)
+    return Progress(checkpoint.step, checkpoint.counters["seconds"], returns)
+
+
+def remedy(game: Game, config: RunConfig, returns: Returns) -> None:
+    """What a run that came back does otherwise: lower learning rates, and after a collapse R1. Mutates the players."""
+    factor = ROLLBACK_RATE**returns.diverged * config.watch.remedy_rates**returns.collapsed
+    for player in (game.generator, game.discriminator):
+        player.schedule = dataclasses.replace(player.schedule, base=player.schedule.base * factor)
+    if returns.collapsed and config.watch.remedy_r1 is not None:
+        game.discriminator.regularizers += (R1(gamma_of(config, returns), config.watch.remedy_r1_every),)
+
+
+def gamma_of(config: RunConfig, returns: Returns) -> float:
+    """Of the R1 that is added: doubled with each return."""
+    return config.watch.remedy_r1 * 2 ** (returns.collapsed - 1)
+
+
+def remedies(config: RunConfig, returns: Returns) -> str:
+    """The same in words."""
+    factor = ROLLBACK_RATE**returns.diverged * config.watch.remedy_rates**returns.collapsed
+    words = f"learning rates x {factor:g}"
+    if returns.collapsed and config.watch.remedy_r1 is not None:
+        words += f", R1 with gamma {gamma_of(config, returns):g} every {config.watch.remedy_r1_every} steps"
+    return words
 
 
 def newest_checkpoint(folder: RunFolder, report: Report, world: World) -> Checkpoint | None:
@@ -153,12 +183,14 @@ def newest_checkpoint(folder: RunFolder, report: Report, world: World) -> Checkp
     return None if path is None else read_checkpoint(path)
 
 
-def start_from(game: Game, path: Path, report: Report) -> None:
-    """Load the weights of another model; what depends on the number of classes stays as drawn if that differs.
+def start_from(game: Game, config: RunConfig, report: Report) -> None:
+    """Load the weights of another model, and the optimisers' moments if they are to be kept; what depends on the number of
+    classes stays as drawn if that differs.
 
-    Raises CheckpointError where the weights do not fit."""
-    weights = initial_weights(path, report)
-    classes = ModelFolder(path).card.model.num_classes
+    Raises CheckpointError where the weights do not fit, or there are no moments."""
+    path, step = start = parse_start(config.init_from)
+    weights = initial_weights(start, report)
+    classes = model_of(path)[0].num_classes
     networks = {"generator": game.generator.network, "ema": game.ema.average, "discriminator": game.discriminator.network}
     for name, network in networks.items():
         if name not in weights:
@@ -169,7 +201,13 @@ def start_from(game: Game, path: Path, report: Report) -> None:
             more = f" and {len(drawn) - 3} more" if len(drawn) > 3 else ""
             names = ", ".join(sorted(drawn)[:3]) + more
             report(f"{name}: drawn anew for {game.num_classes} classes instead of {classes}: {names}")
-    report(f"starting from the weights of {path}")
+    if config.train.moments == "keep":
+        for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
+            if f"{name}_optimizer" not in weights or classes != game.num_classes:
+                raise CheckpointError(f"{path} has no moments for these networks: use --train.moments reset")
+            load_optimizer(player, weights[f"{name}_optimizer"])
+            remind(player, weights)
+    report(f"starting from the weights of {path}{'' if step is None else f' at step {step}'}")
 
 
 def load_but_classes(network: nn.Module, tensors: Tensors, classes: tuple[int, int], what: str) -> list[str]:
@@ -190,6 +228,13 @@ def load_but_classes(network: nn.Module, tensors: Tensors, classes: tuple[int, i
             raise CheckpointError(f"{what} does not fit: {name} is {tuple(there)} there, {tuple(here)} here")
     network.load_state_dict(state)
     return left
+
+
+def remind(player: Player, parts: dict[str, Tensors]) -> None:
+    """Put back what the regularisers of a player remembered; mutates them."""
+    remembered = split_by_prefix(parts.get(f"{player.name}_regularizers", {}))
+    for index, regularizer in enumerate(player.regularizers):
+        regularizer.remember(remembered.get(str(index), {}))
 
 
 def load_optimizer(player: Player, tensors: Tensors) -> None:

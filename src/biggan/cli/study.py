@@ -1,0 +1,196 @@
+"""biggan study, biggan analyze: tables of runs, and what befell one run."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from biggan.analysis.collapse import WatchConfig
+from biggan.cli.arguments import parse, say, value_of
+from biggan.cli.make import start_from
+from biggan.config import RunConfig, replaced
+from biggan.errors import CheckpointError, ConfigError, suggestion
+from biggan.metrics.evaluate import EvalConfig
+from biggan.presets import preset
+from biggan.studies import STUDIES
+
+if TYPE_CHECKING:
+    from biggan.study import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand:
+    """Train every setting of a study with several seeds, one run after the other, and write the table. The same command
+    carries on where it stopped. Every option of `biggan train` is an option here, for all runs."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    preset: str = "cifar10"
+    """What the settings change."""
+    seeds: int = 3
+    """Runs of each setting, with the seeds from --train.seed on."""
+    steps: int | None = None
+    """Of each run; as --train.steps."""
+    part: str | None = None
+    """K/N: only every N-th run, from the K-th on, for several machines or processes; the table has what there is."""
+    list: bool = False
+    """Write the list of commands, and run nothing."""
+    out: Path | None = None
+    """Folder of the study; None: studies/NAME."""
+
+    def check(self) -> None:
+        """Raises ConfigError on what cannot be run."""
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds {self.seeds} must be at least 1")
+        if self.part is not None:
+            self.chosen([])
+        self.config.check()
+
+    def chosen(self, runs: "list[Run]") -> "list[Run]":
+        """The runs of this part. Raises ConfigError on a part that makes no sense."""
+        first, _, of = (self.part or "1/1").partition("/")
+        if not (first.isdigit() and of.isdigit() and 1 <= int(first) <= int(of)):
+            raise ConfigError(f"--part {self.part}: give K/N with K from 1 to N, such as 2/4")
+        return runs[int(first) - 1 :: int(of)]
+
+
+def study(arguments: list[str]) -> int:
+    """biggan study NAME --data SOURCE --steps N --seeds 3 [options]"""
+    name = arguments[0] if arguments else ""
+    if name in ("-h", "--help"):
+        print("usage: biggan study NAME --data SOURCE [--preset PRESET] [--steps N] [--seeds 3] [options of biggan train]\n")
+        print("\n".join(f"  {known:18} {found.title}" for known, found in STUDIES.items()))
+        return 0
+    if name not in STUDIES:
+        raise ConfigError(f"no study {name!r}; {suggestion(name, STUDIES)}")
+    words = arguments[1:]
+    plain = preset(value_of("--preset", words) or "cifar10")
+    base = start_from(plain, value_of("--init-from", words))
+    command = parse(StudyCommand, words, f"biggan study {name}", StudyCommand(config=base))
+    command.check()
+    config = for_a_study(command.config, command.steps)
+    if config.data.source is None:
+        raise ConfigError(f"study {name} needs images: add --data SOURCE")
+    from biggan.study import measure_survival, runs_of, written
+
+    out = command.out or Path("studies") / name
+    runs = runs_of(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
+    say(f"{len(runs)} runs; their commands are in {out / 'commands.txt'}")
+    failed = 0
+    for run in [] if command.list else command.chosen(runs):
+        failed += not train_one(run)
+        if STUDIES[name].measures_survival:
+            measure_survival(run)
+    print(write_table(name, runs, out), end="")
+    if failed:
+        raise ConfigError(f"{failed} of the runs failed, as said above: mend what stopped them; the same command carries on")
+    return 0
+
+
+def for_a_study(config: RunConfig, steps: int | None) -> RunConfig:
+    """The config with so many steps, and, unless it says otherwise, four evaluations with an Inception Score beside the
+    distance, and weights measured often enough for the rules."""
+    if steps is not None:
+        config = replaced(config, {"train.steps": steps, "train.minutes": None})
+    if config.eval.every is None:
+        config = replaced(config, {"eval.every": max(1, config.train.steps // 4)})
+    if config.eval.recipe == EvalConfig.recipe:
+        config = replaced(config, {"eval.recipe": "fid5k,is5k"})
+    if config.watch.every == WatchConfig.every:
+        config = replaced(config, {"watch.every": min(WatchConfig.every, max(1, config.train.steps // 20))})
+    return config
+
+
+def train_one(run: "Run") -> bool:
+    """One run, as a process of its own, unless it is done; whether it came to its end, which may be that it diverged."""
+    from biggan.study import diverged, is_done
+
+    if is_done(run):
+        say(f"{run.row.name}, seed {run.seed}: done")
+        return True
+    say(f"{run.row.name}, seed {run.seed}: training in {run.folder.path}")
+    log = run.folder.path.with_suffix(run.folder.path.suffix + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "a") as file:
+        code = subprocess.run([sys.executable, "-m", "biggan", *run.command], stdout=file, stderr=file).returncode
+    if code == 0 or diverged(run.folder):
+        return True
+    last = log.read_text().splitlines()[-1:]
+    say(f"{run.row.name}, seed {run.seed} failed with code {code}: {''.join(last)} (all of it in {log})")
+    return False
+
+
+def write_table(name: str, runs: "list[Run]", out: Path) -> str:
+    """table.md, results.json, plots and a sheet for each row, of the runs that are done; the table."""
+    from biggan.study import is_done, markdown, record, result_of
+
+    found = [(run, result) for run in runs if is_done(run) and (result := result_of(run)) is not None]
+    if len(found) < len(runs):
+        say(f"{len(runs) - len(found)} of {len(runs)} runs are not done yet")
+    if not found:
+        return "no run is done yet\n"
+    results = [result for _, result in found]
+    order = {row: index for index, row in enumerate(dict.fromkeys(run.row.name for run in runs))}
+    results.sort(key=lambda result: (order[result["row"]], result["seed"]))
+    text = markdown(STUDIES[name], runs, results)
+    (out / "table.md").write_text(text)
+    (out / "results.json").write_text(record(STUDIES[name], runs, results) + "\n")
+    from biggan.analysis.run_plots import plot_study, sheet_of_rows
+
+    plot_study(results, out / "scores.png")
+    sheets = {run.row.name: sorted(run.folder.samples.glob("*.png")) for run, _ in reversed(found)}
+    sheet_of_rows({row: files[-1] for row, files in reversed(sheets.items()) if files}, out / "samples.png")
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeCommand:
+    """What befell a run: alarms over its logs, and plots of its losses, scores, singular values and samples over time."""
+
+    run: tyro.conf.Positional[Path]
+    """A run folder, or a folder with its logs."""
+    out: Path | None = None
+    """Folder for the plots; None: analysis/ in the run."""
+    metric_factor: float | None = None
+    """A score so many times worse than the best raises an alarm; None: as the run has it."""
+
+
+def analyze(arguments: list[str]) -> int:
+    """biggan analyze RUN [options]"""
+    command = parse(AnalyzeCommand, arguments, "biggan analyze")
+    from biggan.analysis.collapse import scan
+    from biggan.analysis.run_plots import plot_run
+    from biggan.checkpoint import RunFolder
+    from biggan.config import from_json
+    from biggan.stats import read_run
+
+    known = RunFolder(command.run).config_file
+    config = from_json(known.read_text(), RunConfig, known).watch if known.exists() else WatchConfig()
+    if command.metric_factor is not None:
+        config = replaced(config, {"metric_factor": command.metric_factor})
+    config.check()
+    lines = read_run(command.run)
+    if not lines:
+        raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")
+    alarms = scan(lines, config)
+    for alarm in alarms:
+        print(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
+    if not alarms:
+        print(f"no alarm in {lines[-1]['step']} steps")
+    for earlier in sorted(command.run.glob("return-*")):
+        print(f"the run went back: its logs as they were are in {earlier}, which can be analyzed too")
+    out = command.out or command.run / "analysis"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for plot in plot_run(lines, alarms, out):
+            print(f"plot {plot}")
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
+    return 0

@@ -1,0 +1,74 @@
+"""What a run may start from: another run, one checkpoint of it (RUN@STEP), or a model folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from biggan.checkpoint import ModelFolder, RunFolder, Tensors, read_checkpoint, split_by_prefix
+from biggan.config import RunConfig, from_json
+from biggan.errors import CheckpointError
+from biggan.latents import LatentConfig
+from biggan.models import ModelConfig
+
+NETWORKS = ("generator", "ema", "discriminator")
+
+
+class Start(NamedTuple):
+    """A folder, and the step of one of its checkpoints; None: the newest."""
+
+    path: Path
+    step: int | None = None
+
+
+def parse_start(text: str) -> Start:
+    """ "RUN@STEP", or a run or model folder."""
+    where, _, step = text.rpartition("@")
+    if where and step.isdigit() and not Path(text).exists():
+        return Start(Path(where), int(step))
+    return Start(Path(text))
+
+
+def model_of(path: Path) -> tuple[ModelConfig, LatentConfig]:
+    """The model of a run or a model folder, and its latents. Raises CheckpointError where there is neither."""
+    run = RunFolder(path)
+    if run.checkpoints.is_dir() and run.config_file.exists():
+        config = config_of(path)
+        return config.model, config.latent
+    card = ModelFolder(path).card
+    return card.model, card.latent
+
+
+def config_of(path: Path) -> RunConfig:
+    """The config of a run. Raises CheckpointError where there is none."""
+    file = RunFolder(path).config_file
+    try:
+        return from_json(file.read_text(), RunConfig, file)
+    except OSError as error:
+        raise CheckpointError(f"{path} holds no run ({error}): name a run folder") from error
+
+
+def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Tensors]:
+    """The networks that another run may start from: "generator", "ema", and "discriminator" where there is one; from a
+    checkpoint "generator_optimizer" and "discriminator_optimizer" too.
+
+    From the checkpoint named, else the newest of a run folder, else from a model folder. Raises CheckpointError where
+    there is none of these.
+    """
+    run = RunFolder(start.path)
+    if start.step is not None:
+        found = run.list_checkpoints()
+        named = next((path for path in found if path.name == f"step-{start.step:08d}"), None)
+        if named is None:
+            there = ", ".join(str(int(path.name.rpartition("-")[2])) for path in found) or "none"
+            raise CheckpointError(
+                f"{start.path} has no checkpoint of step {start.step} (there are: {there}): name one of these, "
+                "or train with a larger --train.keep-checkpoints"
+            )
+        return split_by_prefix(read_checkpoint(named).tensors)
+    checkpoint = run.load_newest(report, set_aside=False) if run.config_file.exists() else None
+    if checkpoint is not None:
+        return split_by_prefix(checkpoint.tensors)
+    folder = ModelFolder(start.path)
+    average, raw, discriminator = (folder.load(name) for name in ("generator", "training_generator", "discriminator"))
+    weights = {"generator": raw or average, "ema": average}
+    return weights if discriminator is None else weights | {"discriminator": discriminator}
