@@ -78,7 +78,7 @@ def test_what_a_run_starts_from(capsys, biggan_pytorch, tmp_path, classes):
     folder = ModelFolder(tmp_path / "model")
     config = biggan.config.RunConfig(model=dataclasses.replace(folder.card.model, num_classes=classes))
     game, notes = build_game(config), []
-    start_from(game, tmp_path / "model", notes.append)
+    start_from(game, dataclasses.replace(config, init_from=str(tmp_path / "model")), notes.append)
     parts = {"training_generator": game.generator.network, "generator": game.ema.average}
     parts["discriminator"] = game.discriminator.network
     tables = {"embedding.weight", "head.embedding.weight", "head.embedding.rule.left_vector"}
