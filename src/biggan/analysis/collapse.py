@@ -122,6 +122,7 @@ class Explosion:
         self.series: dict[str, Series] = {}
 
     def see(self, line: Line) -> Alarm | None:
+        """The line's first singular values, against those of three quarters of the run."""
         found = None
         for key, value in line.items():
             if not key.startswith("sigma0/generator/"):
@@ -148,6 +149,7 @@ class LossJump:
         self.series, self.first = Series(), None
 
     def see(self, line: Line) -> Alarm | None:
+        """The line's loss, against what it was."""
         terms = [line[name] for name in ("D_loss_real", "D_loss_fake", "D_loss_pair") if name in line]
         if not terms:
             return None
@@ -176,6 +178,7 @@ class RealScores:
         self.series = Series()
 
     def see(self, line: Line) -> Alarm | None:
+        """The line's share, against what it was."""
         if "D_real_right" not in line:
             return None
         self.series.add(line["step"], line["D_real_right"])
@@ -196,6 +199,7 @@ class Fall:
         self.best: tuple[int, float] | None = None
 
     def see(self, line: Line) -> Alarm | None:
+        """The line's value, against the most that it has been."""
         if self.key not in line or line["step"] < YOUNG:
             return None
         self.series.add(line["step"], line[self.key])
@@ -220,6 +224,7 @@ class Worse:
         self.best: dict[str, tuple[int, float]] = {}
 
     def see(self, line: Line) -> Alarm | None:
+        """The line's scores, against the best."""
         for key in (*self.DISTANCES, *self.SCORES):
             if key not in line or line["step"] < YOUNG:
                 continue
@@ -238,6 +243,7 @@ class Finite:
     name = "a number is not finite"
 
     def see(self, line: Line) -> Alarm | None:
+        """All numbers of the line."""
         bad = [key for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
         return Alarm(self.name, line["step"], bad[0], max(0, line["step"] - 1)) if bad else None
 

@@ -29,25 +29,32 @@ def squared_gradient(net: nn.Module, images: Tensor, y_N: Tensor, context: Conte
 
 
 @dataclass(frozen=True)
-class R1(Regularizer):
-    """gamma / 2 E || grad D(x) ||^2 over real images; times the interval, where it is lazy."""
+class GradientPenalty(Regularizer):
+    """gamma / 2 E || grad D ||^2 over the images of one side; times the interval, where it is lazy."""
 
     gamma: float
     every: int = 1
 
     def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
-        return self.every * self.gamma / 2 * squared_gradient(net, context.real, context.real_labels, context)
+        return self.every * self.gamma / 2 * squared_gradient(net, *self.side(context), context)
+
+    def side(self, context: Context) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, R, R) and their classes (N,)."""
+        raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class R2(Regularizer):
-    """gamma / 2 E || grad D(G(z)) ||^2 over generated images; times the interval, where it is lazy."""
+class R1(GradientPenalty):
+    """Over real images."""
 
-    gamma: float
-    every: int = 1
+    def side(self, context: Context) -> tuple[Tensor, Tensor]:
+        return context.real, context.real_labels
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
-        return self.every * self.gamma / 2 * squared_gradient(net, context.fake, context.fake_labels, context)
+
+class R2(GradientPenalty):
+    """Over generated images."""
+
+    def side(self, context: Context) -> tuple[Tensor, Tensor]:
+        return context.fake, context.fake_labels
 
 
 class LeCam(Regularizer):

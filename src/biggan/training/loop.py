@@ -67,14 +67,9 @@ def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report, wo
 
 def run(game: Game, progress: Progress, config: RunConfig, source: Source, folder: RunFolder, report: Report) -> int:
     """The loop itself: from `progress` to the end, or to the first sign that the run diverges."""
-    train, world = config.train, game.plan.world
-    step, limit = progress.step, math.inf if train.minutes is None else 60 * train.minutes
-    if config.watch.on_alarm == "stop" and on_first(folder.alarmed_at) == step > 0:
-        report(f"{folder.path} was stopped by an alarm at step {step}: --watch.on-alarm warn goes on; {folder.advice()}")
-        return step
-    if step >= train.steps or progress.seconds >= limit:
-        report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
-        save_model(sampler_of(game, config), config, folder, step)  # it may have been killed before it wrote it
+    train, world, step = config.train, game.plan.world, progress.step
+    limit, checkpoint_seconds = seconds_of(train.minutes), seconds_of(train.checkpoint_minutes)
+    if is_over(game, progress, config, folder, report):
         return step
     stream = real_images(game, source, step)
     with folder.writing():
@@ -86,7 +81,6 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
         evaluator = Evaluator(config, source, folder, game.precision, world, step, report)
     watch = Watch(config, game, source, folder, step, report, evaluator and evaluator.extractor)
     writer = CheckpointWriter(folder, keep=train.keep_checkpoints, far=config.watch.on_alarm != "warn")
-    checkpoint_seconds = math.inf if train.checkpoint_minutes is None else 60 * train.checkpoint_minutes
     started = interval_started = saved = time.monotonic()
 
     done = stopped = False
@@ -166,6 +160,25 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
         if writer.thread is not None:
             writer.thread.join()
     return step
+
+
+def is_over(game: Game, progress: Progress, config: RunConfig, folder: RunFolder, report: Report) -> bool:
+    """Whether the run has come to its end already, which it then says. Renews the model folder: a run may have been killed
+    before it wrote it. All ranks must call it together."""
+    step, train = progress.step, config.train
+    if config.watch.on_alarm == "stop" and on_first(folder.alarmed_at) == step > 0:
+        report(f"{folder.path} was stopped by an alarm at step {step}: --watch.on-alarm warn goes on; {folder.advice()}")
+        return True
+    if step < train.steps and progress.seconds < seconds_of(train.minutes):
+        return False
+    report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
+    save_model(sampler_of(game, config), config, folder, step)
+    return True
+
+
+def seconds_of(minutes: float | None) -> float:
+    """A limit in seconds; None: none."""
+    return math.inf if minutes is None else 60 * minutes
 
 
 def real_images(game: Game, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -158,18 +158,14 @@ class Watch:
         """What the rules say of these numbers, on every rank; written down, and told."""
 
         def decide() -> list[Alarm]:
+            """On the first rank, which has the log."""
             found = self.detectors.see({"step": step + self.offset} | values)
             alarms = [alarm._replace(step=step, healthy=alarm.healthy - self.offset) for alarm in found]
             for alarm in alarms:
                 checkpoint = self.healthy_checkpoint(alarm)
-                kept = (
-                    str(checkpoint)
-                    if checkpoint
-                    else "no checkpoint from then (--watch.on-alarm stop or roll-back keeps some)"
-                )
-                self.report(
-                    f"alarm at step {step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}, {kept}"
-                )
+                kept = checkpoint or "no checkpoint from then (--watch.on-alarm stop or roll-back keeps some)"
+                healthy = f"healthy until step {alarm.healthy}, {kept}"
+                self.report(f"alarm at step {step}: {alarm.rule} ({alarm.evidence}); {healthy}")
                 noted = alarm._asdict() | {"policy": self.config.on_alarm, "checkpoint": checkpoint and str(checkpoint)}
                 self.folder.note_alarms([noted])
             return alarms
