@@ -6,11 +6,11 @@ import sys
 import torch
 from conftest import tiny_config
 
-from biggan.config import replaced
 from biggan.distributed import gathered, together
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.nn.norm import Standardize, together_with
+from biggan.settings import replaced
 from biggan.training.state import build_game
 from biggan.training.step import discriminator_turn, generator_turn
 

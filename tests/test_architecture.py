@@ -11,16 +11,34 @@ LAYERS = [
     {"errors", "files", "distributed", "stats", "randomness", "weights"},
     {"nn", "latents", "precision"},
     {"models", "data", "metrics", "losses", "regularizers", "augment", "analysis/spectra", "analysis/collapse"},
-    {"config", "presets", "checkpoint", "starting", "sampling", "sets", "studies"},
+    {
+        "config",
+        "settings",
+        "presets",
+        "improved_presets",
+        "checkpoint",
+        "starting",
+        "sampling",
+        "sets",
+        "studies",
+        "classifier",
+    },
     {"training", "pretrained", "analysis"},
-    {"bench", "footprint", "study"},
+    {"bench", "footprint", "study", "games"},
     {"cli"},
     {"__init__", "__main__"},
 ]
 # Inside layer 3 these compose in this order; distributed may be used by stats.
 SIDEWAYS = {("presets", "config"), ("checkpoint", "config"), ("sets", "sampling"), ("stats", "distributed")}
-SIDEWAYS |= {("bench", "footprint"), ("study", "footprint"), ("studies", "config"), ("starting", "checkpoint")}
-SIDEWAYS |= {("starting", "config")}
+SIDEWAYS |= {
+    ("bench", "footprint"),
+    ("study", "footprint"),
+    ("studies", "config"),
+    ("starting", "checkpoint"),
+    ("config", "settings"),
+}
+SIDEWAYS |= {("improved_presets", "config"), ("presets", "improved_presets"), ("studies", "settings")}
+SIDEWAYS |= {("starting", "config"), ("classifier", "checkpoint")}
 SIDEWAYS |= {("files", "errors"), ("distributed", "errors"), ("weights", "errors"), ("weights", "files")}
 VERBS = {"cli", "bench", "__main__"}
 FILES = sorted(SOURCE.rglob("*.py"))

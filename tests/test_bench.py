@@ -8,11 +8,11 @@ from conftest import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from biggan.bench import Arm, bench_data, bench_evaluate, bench_sample, bench_train
-from biggan.config import with_settings
 from biggan.data import DataConfig
 from biggan.errors import ConfigError
 from biggan.footprint import SavedBytes, footprint
 from biggan.metrics.evaluate import EvalConfig
+from biggan.settings import with_settings
 from biggan.training.step import train_step
 
 

@@ -11,8 +11,8 @@ from conftest import call
 
 from biggan.analysis.run_plots import KINDS
 from biggan.cli import main
-from biggan.config import as_options, replaced
 from biggan.presets import preset
+from biggan.settings import as_options, replaced
 from biggan.studies import STUDIES
 from biggan.study import cell, runs_of, summary, verdicts
 

@@ -140,7 +140,7 @@ class Arm:
         flop_per_image = need.flop_per_step / plan.real_images
         peak = peak_flops(precision, seconds=2.0)
         turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals)  # noqa: E731
-        turn_g = lambda: generator_turn(self.game, 1, [next(self.reals)])  # noqa: E731
+        turn_g = lambda: generator_turn(self.game, 1, 0, [next(self.reals)])  # noqa: E731
         times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
         share_d = plan.discriminator_steps * times[0] / (plan.discriminator_steps * times[0] + times[1])
         arithmetic = "bf16" if precision.bf16 else "float32"

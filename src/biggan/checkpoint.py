@@ -10,9 +10,10 @@
     RUN/best/                                the best model, with best.json
     RUN/model/                               generator.safetensors (averaged weights, standing statistics), config.json
 
-A model folder stands alone too. It may hold more: discriminator.safetensors, training_generator.safetensors (the weights
-that the average followed), statistics.safetensors (standing statistics for several truncations, rows as in config.json).
-Tensors and JSON only; nothing is ever unpickled. Folders are written under another name, synced, then renamed.
+A model folder stands alone too. It may hold more: classifier.safetensors (the averaged discriminator),
+discriminator.safetensors, training_generator.safetensors (the weights that the average followed), statistics.safetensors
+(standing statistics for several truncations, rows as in config.json). Tensors and JSON only; nothing is ever unpickled.
+Folders are written under another name, synced, then renamed.
 """
 
 import hashlib
@@ -216,9 +217,9 @@ class RunFolder:
         with self.writing():
             write_file(self.best_file, json.dumps(best).encode())
 
-    def save_model(self, card: ModelCard, tensors: Tensors) -> None:
-        """Write, or replace, the model folder."""
-        save_model_folder(self.model, card, {"generator": tensors})
+    def save_model(self, card: ModelCard, parts: dict[str, Tensors]) -> None:
+        """Write, or replace, the model folder; `parts` as `save_model_folder` takes them."""
+        save_model_folder(self.model, card, parts)
 
 
 def far_back(steps: list[int]) -> set[int]:

@@ -4,12 +4,10 @@ Each part is a dataclass beside its component. Nobody writes into a config after
 """
 
 import dataclasses
-import functools
 import json
 import types
 import typing
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,11 +20,13 @@ from biggan.data import DataConfig, DataFacts
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig
 from biggan.losses import ObjectiveConfig
+from biggan.metrics.classification import ClassifyConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig
 from biggan.precision import DeviceName, MemoryFormatName, PrecisionName
 from biggan.regularizers import RegularizationConfig
+from biggan.settings import flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +40,14 @@ class TrainConfig:
     """Global batch: images per optimiser step of either player."""
     micro_batch: int | None = None
     """Images per forward pass; gradients are accumulated up to the batch. None: the whole batch."""
+    compare_across_ranks: bool = False
+    """Minibatch features compare the images of all ranks, not only each rank's own."""
     statistics_ranks: int | None = None
     """Ranks next to each other that share batch statistics; None: all."""
     discriminator_steps: int = 2
     """Discriminator steps per generator step."""
+    generator_steps: int = 1
+    """Generator steps in a row, after those of the discriminator; one such round counts as one step everywhere else."""
     generator_lr: float = 5e-5
     """0: the generator is frozen."""
     discriminator_lr: float = 2e-4
@@ -60,6 +64,8 @@ class TrainConfig:
     ema_decay: float = 0.9999
     ema_start: int = 0
     """The average of the generator's weights follows them exactly up to this step."""
+    discriminator_average: float | None = None
+    """Decay of an average of the discriminator's weights, for telling classes; None: none is kept."""
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
     """bf16: autocast with float32 weights, statistics and spectral norms. auto: bf16 where the hardware has it."""
@@ -87,6 +93,7 @@ class TrainConfig:
         positive = ("steps", "batch", "discriminator_steps", "adam_epsilon")
         positive += (
             "generator_batches",
+            "generator_steps",
             "log_every",
             "sample_every",
             "checkpoint_every",
@@ -97,8 +104,8 @@ class TrainConfig:
         for name in positive + tuple(name for name in optional if getattr(self, name) is not None):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be above 0")
-        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
+        for name in ("adam_beta1", "adam_beta2", "ema_decay", "discriminator_average"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0 and below 1")
         for name in ("generator_lr", "discriminator_lr"):
             if not getattr(self, name) >= 0:
@@ -134,6 +141,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     init_from: str | None = None
     """A run or a model folder whose weights the run starts from; RUN@STEP: one of its checkpoints, and then all that the
     run was made with holds here too, but for what is given. Else the model and its
@@ -152,8 +160,24 @@ class RunConfig:
         self.train.check()
         self.eval.check()
         self.watch.check()
+        self.classify.check()
+        self.check_classes()
         if self.train.moments == "keep" and self.init_from is None:
             raise ConfigError("train.moments=keep is for a run that starts from another: add --init-from RUN")
+
+    def check_classes(self) -> None:
+        """Raises ConfigError where a D shall tell classes that cannot, or is given labels that it does not use."""
+        supervised, family = self.objective.loss == "semi-supervised", self.model.family
+        if supervised and not self.model.gives_classes:
+            how = "use a preset improved-*, or --model.discriminator-head classes"
+            raise ConfigError(f"objective.loss=semi-supervised: D of model.family={family} gives no class logits: {how}")
+        if self.data.labels_per_class is not None and not supervised:
+            per_class = self.data.labels_per_class
+            raise ConfigError(f"data.labels_per_class={per_class} is for --objective.loss semi-supervised: leave it out")
+        if self.train.discriminator_average is not None and not self.model.gives_classes:
+            raise ConfigError("train.discriminator_average is for a D that gives class logits: leave it out")
+        if self.classify.test is not None and self.train.discriminator_average is None:
+            raise ConfigError("classify.test needs an averaged discriminator: add --train.discriminator-average 0.9999")
 
 
 def nearest_divisor(number: int, wanted: int) -> int:
@@ -229,63 +253,6 @@ def member_of(union: types.UnionType, data: object) -> object:
     return next((member for member in members if getattr(member, "family", family) == family), None)
 
 
-def flatten(config: object, prefix: str = "") -> dict[str, object]:
-    """{"train.batch": 2048, ...} for every leaf field."""
-    leaves = {}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        name = prefix + item.name
-        leaves |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
-    return leaves
-
-
-def replaced(config: typing.Any, settings: dict[str, object]) -> typing.Any:
-    """The config with other values in fields named as `flatten` names them. Raises KeyError on a field that it has not."""
-    for name, value in settings.items():
-        part, dot, rest = name.partition(".")
-        if part not in (item.name for item in dataclasses.fields(config)):
-            raise KeyError(name)
-        inner = replaced(getattr(config, part), {rest: value}) if dot else value
-        config = dataclasses.replace(config, **{part: inner})
-    return config
-
-
-def with_settings(config: RunConfig, settings: Sequence[str]) -> RunConfig:
-    """The config with "part.field=value" settings. Raises ConfigError on an unknown field or a bad value."""
-    known = flatten(config)
-    for setting in settings:
-        name, _, text = setting.partition("=")
-        name = name.removeprefix("--").replace("-", "_")
-        if name not in known:
-            raise ConfigError(f"{setting}: no field {name!r}; {suggestion(name, known)}")
-        *parts, leaf = name.split(".")
-        owner = functools.reduce(getattr, parts, config)
-        kind = typing.get_type_hints(type(owner))[leaf]
-        try:
-            value = TypeAdapter(kind).validate_strings(text)
-        except ValidationError as error:
-            raise ConfigError(f"{setting}: {error.errors()[0]['msg']}") from error
-        config = replaced(config, {name: value})
-    config.check()
-    return config
-
-
-def as_options(config: RunConfig, base: RunConfig) -> list[str]:
-    """What has to be added to the command of `base` to get `config`; the found facts and the preset's name aside."""
-    before, words = flatten(base), []
-    for name, value in flatten(config).items():
-        if value == before.get(name, MISSING) or name == "preset" or name.startswith("found"):
-            continue
-        option = name.replace("_", "-")
-        if isinstance(value, bool):
-            part, _, leaf = option.rpartition(".")
-            words.append(f"--{part}.{leaf}" if value else f"--{part}.no-{leaf}")
-        else:
-            values = value if isinstance(value, tuple) else (value,)
-            words += [f"--{option}", *map(str, values)]
-    return words
-
-
 # A run may be resumed with other values of these: they do not change what the steps already made would have been.
 RESUMABLE = {
     "data.source",
@@ -310,5 +277,5 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     before, after = flatten(old), flatten(new)
     resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
     changed = [name for name in before | after if before.get(name) != after.get(name)]
-    names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "watch."))]
+    names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "watch.", "classify."))]
     return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

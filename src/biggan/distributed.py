@@ -134,6 +134,14 @@ def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
     return SumOverRanks.apply(values, group)
 
 
+def rows_of_all_ranks(rows: Tensor) -> tuple[Tensor, int]:
+    """Equal numbers of rows of every rank below each other, with gradients, and where this rank's begin. All ranks must call
+    it, and its backward, in the same order."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    apart = rows.new_zeros(size, *rows.shape).index_add(0, torch.tensor([rank], device=rows.device), rows[None])
+    return sum_over_ranks(apart).flatten(0, 1), rank * len(rows)
+
+
 def sums_within(size: int | None) -> Callable[[Tensor], Tensor]:
     """`sum_over_ranks` within groups of so many ranks next to each other; None: over all. All ranks must call it."""
     if size is None:

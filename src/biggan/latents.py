@@ -21,6 +21,7 @@ DEMO_THRESHOLD = 2.0  # the released demos scale a normal cut at 2
 LatentName = Literal[
     "normal",
     "uniform",
+    "unit-uniform",
     "bernoulli",
     "signs",
     "censored-normal",
@@ -211,6 +212,11 @@ def uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     return 2 * torch.rand(shape, generator=generator) - 1
 
 
+def unit_uniform(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """U[0, 1): Salimans et al. 2016, published code."""
+    return torch.rand(shape, generator=generator)
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentConfig:
     """The distribution of z."""
@@ -239,6 +245,7 @@ class LatentConfig:
         priors: dict[LatentName, Callable[[], Prior]] = {
             "normal": Normal,
             "uniform": lambda: Bounded("uniform", uniform),
+            "unit-uniform": lambda: Bounded("unit-uniform", unit_uniform),
             "bernoulli": lambda: Bounded("bernoulli", coins),
             "signs": lambda: Bounded("signs", signs),
             "censored-normal": CensoredNormal,

@@ -6,6 +6,14 @@ from collections.abc import Callable
 from biggan.config import RunConfig, TrainConfig
 from biggan.data import DataConfig
 from biggan.errors import ConfigError, suggestion
+from biggan.improved_presets import (
+    improved_cifar10,
+    improved_cifar10_minibatch,
+    improved_imagenet128,
+    improved_mnist,
+    improved_mnist_minibatch,
+    improved_svhn,
+)
 from biggan.models import ModelConfig
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
@@ -179,6 +187,12 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
     "cifar10": cifar10,
     "cifar10-gpu": cifar10_gpu,
     "mnist": mnist,
+    "improved-mnist": improved_mnist,
+    "improved-mnist-minibatch": improved_mnist_minibatch,
+    "improved-cifar10": improved_cifar10,
+    "improved-cifar10-minibatch": improved_cifar10_minibatch,
+    "improved-svhn": improved_svhn,
+    "improved-imagenet128": improved_imagenet128,
     "biggan-128": biggan_128,
     "biggan-256": biggan_256,
     "biggan-512": biggan_512,

@@ -18,7 +18,10 @@ def addressed_generator(seed: int, purpose: str, *position: int) -> torch.Genera
 def seed_networks(seed: int, purpose: str, *position: int) -> None:
     """Set torch's own generators, from which layers such as dropout draw, to an address: a resumed run then drops what an
     undisturbed one would have dropped. Mutates global state, the only place that does."""
-    torch.manual_seed(number_of(seed, purpose, *position))
+    number = number_of(seed, purpose, *position)
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():  # before that, torch.manual_seed would note the whole call stack each time
+        torch.cuda.manual_seed_all(number)
 
 
 def number_of(seed: int, purpose: str, *position: int) -> int:

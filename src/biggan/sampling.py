@@ -20,7 +20,7 @@ from biggan.distributed import ALONE, World, every_rank, in_turn
 from biggan.errors import ConfigError, suggestion
 from biggan.latents import LatentConfig, draw_labels
 from biggan.nn.frozen import frozen
-from biggan.nn.norm import collecting_statistics
+from biggan.nn.norm import Standardize, collecting_statistics
 from biggan.precision import PLAIN, Compiled, Precision
 from biggan.randomness import addressed_generator
 
@@ -198,6 +198,9 @@ class Sampler:
             self.statistics_at = truncation
             return
         self.generator.eval()
+        if not any(isinstance(layer, Standardize) for layer in self.generator.modules()):
+            self.statistics_at = truncation  # nothing stands: virtual norms, or none
+            return
         everything = partial(in_turn, count=self.statistics_passes)
         with self.precision.autocast(), collecting_statistics(self.generator, everything):
             mine = range(self.world.rank, self.statistics_passes, self.world.size)

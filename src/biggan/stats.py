@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from biggan.distributed import mean_over_ranks
 
-LOGS = ("stats.jsonl", "watch.jsonl", "evaluations.jsonl")
+LOGS = ("stats.jsonl", "watch.jsonl", "evaluations.jsonl", "tests.jsonl")
 
 
 class Stats:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from biggan.analysis.collapse import NOT_FINITE
 from biggan.analysis.truncation import survival
 from biggan.checkpoint import RunFolder
-from biggan.config import RunConfig, as_options, flatten, from_json, replaced
+from biggan.config import RunConfig, from_json
 from biggan.data import default_cache
 from biggan.errors import ConfigError
 from biggan.files import write_file
@@ -24,6 +24,7 @@ from biggan.footprint import footprint
 from biggan.metrics.evaluate import higher_is_better
 from biggan.metrics.features import open_extractor
 from biggan.pretrained import from_pretrained
+from biggan.settings import as_options, flatten, replaced
 from biggan.stats import read_log
 from biggan.studies import Finding, Row, Study
 
@@ -209,15 +210,14 @@ def told_by(score: str, finding: Finding, before: dict[str, Any], after: dict[st
 
 
 def columns(run: Run) -> dict[str, str]:
-    """The settings of table 1, of a run."""
-    model = run.config.model
-    return {
-        "batch": str(run.config.train.batch),
-        "ch": str(model.width),
-        "shared": "yes" if model.class_embedding != "per-class" else "-",
-        "skip-z": "yes" if model.z_entry != "input" else "-",
-        "ortho": "yes" if run.config.regularization.generator.orthogonal else "-",
-    }
+    """The settings of table 1, of a run; of another family than BigGAN's only those that it has."""
+    known = flatten(run.config)
+    ortho = known["regularization.generator.orthogonal"]
+    found = {"batch": str(known["train.batch"]), "ch": str(known.get("model.width", "-"))}
+    if "model.z_entry" not in known:
+        return found
+    shared, skips = known["model.class_embedding"] != "per-class", known["model.z_entry"] != "input"
+    return found | {name: "yes" if on else "-" for name, on in (("shared", shared), ("skip-z", skips), ("ortho", ortho))}
 
 
 def markdown(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from biggan.regularizers.weights import (
     L2,
     Bound,
     GradientClip,
+    HistoricalAverage,
     Orthogonal,
     OrthogonalGradient,
     SigmaClamp,
@@ -178,3 +179,29 @@ def test_what_is_on():
     assert kinds == ["Orthogonal", "SigmaPenalty", "L2", "GradientClip", "SigmaClamp", "R1", "R2", "LeCam", "Consistency"]
     gradient = GeneratorRegularization(orthogonal_form="gradient").regularizers()
     assert [type(r).__name__ for r in gradient] == ["OrthogonalGradient"]
+
+
+def test_historical_average_is_the_mean_of_all_iterates(generator):
+    """Salimans et al. 2016, section 3.3: || theta - (1 / t) sum of theta[i] ||^2, over 50 steps, resumed in between."""
+    net = torch.nn.Linear(4, 3)
+    regularizer = HistoricalAverage(0.5)
+    iterates = [torch.cat([p.detach().flatten() for p in net.parameters()])]
+    for step in range(50):
+        if step == 20:
+            kept = {name: tensor.clone() for name, tensor in regularizer.memory().items()}
+            regularizer = HistoricalAverage(0.5)
+            regularizer.remember(kept)
+        penalty = regularizer.penalty(net, CONTEXT)
+        expected = 0.5 * (iterates[-1] - torch.stack(iterates).mean(0)).square().sum()
+        assert penalty.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-9)
+        net.zero_grad()
+        penalty.backward()
+        slope = torch.cat([p.grad.flatten() for p in net.parameters()])
+        assert torch.allclose(slope, iterates[-1] - torch.stack(iterates).mean(0), atol=1e-5)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+        regularizer.after_step(net)
+        iterates.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    means = torch.cat([regularizer.means[name].flatten() for name, _ in net.named_parameters()])
+    assert torch.allclose(means, torch.stack(iterates).mean(0), atol=1e-5)

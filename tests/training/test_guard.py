@@ -57,10 +57,10 @@ def poisoned(times):
     """train_step, with a bad gradient in step 3, that many times."""
     left = [times]
 
-    def step_with_poison(game, step, reals):
+    def step_with_poison(game, step, *reals):
         hook = poison(game) if step == 3 and left[0] > 0 else None
         left[0] -= hook is not None
-        scalars = train_step(game, step, reals)
+        scalars = train_step(game, step, *reals)
         if hook is not None:
             hook.remove()
         return scalars
@@ -99,9 +99,9 @@ def test_rates_after_a_return_are_those_of_a_resumed_run(tmp_path, monkeypatch):
     folder = train(rolling(), tmp_path / "run")
     seen = []
 
-    def listening(game, step, reals):
+    def listening(game, step, *reals):
         seen.append(game.generator.schedule.base)
-        return train_step(game, step, reals)
+        return train_step(game, step, *reals)
 
     monkeypatch.setattr(loop, "train_step", listening)
     config = rolling()

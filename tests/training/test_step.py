@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from biggan.config import RunConfig, replaced
+from biggan.config import RunConfig
 from biggan.errors import TrainingDiverged
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.settings import replaced
 from biggan.training.ema import EMA
 from biggan.training.state import build_game, state_of
 from biggan.training.step import discriminator_turn, generator_turn, to_signed_range, train_step
@@ -123,8 +124,8 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
 
     from biggan.training import loop
 
-    def spoil(game, step, reals):
-        scalars = train_step(game, step, reals)
+    def spoil(game, step, *images):
+        scalars = train_step(game, step, *images)
         if step == 3:
             with torch.no_grad():
                 game.generator.network.linear.weight[0, 0] = float("inf")

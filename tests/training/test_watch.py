@@ -12,8 +12,8 @@ from test_step import game_of, pieces, real_batch
 
 from biggan.analysis.collapse import Alarm, WatchConfig
 from biggan.checkpoint import ModelFolder, RunFolder, far_back, read_checkpoint
-from biggan.config import replaced
 from biggan.regularizers import Context
+from biggan.settings import replaced
 from biggan.stats import read_log
 from biggan.training import watch as watching
 from biggan.training.state import Returns, build_game, remedy
@@ -100,8 +100,8 @@ def test_rolling_back(tmp_path, monkeypatch):
     notes, rates = [], []
     config = watched(steps=5, on_alarm="roll-back", remedy_r1=0.5, remedy_r1_every=1)
 
-    def listening(game, step, reals):
-        scalars = train_step(game, step, reals)
+    def listening(game, step, *images):
+        scalars = train_step(game, step, *images)
         rates.append((step, game.generator.schedule.base / config.train.generator_lr, "D_loss_r1" in scalars))
         return scalars
 
@@ -121,12 +121,12 @@ def test_a_run_killed_after_a_return_remembers_it(tmp_path, monkeypatch):
     alarmed_at(monkeypatch, 4, times=99)
     config, rates, kill = watched(on_alarm="roll-back", max_rollbacks=1), [], [True]
 
-    def killed(game, step, reals):
+    def killed(game, step, *images):
         rates.append((step, game.generator.schedule.base / config.train.generator_lr))
         if kill and len(rates) == 5:  # the first step after the return
             kill.pop()
             raise KeyboardInterrupt
-        return train_step(game, step, reals)
+        return train_step(game, step, *images)
 
     monkeypatch.setattr("biggan.training.loop.train_step", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from biggan.cli.classify import classify, games
 from biggan.cli.data import data
 from biggan.cli.evaluate import evaluate
 from biggan.cli.learned import leakage, memorisation, truncation
@@ -21,6 +22,7 @@ USAGE = """usage: biggan COMMAND ...
 
 make      train PRESET --data SOURCE     train a generator, or carry on with a run
           sample RUN --n 64 --out DIR    draw images from a trained generator
+          classify RUN IMAGES            what a semi-supervised discriminator takes each image for
 look      interpolate RUN                between latents and classes: a sheet, a GIF or an MP4
           mix RUN --classes cat:0.6,dog:0.4    blends of classes
           neighbours RUN --data SOURCE   the real images nearest to generated ones
@@ -31,6 +33,7 @@ measure   evaluate RUN --data SOURCE     Inception Score, FID, KID, precision, r
           bench train PRESET             images per second, FLOP per second, memory, phases; also sample, data, evaluate
 understand  analyze RUN              alarms over its logs; singular values, losses, scores and samples over time
           study NAME --data SOURCE     a table of runs over settings and seeds: table1, latents, r1, collapse, ...
+          games                          two-player games in two numbers, and four ways to play them
 move      data inspect SOURCE            counts, sizes, broken files and a sheet of a data set
           data prepare SOURCE OUT        decode it once, into one file or into shards
           import SOURCE --out DIR        weights of BigGAN-PyTorch or Hugging Face's BigGAN, as a model folder
@@ -42,6 +45,7 @@ biggan COMMAND --help tells the rest.
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sample": sample,
+    "classify": classify,
     "interpolate": interpolate,
     "mix": mix,
     "neighbours": neighbours,
@@ -52,6 +56,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "bench": bench,
     "analyze": analyze,
     "study": study,
+    "games": games,
     "data": data,
     "import": import_,
     "export": export,

@@ -13,9 +13,10 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from biggan.config import RunConfig, flatten
+from biggan.config import RunConfig
 from biggan.errors import ConfigError, suggestion
 from biggan.presets import PRESETS, preset
+from biggan.settings import flatten
 
 
 def preset_argument(command: str, arguments: list[str]) -> RunConfig:

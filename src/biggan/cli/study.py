@@ -11,10 +11,11 @@ import tyro
 from biggan.analysis.collapse import WatchConfig
 from biggan.cli.arguments import parse, say, value_of
 from biggan.cli.make import start_from
-from biggan.config import RunConfig, replaced
+from biggan.config import RunConfig
 from biggan.errors import CheckpointError, ConfigError, suggestion
 from biggan.metrics.evaluate import EvalConfig
 from biggan.presets import preset
+from biggan.settings import replaced
 from biggan.studies import STUDIES
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class StudyCommand:
     carries on where it stopped. Every option of `biggan train` is an option here, for all runs."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
-    preset: str = "cifar10"
-    """What the settings change."""
+    preset: str | None = None
+    """What the settings change; None: what suits the study, cifar10 for most."""
     seeds: int = 3
     """Runs of each setting, with the seeds from --train.seed on."""
     steps: int | None = None
@@ -46,7 +47,6 @@ class StudyCommand:
             raise ConfigError(f"--seeds {self.seeds} must be at least 1")
         if self.part is not None:
             self.chosen([])
-        self.config.check()
 
     def chosen(self, runs: "list[Run]") -> "list[Run]":
         """The runs of this part. Raises ConfigError on a part that makes no sense."""
@@ -66,11 +66,12 @@ def study(arguments: list[str]) -> int:
     if name not in STUDIES:
         raise ConfigError(f"no study {name!r}; {suggestion(name, STUDIES)}")
     words = arguments[1:]
-    plain = preset(value_of("--preset", words) or "cifar10")
+    plain = preset(value_of("--preset", words) or STUDIES[name].preset)
     base = start_from(plain, value_of("--init-from", words))
     command = parse(StudyCommand, words, f"biggan study {name}", StudyCommand(config=base))
-    command.check()
     config = for_a_study(command.config, command.steps)
+    command.check()
+    config.check()
     if config.data.source is None:
         raise ConfigError(f"study {name} needs images: add --data SOURCE")
     from biggan.study import measure_survival, runs_of, written
@@ -98,7 +99,9 @@ def for_a_study(config: RunConfig, steps: int | None) -> RunConfig:
     """The config with so many steps, and, unless it says otherwise, four evaluations with an Inception Score beside the
     distance, and weights measured often enough for the rules."""
     if steps is not None:
-        config = replaced(config, {"train.steps": steps, "train.minutes": None})
+        start = config.train.lr_decay_start  # at the same share of the steps
+        start = start and start * steps // config.train.steps
+        config = replaced(config, {"train.steps": steps, "train.minutes": None, "train.lr_decay_start": start})
     if config.eval.every is None:
         config = replaced(config, {"eval.every": max(1, config.train.steps // 4)})
     if config.eval.recipe == EvalConfig.recipe:

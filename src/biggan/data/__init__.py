@@ -63,6 +63,11 @@ class DataConfig:
     """Leave out classes of fewer images."""
     max_per_class: int | None = None
     """A fixed random choice of so many images from larger classes."""
+    labels_per_class: int | None = None
+    """Only so many images of each class, chosen at random, have a label that semi-supervised training looks at; None:
+    all."""
+    labels_seed: int = 0
+    """Of that choice."""
     flip: bool = False
     """Mirror half of the images, at random, left to right."""
     skip_broken: bool = False
@@ -79,7 +84,7 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises ConfigError on numbers that make no sense."""
-        for name in ("min_per_class", "max_per_class", "shuffle_buffer"):
+        for name in ("min_per_class", "max_per_class", "labels_per_class", "shuffle_buffer"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}={value} must be at least 1: leave it out")

@@ -54,6 +54,9 @@ def list_source(spec: str) -> Listing:
     path = Path(spec).expanduser()
     if path.is_dir():
         return list_folder(path)
+    if path.is_file() and is_image(PurePosixPath(path.name)):
+        facts = [(path.name, *stat_of(path))]
+        return classify(f"image {path}", path.parent.name, [path.name], lambda name: path.read_bytes(), facts)
     if path.is_file():
         return list_zip(path)
     if kind in ("packed", "wds") and separator:

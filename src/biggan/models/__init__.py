@@ -6,11 +6,21 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from biggan.models import residual
+from biggan.models import improved, improved_imagenet, residual
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.models.improved import ConvolutionConfig, PerceptronConfig
+from biggan.models.improved_imagenet import ImprovedImageNetConfig
 
-ModelConfig = BigGANConfig | BigGANDeepConfig | SAGANConfig | SNGANConfig  # told apart by `family`
+ModelConfig = (  # told apart by `family`
+    BigGANConfig
+    | BigGANDeepConfig
+    | SAGANConfig
+    | SNGANConfig
+    | PerceptronConfig
+    | ConvolutionConfig
+    | ImprovedImageNetConfig
+)
 
 
 class Family(NamedTuple):
@@ -32,6 +42,18 @@ FAMILIES: dict[str, Family] = {
     "biggan-deep": residual_family(BigGANDeepConfig),
     "sagan": residual_family(SAGANConfig),
     "sngan": residual_family(SNGANConfig),
+    "improved-mlp": Family(
+        PerceptronConfig, improved.perceptron_generator, improved.perceptron_discriminator, improved.build
+    ),
+    "improved-conv": Family(
+        ConvolutionConfig, improved.convolution_generator, improved.convolution_discriminator, improved.build
+    ),
+    "improved-imagenet": Family(
+        ImprovedImageNetConfig,
+        improved_imagenet.Generator,
+        improved_imagenet.Discriminator,
+        improved_imagenet.build,
+    ),
 }
 
 

@@ -14,11 +14,13 @@ from torch import nn
 
 from biggan.errors import ConfigError
 from biggan.nn.blocks import Parts
-from biggan.nn.heads import NoCondition, OneHot, ProjectedEmbedding, SharedEmbedding
+from biggan.nn.heads import NoCondition, OneHot, PooledClassHead, ProjectedEmbedding, ProjectionHead, SharedEmbedding
 from biggan.nn.init import InitializerName
 from biggan.nn.layers import Conv2d, Embedding, Interpolation, Linear, upsample
+from biggan.nn.minibatch import comparison
 from biggan.nn.norm import AffineNorm, ClassTable, ConditionalNorm, NoNorm, PerceptronMap, Standardize
 from biggan.nn.spectral import Plain, Spectral, WeightNorm, WeightRule
+from biggan.nn.virtual import VirtualStandardize
 
 CHUNK = 20  # size of one piece of z in the skip connections from z (appendix B)
 BOTTOM = 4  # the generator starts at 4x4 pixels
@@ -70,10 +72,20 @@ class ResidualConfig:
     upsampling: Interpolation = "nearest"
     generator_weights: Literal["spectral", "weight-norm", "plain"] = "spectral"
     """What is done to each weight of the generator. The discriminator's are always spectrally normalised."""
-    generator_norm: Literal["batch", "none"] = "batch"
-    """none: the conditional gains and biases act on the activations as they are."""
+    generator_norm: Literal["batch", "virtual", "none"] = "batch"
+    """virtual: with the statistics of a fixed reference batch and the example itself. none: the conditional gains and
+    biases act on the activations as they are."""
+    reference_batch: int = 100
+    """Images in the reference batch of virtual batch norm."""
     discriminator_norm: Literal["none", "batch", "conditional-batch"] = "none"
     """Statistics are those of the batch at hand: generated and real together in D's turn, generated alone in G's."""
+    discriminator_head: Literal["projection", "classes"] = "projection"
+    """projection: one score, conditional on the class; classes: class logits, and a score from them, as semi-supervised
+    learning needs it; D then is not told the class."""
+    minibatch_kernels: int | None = None
+    """Features of minibatch discrimination beside D's last features; None: none."""
+    minibatch_dimensions: int = 5
+    """Of each of them."""
     discriminator_dropout: float = 0.0
     """Share of D's last features dropped in training; 0: none."""
     generator_attention: tuple[int, ...] | None = None
@@ -115,6 +127,11 @@ class ResidualConfig:
         return None
 
     @property
+    def gives_classes(self) -> bool:
+        """Whether D gives class logits."""
+        return self.discriminator_head == "classes"
+
+    @property
     def z_dim(self) -> int:
         """Size of z as it is used."""
         if self.latent_dim is not None:
@@ -141,7 +158,15 @@ class ResidualConfig:
         if self.resolution not in self.resolutions:
             sizes = ", ".join(map(str, self.resolutions))
             raise ConfigError(f"model.resolution={self.resolution}: the family {self.family!r} has {sizes}")
-        for name in ("width", "discriminator_width", "embedding_dim", "latent_dim", "num_classes"):
+        for name in (
+            "width",
+            "discriminator_width",
+            "embedding_dim",
+            "latent_dim",
+            "num_classes",
+            "minibatch_kernels",
+            "reference_batch",
+        ):
             self.refuse_below(name, 1)
         for name in ("generator_dilation", "discriminator_dilation"):
             self.refuse_below(name, 1)
@@ -230,6 +255,16 @@ def projection(config: ResidualConfig, parts: Parts, features: int) -> nn.Module
     return ProjectedEmbedding(table, parts.linear(config.embedding_dim, features, bias=False))
 
 
+def discriminator_head(config: ResidualConfig, parts: Parts, features: int) -> nn.Module:
+    """The end of the discriminator."""
+    minibatch, kernels = comparison(features, config.minibatch_kernels, config.minibatch_dimensions)
+    more = {"dropout": config.discriminator_dropout, "minibatch": minibatch}
+    if config.discriminator_head == "classes":
+        return PooledClassHead(linear=parts.linear(features + kernels, config.num_classes), **more)
+    embedding = projection(config, parts, features)
+    return ProjectionHead(linear=parts.linear(features + kernels, 1), embedding=embedding, **more)
+
+
 def discriminator_condition(config: ResidualConfig) -> nn.Module:
     """What turns a class into what the discriminator's norms are told."""
     return OneHot(config.num_classes) if config.discriminator_norm == "conditional-batch" else NoCondition()
@@ -237,7 +272,12 @@ def discriminator_condition(config: ResidualConfig) -> nn.Module:
 
 def standardize(config: ResidualConfig, channels: int) -> nn.Module:
     """What the generator's norms do before gain and bias."""
-    return Standardize(channels, epsilon=config.norm_epsilon) if config.generator_norm == "batch" else nn.Identity()
+    makers = {
+        "batch": lambda: Standardize(channels, epsilon=config.norm_epsilon),
+        "virtual": lambda: VirtualStandardize(config.reference_batch, epsilon=config.norm_epsilon),
+        "none": nn.Identity,
+    }
+    return makers[config.generator_norm]()
 
 
 def discriminator_parts(config: ResidualConfig) -> Parts:

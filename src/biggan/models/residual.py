@@ -17,16 +17,17 @@ from biggan.models.options import (
     Stage,
     class_vectors,
     discriminator_condition,
+    discriminator_head,
     discriminator_parts,
     generator_parts,
-    projection,
     standardize,
 )
 from biggan.nn.attention import SelfAttention
 from biggan.nn.blocks import Parts
-from biggan.nn.heads import ProjectedEmbedding, ProjectionHead, Verdict
+from biggan.nn.heads import ProjectedEmbedding, Verdict
 from biggan.nn.init import INITIALIZERS, initialize
 from biggan.nn.norm import AffineNorm
+from biggan.nn.virtual import reference_of
 
 
 class Generator(nn.Module):
@@ -42,6 +43,7 @@ class Generator(nn.Module):
         parts = generator_parts(config, self.entry.condition)
 
         self.embedding = embedding
+        self.reference = reference_of(config)
         self.linear = parts.linear(self.entry.first, BOTTOM**2 * stages[0].blocks[0][0])
         self.blocks = nn.ModuleList(
             config.generator_block(inputs, outputs, up, parts) for stage in stages for inputs, outputs, up in stage.blocks
@@ -57,7 +59,7 @@ class Generator(nn.Module):
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
         """Latents and class embeddings -> images (N, 3, R, R) in [-1, 1]."""
-        first, conditions = self.entry.distribute(z_NZ, e_NE)
+        first, conditions = self.entry.distribute(*self.reference.joined(z_NZ, e_NE, self.embed))
         x = self.linear(first)  # (N, 4 4 16ch)
         x = x.unflatten(1, (-1, BOTTOM, BOTTOM))  # (N, 16ch, 4, 4)
         x = x.contiguous(memory_format=memory_format_of(self.output_conv.weight))
@@ -65,7 +67,7 @@ class Generator(nn.Module):
             x = block(x, condition)  # (N, C, 2H, 2W) or (N, C, H, W)
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
-        x = F.relu(self.output_norm(x))  # (N, ch, R, R)
+        x = self.reference.dropped(F.relu(self.output_norm(x)))  # (N, ch, R, R)
         x = self.output_conv(x)  # (N, 3, R, R)
         return torch.tanh(x.float())  # (N, 3, R, R)
 
@@ -134,20 +136,17 @@ class Discriminator(nn.Module):
             self.blocks.append(config.discriminator_block(inputs, outputs, down, first, parts))
         self.attention, self.attention_after = attention_layers(stages, parts)
         features = stages[-1].outputs
-        self.head = ProjectionHead(
-            linear=parts.linear(features, 1),
-            embedding=projection(config, parts, features),
-            dropout=config.discriminator_dropout,
-        )
+        self.head = discriminator_head(config, parts, features)
 
-    def forward(self, x: Tensor, y_N: Tensor) -> Verdict:
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+        """The batch consists of `parts` equal parts, generated and real ones, which minibatch features keep apart."""
         condition = self.condition(y_N)
         x = self.stem(x)  # (N, ch, R, R)
         for index, block in enumerate(self.blocks):
             x = block(x, condition)  # (N, C, H/2, W/2) or (N, C, H, W)
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
-        return self.head(x, y_N)
+        return self.head(x, y_N, parts)
 
 
 def attention_layers(stages: list[Stage], parts: Parts) -> tuple[nn.ModuleDict, dict[int, str]]:
@@ -178,5 +177,5 @@ def build(config: ResidualConfig, generator: torch.Generator) -> tuple[Generator
 
 def share_table(generator: Generator, discriminator: Discriminator) -> None:
     """Where D's class embedding is a projection of G's, make the table one: both players then train it. Mutates D."""
-    if isinstance(discriminator.head.embedding, ProjectedEmbedding):
+    if isinstance(getattr(discriminator.head, "embedding", None), ProjectedEmbedding):
         discriminator.head.embedding.table = generator.embedding

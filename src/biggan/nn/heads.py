@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.init import Initializer
+from biggan.nn.minibatch import NoMinibatchFeatures
 from biggan.nn.spectral import without_autocast
 
 
@@ -25,23 +26,76 @@ class Verdict(NamedTuple):
 class ProjectionHead(nn.Module):
     """ReLU, sum over pixels -> h; score = linear(h) + <embedding(y), h>. Scores are float32.
 
-    `linear`: (N, F) -> (N, 1); `embedding`: (N,) int64 -> (N, F); `dropout` of features in training, a share of them
-    (BigGAN appendix I states the share kept), 0 for none.
+    `linear`: (N, F and what `minibatch` adds) -> (N, 1); `embedding`: (N,) int64 -> (N, F); `dropout` of features in
+    training, a share of them (BigGAN appendix I states the share kept), 0 for none; `minibatch`: features that compare the
+    images (nn/minibatch).
     """
 
-    def __init__(self, *, linear: nn.Module, embedding: nn.Module, dropout: float = 0.0) -> None:
+    def __init__(
+        self, *, linear: nn.Module, embedding: nn.Module, dropout: float = 0.0, minibatch: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.linear = linear
         self.embedding = embedding
         self.dropout = nn.Dropout(dropout)
+        self.minibatch = minibatch or NoMinibatchFeatures()
 
-    def forward(self, x: Tensor, y_N: Tensor) -> Verdict:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        features_NF = self.dropout(F.relu(x).sum((2, 3)))  # (N, F)
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+        features_NF = self.dropout(summed_over_pixels(x))  # (N, F)
         with without_autocast(x.device):
             projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
-            score_N = self.linear(features_NF).squeeze(1) + projection_N  # (N,)
+            compared = torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1)  # (N, F + kernels)
+            score_N = self.linear(compared).squeeze(1) + projection_N  # (N,)
         return Verdict(score_N, features_NF, None)
+
+
+def summed_over_pixels(x: Tensor) -> Tensor:
+    """ReLU, then sums: (N, F, H, W) -> (N, F), float32 or better."""
+    return F.relu(x.to(torch.promote_types(x.dtype, torch.float32))).sum((2, 3))  # (N, F)
+
+
+class ClassHead(nn.Module):
+    """Features (N, F) -> class logits (N, K) and the score log sum exp of them: with the logit of a further class,
+    "generated", held at 0, the logistic function of the score is the probability that an image is real (Salimans et al.
+    2016, section 5). Float32. `linear`: (N, F) -> (N, K)."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> Verdict:
+        """`inputs`: what the logits are made from, where that is more than the features: (N, more than F)."""
+        logits_NK = self.linear(features_NF if inputs is None else inputs).float()  # (N, K)
+        return Verdict(logits_NK.logsumexp(1), features_NF, logits_NK)
+
+
+class OpenClassHead(nn.Module):
+    """The same with the further logit kept, as the last of K + 1: score = log sum exp of the first K, less the last.
+    `linear`: (N, F) -> (N, K + 1)."""
+
+    def __init__(self, linear: nn.Module) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> Verdict:
+        """As ClassHead; the class logits are all K + 1."""
+        logits_NK = self.linear(features_NF if inputs is None else inputs).float()  # (N, K + 1)
+        return Verdict(logits_NK[:, :-1].logsumexp(1) - logits_NK[:, -1], features_NF, logits_NK)
+
+
+class PooledClassHead(nn.Module):
+    """A ClassHead for maps of features: ReLU, sum over pixels, dropout, minibatch features. The class is not looked at."""
+
+    def __init__(self, *, linear: nn.Module, dropout: float, minibatch: nn.Module) -> None:
+        super().__init__()
+        self.classes = ClassHead(linear)
+        self.dropout = nn.Dropout(dropout)
+        self.minibatch = minibatch
+
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+        features_NF = self.dropout(summed_over_pixels(x))  # (N, F)
+        with without_autocast(x.device):
+            return self.classes(features_NF, torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1))
 
 
 class SharedEmbedding(nn.Module):
@@ -85,6 +139,13 @@ class OneHot(nn.Module):
     def forward(self, y_N: Tensor) -> Tensor:
         weights = torch.zeros(len(y_N), self.classes, device=y_N.device)  # F.one_hot would wait for the device
         return weights.scatter_(1, y_N[:, None], 1.0)  # (N, K)
+
+
+class NoClasses(nn.Module):
+    """For generators that know no class: (N,) int64 -> (N, 0)."""
+
+    def forward(self, y_N: Tensor) -> Tensor:
+        return torch.empty(len(y_N), 0, device=y_N.device)
 
 
 class NoCondition(nn.Module):

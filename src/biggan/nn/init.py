@@ -35,6 +35,16 @@ def glorot_residual(weight: Tensor, generator: torch.Generator) -> None:
     nn.init.xavier_uniform_(weight, gain=math.sqrt(2) if spatial else 1.0, generator=generator)
 
 
+def normal_of(deviation: float) -> Initializer:
+    """N(0, deviation)."""
+
+    def draw(weight: Tensor, generator: torch.Generator) -> None:
+        """As it says; mutates the weight."""
+        nn.init.normal_(weight, std=deviation, generator=generator)
+
+    return draw
+
+
 INITIALIZERS: dict[InitializerName, Initializer] = {
     "orthogonal": orthogonal,
     "normal": normal,

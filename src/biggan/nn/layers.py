@@ -101,6 +101,22 @@ class Conv2d(Weighted):
         return self.convolve(x, self.final_kernel(), bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
+class TransposedConv2d(Weighted):
+    """Transposed convolution, k odd, that doubles the size: (N, I, H, W) -> (N, O, 2H, 2W). Its weight is (O, I, k, k)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, rule: WeightRule, bias: bool = True) -> None:
+        super().__init__(outputs, inputs, kernel, kernel, rule=rule, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return transposed(x, self.used_weight(), self.bias)  # (N, O, 2H, 2W)
+
+
+def transposed(x: Tensor, weight_OIkk: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Transposed convolution of stride 2, k odd: (N, I, H, W) -> (N, O, 2H, 2W)."""
+    padding = weight_OIkk.shape[-1] // 2
+    return F.conv_transpose2d(x, weight_OIkk.transpose(0, 1), bias, stride=2, padding=padding, output_padding=1)
+
+
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
     """With a plain kernel: (N, I, H, W) -> (N, O, H, W)."""
     return F.conv2d(x, kernel, bias, padding=padding, dilation=dilation)

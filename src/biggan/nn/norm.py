@@ -88,6 +88,35 @@ class AffineNorm(nn.Module):
         return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
 
 
+class BiasNorm(nn.Module):
+    """What `standardize` makes of x, plus a learned bias (starts at 0): the published networks of Salimans et al. 2016."""
+
+    def __init__(self, channels: int, *, standardize: nn.Module) -> None:
+        super().__init__()
+        self.standardize = standardize
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
+        """Bias 0; mutates the layer."""
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        x = self.standardize(x)
+        return x + self.bias[:, None, None].to(x.dtype)
+
+
+class OnRows(nn.Module):
+    """A norm for rows: (N, C) -> (N, C)."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        return self.norm(x_NC[:, :, None, None]).flatten(1)  # (N, C)
+
+
 class ConditionalNorm(nn.Module):
     """y = standardize(x) (1 + gain(c)) + bias(c), for a condition c of shape (N, E). BigGAN appendix B.
 

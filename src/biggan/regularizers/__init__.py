@@ -10,6 +10,7 @@ from biggan.regularizers.weights import (
     L2,
     Bound,
     GradientClip,
+    HistoricalAverage,
     Orthogonal,
     OrthogonalForm,
     OrthogonalGradient,
@@ -41,6 +42,8 @@ class WeightRegularization:
     """Of weights whose name contains this."""
     l2: float | None = None
     """Strength of the sum of all squared weights."""
+    historical_average: float | None = None
+    """Strength of historical averaging: the squared distance of all parameters from their mean so far."""
     gradient_norm: float | None = None
     """Longest gradient; longer ones are shortened to it."""
 
@@ -72,6 +75,8 @@ class WeightRegularization:
             found.append(SigmaPenalty(bound, strength=self.sigma_penalty))
         if self.l2 is not None:
             found.append(L2(self.l2))
+        if self.historical_average is not None:
+            found.append(HistoricalAverage(self.historical_average))
         if self.gradient_norm is not None:
             found.append(GradientClip(self.gradient_norm))
         if self.sigma_clamp:

@@ -155,6 +155,35 @@ class L2(Regularizer):
         return self.strength * sum(weight.square().sum() for _, weight in weights_of(net))
 
 
+class HistoricalAverage(Regularizer):
+    """strength * || theta - mean of all that theta has been ||^2, over every parameter; the mean, kept online, counts the
+    weights that the run began with, and is held fixed in the gradient. Salimans et al. 2016, section 3.3, which gives no
+    strength."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength, self.count = strength, 0
+        self.means: dict[str, Tensor] = {}
+
+    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+        if not self.means:
+            self.means = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+            self.count = 1
+        return self.strength * sum((p - self.means[name].to(p)).square().sum() for name, p in net.named_parameters())
+
+    @torch.no_grad()
+    def after_step(self, net: nn.Module) -> None:
+        self.count += 1
+        for name, parameter in net.named_parameters():
+            self.means[name] = self.means[name].to(parameter).lerp_(parameter, 1 / self.count)
+
+    def memory(self) -> dict[str, Tensor]:
+        return self.means | {"count": torch.tensor(self.count)} if self.means else {}
+
+    def remember(self, tensors: dict[str, Tensor]) -> None:
+        self.means = {name: mean for name, mean in tensors.items() if name != "count"}
+        self.count = int(tensors.get("count", 0))
+
+
 @dataclass(frozen=True)
 class GradientClip(Regularizer):
     """The gradient of the whole player, shortened to a length. BigGAN appendix H: no cure."""

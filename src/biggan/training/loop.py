@@ -23,14 +23,17 @@ from biggan.checkpoint import (
 )
 from biggan.config import RunConfig
 from biggan.data import Source
+from biggan.data.labels import labelled_part
 from biggan.distributed import ALONE, World, any_rank, on_first, sums_over_ranks
 from biggan.errors import TrainingDiverged
 from biggan.sampling import Sampler
 from biggan.stats import ProgressLine, Stats, StatsFile
+from biggan.training.ema import EMA
 from biggan.training.evaluation import Evaluator
 from biggan.training.guard import stop_signals
-from biggan.training.state import Progress, Report, build_game, remedies, resume, state_of
+from biggan.training.state import Progress, Report, begin_from_data, build_game, remedies, resume, state_of
 from biggan.training.step import Game, train_step
+from biggan.training.testing import Tester
 from biggan.training.watch import Collapsing, Watch
 from biggan.training.writing import CheckpointWriter
 
@@ -71,7 +74,11 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
     limit, checkpoint_seconds = seconds_of(train.minutes), seconds_of(train.checkpoint_minutes)
     if is_over(game, progress, config, folder, report):
         return step
+    labelled = labelled_images(config, source)
     stream = real_images(game, source, step)
+    labels = None if labelled is None else real_images(game, labelled, step)
+    if step == 0 and config.init_from is None:
+        begin_from_data(game, source)
     with folder.writing():
         stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step) if world.is_first else None
     line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_first else None
@@ -80,6 +87,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
     if config.eval.every is not None:
         evaluator = Evaluator(config, source, folder, game.precision, world, step, report)
     watch = Watch(config, game, source, folder, step, report, evaluator and evaluator.extractor)
+    tester = None if config.classify.test is None else Tester(config, game, source, folder, step, report)
     writer = CheckpointWriter(folder, keep=train.keep_checkpoints, far=config.watch.on_alarm != "warn")
     started = interval_started = saved = time.monotonic()
 
@@ -90,7 +98,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
             while not done:
                 # One generator step, with its discriminator steps.
                 step += 1
-                stats.add(train_step(game, step, stream))
+                stats.add(train_step(game, step, stream, labels))
                 now = time.monotonic()
                 seconds = progress.seconds + now - started
                 asked, over, overdue = any_rank(bool(stop.name), seconds >= limit, now - saved >= checkpoint_seconds)
@@ -119,6 +127,9 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                     overdue = best or overdue
                     alarms += watch.see(step, scores)
 
+                if tester is not None and (tester.due(step) or (done and not asked)):
+                    tester.run(step)
+
                 # What the rules have seen, and what is done about it.
                 if alarms:
                     on_first(writer.finish)
@@ -143,7 +154,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
                     if world.is_first:
                         with folder.writing():
                             sheet.save(folder.samples / f"step-{step:08d}.png")
-                    save_model(sampler, config, folder, step)
+                    save_model(sampler, config, folder, step, game.classifier)
 
                 if step % train.log_every == 0:
                     interval_started = time.monotonic()
@@ -172,13 +183,20 @@ def is_over(game: Game, progress: Progress, config: RunConfig, folder: RunFolder
     if step < train.steps and progress.seconds < seconds_of(train.minutes):
         return False
     report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
-    save_model(sampler_of(game, config), config, folder, step)
+    save_model(sampler_of(game, config), config, folder, step, game.classifier)
     return True
 
 
 def seconds_of(minutes: float | None) -> float:
     """A limit in seconds; None: none."""
     return math.inf if minutes is None else 60 * minutes
+
+
+def labelled_images(config: RunConfig, source: Source) -> Source | None:
+    """The images whose classes D may learn; None: all, or it learns none."""
+    if config.data.labels_per_class is None:
+        return None
+    return labelled_part(source, config.data.labels_per_class, config.data.labels_seed)
 
 
 def real_images(game: Game, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -225,12 +243,16 @@ def sampler_of(game: Game, config: RunConfig) -> Sampler:
     )
 
 
-def save_model(sampler: Sampler, config: RunConfig, folder: RunFolder, step: int) -> None:
-    """Renew the model folder: averaged weights with standing statistics for untruncated sampling. All ranks must call it."""
+def save_model(sampler: Sampler, config: RunConfig, folder: RunFolder, step: int, classifier: EMA | None = None) -> None:
+    """Renew the model folder: averaged weights with standing statistics for untruncated sampling, and the averaged
+    discriminator where there is one. All ranks must call it."""
     sampler.set_statistics(None)
     if not sampler.world.is_first:
         return
-    folder.save_model(card_of(config, step), sampler.generator.state_dict())
+    parts = {"generator": sampler.generator.state_dict()}
+    if classifier is not None:
+        parts["classifier"] = classifier.average.state_dict()
+    folder.save_model(card_of(config, step), parts)
 
 
 def save_healthy(game: Game, checkpoint: Path, config: RunConfig, folder: RunFolder) -> None:

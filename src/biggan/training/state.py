@@ -17,19 +17,25 @@ from biggan.checkpoint import (
     split_by_prefix,
 )
 from biggan.config import RunConfig
-from biggan.distributed import ALONE, World, on_first, reduced, sums_within
+from biggan.data import Source
+from biggan.distributed import ALONE, World, on_first, reduced, rows_of_all_ranks, sums_within
 from biggan.errors import CheckpointError, ConfigError
+from biggan.latents import draw_labels
+from biggan.nn.minibatch import compare_across_ranks
 from biggan.nn.norm import together_with
-from biggan.precision import choose_precision
-from biggan.randomness import addressed_generator
+from biggan.nn.virtual import Reference
+from biggan.nn.weight_norm import starting_from_data, starts_from_data
+from biggan.precision import choose_precision, to_device
+from biggan.randomness import addressed_generator, seed_networks
 from biggan.regularizers.images import R1
 from biggan.starting import initial_weights, model_of, parse_start
 from biggan.training.ema import EMA
 from biggan.training.guard import Guard
 from biggan.training.recompute import recomputing
-from biggan.training.step import Game, Plan, Player, Schedule
+from biggan.training.step import Game, Plan, Player, Schedule, on_device
 
 Report = Callable[[str], None]
+START_IMAGES = 500  # Salimans et al. 2016, published code
 ROLLBACK_RATE = 0.5  # learning rates after each return from values that were not finite
 
 
@@ -54,6 +60,11 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
     train = config.train
     precision = choose_precision(train.device, train.precision, train.memory_format)
     generator, discriminator = models.build(config.model, addressed_generator(train.seed, "initial weights"))
+    if isinstance(generator.reference, Reference):
+        stream = addressed_generator(train.seed, "reference batch")
+        size = len(generator.reference.y)
+        z_BZ = config.latent.prior().draw((size, config.model.z_dim), stream, step=0)
+        generator.reference.put(z_BZ, draw_labels(size, config.model.num_classes, stream))
     # Groups of one rank need no sums: each normalises its own images.
     apart = world.size == 1 or train.statistics_ranks == 1
     sums = None if apart else sums_within(train.statistics_ranks)
@@ -68,6 +79,8 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         ema = ema or EMA(network, decay=train.ema_decay, start=start)
         if sums is not None:
             together_with(network, sums)
+        if train.compare_across_ranks and world.size > 1:
+            compare_across_ranks(network, rows_of_all_ranks)
         if train.recompute:
             recomputing(network)
         betas = (float(train.adam_beta1), float(train.adam_beta2))
@@ -75,10 +88,12 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         schedule = Schedule(lr, train.lr_decay_start, train.steps)
         wrapped = reduced(network, precision.device)
         players.append(Player(name, network, wrapped, optimizer, regularizers, schedule, guard))
+    decay = train.discriminator_average
     return Game(
         generator=players[0],
         discriminator=players[1],
         ema=ema,
+        classifier=None if decay is None else EMA(players[1].network, decay=decay, start=0),
         guard=guard,
         objective=config.objective.objective(),
         augment=config.augment.augmentation(),
@@ -108,6 +123,7 @@ def plan_of(config: RunConfig, world: World = ALONE) -> Plan:
         micro_batch=micro_batch,
         accumulation=train.batch // micro_batch,
         discriminator_steps=train.discriminator_steps,
+        generator_steps=train.generator_steps,
         generator_batches=train.generator_batches,
         seed=train.seed,
         world=world,
@@ -125,7 +141,15 @@ def state_of(game: Game) -> Tensors:
         for index, regularizer in enumerate(player.regularizers):
             kept = regularizer.memory()
             tensors |= {f"{name}_regularizers/{index}/{key}": value for key, value in kept.items()}
-    return tensors | {f"ema/{key}": value for key, value in game.ema.average.state_dict().items()}
+    for name, average in averages_of(game).items():
+        tensors |= {f"{name}/{key}": value for key, value in average.state_dict().items()}
+    return tensors
+
+
+def averages_of(game: Game) -> dict[str, nn.Module]:
+    """The averaged networks, by their name in a checkpoint."""
+    averages = {"ema": game.ema, "classifier": game.classifier}
+    return {name: ema.average for name, ema in averages.items() if ema is not None}
 
 
 def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> Progress:
@@ -141,7 +165,8 @@ def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> 
     returns = Returns(**on_first(folder.returns))
     remedy(game, config, returns)
     try:
-        game.ema.average.load_state_dict(parts["ema"])
+        for name, average in averages_of(game).items():
+            average.load_state_dict(parts[name])
         for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
             player.network.load_state_dict(parts[name])
             load_optimizer(player, parts[f"{name}_optimizer"])
@@ -150,6 +175,26 @@ def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> 
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
     report(f"resuming from step {checkpoint.step} ({checkpoint.path})")
     return Progress(checkpoint.step, checkpoint.counters["seconds"], returns)
+
+
+@torch.no_grad()
+def begin_from_data(game: Game, source: Source) -> None:
+    """Before the first step: the layers of both networks that start from data see up to START_IMAGES images, or latents, and
+    the averages begin there. Mutates the game; the same on all ranks."""
+    networks = {"generator": game.generator.network, "discriminator": game.discriminator.network}
+    if not any(starts_from_data(network) for network in networks.values()):
+        return
+    seed_networks(game.plan.seed, "start from data", 0)
+    images, labels = next(source.once(START_IMAGES))
+    stream = addressed_generator(game.plan.seed, "start from data", 1)
+    z_NZ = game.prior.draw((len(images), game.latent_dim), stream, step=0)
+    x, y_N = on_device(game, (images, labels))
+    with starting_from_data(networks["generator"]):
+        networks["generator"](to_device(z_NZ, game.precision.device), y_N)
+    with starting_from_data(networks["discriminator"]):
+        networks["discriminator"](x, y_N)
+    for name, average in averages_of(game).items():
+        average.load_state_dict(networks["generator" if name == "ema" else "discriminator"].state_dict())
 
 
 def remedy(game: Game, config: RunConfig, returns: Returns) -> None:
@@ -191,7 +236,7 @@ def start_from(game: Game, config: RunConfig, report: Report) -> None:
     path, step = start = parse_start(config.init_from)
     weights = initial_weights(start, report)
     classes = model_of(path)[0].num_classes
-    networks = {"generator": game.generator.network, "ema": game.ema.average, "discriminator": game.discriminator.network}
+    networks = {"generator": game.generator.network, "discriminator": game.discriminator.network} | averages_of(game)
     for name, network in networks.items():
         if name not in weights:
             report(f"{path} holds no {name}: it starts from new weights")

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from biggan.augment import Augmentation
 from biggan.distributed import ALONE, World, unreduced
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     micro_batch: int
     accumulation: int
     discriminator_steps: int
+    generator_steps: int
     generator_batches: int
     seed: int
     world: World = ALONE
@@ -102,6 +104,8 @@ class Player:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
+            # Fused optimisers change weights without a word; layers that keep what they made of a weight have to be told.
+            increment_version(list(self.network.parameters()))
             for regularizer in self.acting(step):
                 regularizer.after_step(self.network)
         self.optimizer.zero_grad(set_to_none=True)
@@ -109,11 +113,13 @@ class Player:
 
 @dataclass
 class Game:
-    """Everything that one step reads and changes."""
+    """Everything that one step reads and changes. `ema` averages the generator; `classifier` the discriminator, where that
+    is to tell classes."""
 
     generator: Player
     discriminator: Player
     ema: EMA
+    classifier: EMA | None
     guard: Guard
     objective: Objective
     augment: Augmentation
@@ -134,43 +140,54 @@ class Game:
             yield to_device(share(z), device), to_device(share(y), device)
 
 
-def train_step(game: Game, step: int, reals: Iterator[Batch]) -> dict[str, Tensor]:
+def train_step(game: Game, step: int, reals: Iterator[Batch], labelled: Iterator[Batch] | None = None) -> dict[str, Tensor]:
     """Generator step number `step` (from 1); mutates the players and the average. All ranks must call it together.
 
-    `reals` gives this rank's share of one micro-batch of real images after the other: uint8 (N, 3, R, R) and their classes.
+    `reals` gives this rank's share of one micro-batch of real images after the other: uint8 (N, 3, R, R) and their classes;
+    `labelled` the same of images whose classes D may learn, None where that is all of them, or none.
     Returns scalars, float32 on the device: loss terms of both players, D's mean scores and the share of images that it calls
     what they are, averaged over turns.
     """
     plan, scalars = game.plan, Means()
     for turn in range(plan.discriminator_steps):
         seen: list[Batch] = []
-        scalars.add(discriminator_turn(game, step, turn, kept(reals, seen)), plan.discriminator_steps)
-    scalars.add(generator_turn(game, step, seen), 1)
+        scalars.add(discriminator_turn(game, step, turn, kept(reals, seen), labelled), plan.discriminator_steps)
+        if game.classifier is not None:
+            game.classifier.update(game.discriminator.network, (step - 1) * plan.discriminator_steps + turn + 1)
+    for turn in range(plan.generator_steps):
+        scalars.add(generator_turn(game, step, turn, seen), plan.generator_steps)
     game.ema.update(game.generator.network, step)
     return scalars.totals
 
 
-def discriminator_turn(game: Game, step: int, turn: int, reals: Iterator[Batch]) -> dict[str, Tensor]:
-    """One optimiser step of the discriminator on one global batch."""
+def discriminator_turn(
+    game: Game, step: int, turn: int, reals: Iterator[Batch], labelled: Iterator[Batch] | None = None
+) -> dict[str, Tensor]:
+    """One optimiser step of the discriminator on one global batch. Where classes are learned they are those of the batches
+    `labelled`, or else, None, of all real images."""
     plan, player, scalars = game.plan, game.discriminator, Means()
     player.network.requires_grad_(True)
     seed_networks(plan.seed, "discriminator turn", step, turn, plan.world.rank)
     for index, (z, fake_labels) in enumerate(game.draw(step, "discriminator turn", turn)):
-        device = game.precision.device
-        real, real_labels = next(reals)
-        real = to_signed_range(to_device(real, device), game.precision.memory_format)  # (N, 3, R, R)
-        real_labels = to_device(real_labels, device)
+        batches = [next(reals)] if labelled is None else [next(reals), next(labelled)]
+        images, labels = zip(*(on_device(game, batch) for batch in batches), strict=True)
         with unreduced(player.reduced, last=index == plan.accumulation - 1):
             with game.precision.autocast():
                 with torch.no_grad():
                     fake = game.generator.network(z, fake_labels)  # (N, 3, R, R)
-                both = game.augment(torch.cat([fake, real]))  # (2N, 3, R, R)
-                both = both.contiguous(memory_format=game.precision.memory_format)  # (2N, 3, R, R)
-                verdict = player.reduced(both, torch.cat([fake_labels, real_labels]))
-            fake_verdict, real_verdict = halves(verdict)
-            terms = game.objective.for_discriminator(real_verdict, fake_verdict, real_labels)
+                every = game.augment(torch.cat([fake, *images]))  # (2N or 3N, 3, R, R)
+                every = every.contiguous(memory_format=game.precision.memory_format)  # the same
+                parts = 1 + len(images)
+                verdict = player.reduced(every, torch.cat([fake_labels, *labels]), parts)
+            fake_verdict, real_verdict, *_ = verdicts = split(verdict, parts)
+            terms = game.objective.for_discriminator(real_verdict, fake_verdict, labels[0])
+            if game.objective.supervised:
+                terms |= game.objective.for_labelled(verdicts[-1], labels[-1])
+                right_N = verdicts[-1].class_logits_NK.argmax(1) == labels[-1]
+                scalars.add({"D_classes_right": right_N.float().mean()}, plan.accumulation)
             if index == 0:  # penalties once per optimiser step, at full weight
-                context = context_of(game, step, both, (fake_labels, fake_verdict), (real_labels, real_verdict))
+                fakes, reals_seen, *_ = every.chunk(parts)
+                context = context_of(game, step, (fakes, fake_labels, fake_verdict), (reals_seen, labels[0], real_verdict))
                 terms |= {name: plan.accumulation * value for name, value in player.penalties(context).items()}
             (sum(terms.values()) / plan.accumulation).backward()
         scalars.add({f"D_loss_{name}": term for name, term in terms.items()}, plan.accumulation)
@@ -180,18 +197,18 @@ def discriminator_turn(game: Game, step: int, turn: int, reals: Iterator[Batch])
     return scalars.totals
 
 
-def generator_turn(game: Game, step: int, seen: list[Batch] | None = None) -> dict[str, Tensor]:
+def generator_turn(game: Game, step: int, turn: int = 0, seen: list[Batch] | None = None) -> dict[str, Tensor]:
     """One optimiser step of the generator on one global batch. `seen`: the real images of the discriminator's last turn,
     for objectives that compare with them."""
     plan, player, scalars = game.plan, game.generator, Means()
     game.discriminator.network.requires_grad_(False)
     player.network.requires_grad_(True)  # a table that both players own would be frozen otherwise
-    seed_networks(plan.seed, "generator turn", step, plan.world.rank)
-    for index, (z, labels) in enumerate(game.draw(step, "generator turn", 0, plan.generator_batches)):
+    seed_networks(plan.seed, "generator turn", step, turn, plan.world.rank)
+    for index, (z, labels) in enumerate(game.draw(step, "generator turn", turn, plan.generator_batches)):
         with unreduced(player.reduced, last=index == plan.accumulation - 1):
             with game.precision.autocast():
                 fake = player.reduced(z, labels)  # (N, 3, R, R)
-                verdict = game.discriminator.network(game.augment(fake), labels)
+                verdict = judged(game, game.augment(fake), labels)
                 real_verdict = verdict_on_real(game, seen[index % len(seen)], len(z)) if game.objective.pairs else None
             terms = game.objective.for_generator(real_verdict, verdict)
             if index == 0:
@@ -205,11 +222,29 @@ def generator_turn(game: Game, step: int, seen: list[Batch] | None = None) -> di
 
 def verdict_on_real(game: Game, batch: Batch, count: int) -> Verdict:
     """D's verdict on as many real images as there are generated ones: those of a micro-batch, again and again if need be."""
-    images, labels = (to_device(values, game.precision.device) for values in batch)
-    turns = -(-count // len(images))
-    images = to_signed_range(images.repeat(turns, 1, 1, 1)[:count], game.precision.memory_format)  # (N, 3, R, R)
+    images, labels = on_device(game, batch)
+    if count != len(images):
+        turns = -(-count // len(images))
+        images, labels = images.repeat(turns, 1, 1, 1)[:count], labels.repeat(turns)[:count]  # (N, 3, R, R)
     with torch.no_grad():
-        return game.discriminator.network(game.augment(images), labels.repeat(turns)[:count])
+        return judged(game, game.augment(images), labels)
+
+
+def judged(game: Game, images: Tensor, labels: Tensor) -> Verdict:
+    """D's verdict in the generator's turn, its features those of the layer that the objective names."""
+    network, name = game.discriminator.network, game.objective.feature_layer
+    if name is None:
+        return network(images, labels)
+    outputs: list[Tensor] = []
+    with network.get_submodule(name).register_forward_hook(lambda layer, inputs, output: outputs.append(output)):
+        verdict = network(images, labels)
+    return verdict._replace(features_NF=outputs[-1].flatten(1))
+
+
+def on_device(game: Game, batch: Batch) -> Batch:
+    """Real images as the networks see them, float32 (N, 3, R, R) in [-1, 1], and their classes."""
+    images, labels = (to_device(values, game.precision.device) for values in batch)
+    return to_signed_range(images, game.precision.memory_format), labels
 
 
 def kept(batches: Iterator[Batch], seen: list[Batch]) -> Iterator[Batch]:
@@ -219,17 +254,16 @@ def kept(batches: Iterator[Batch], seen: list[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def context_of(game: Game, step: int, both: Tensor, fake: tuple[Tensor, Verdict], real: tuple[Tensor, Verdict]) -> Context:
-    """What D's penalties may look at; `both` are the images, generated and then real."""
-    fakes, reals = both.chunk(2)
+def context_of(game: Game, step: int, fake: tuple[Tensor, Tensor, Verdict], real: tuple[Tensor, Tensor, Verdict]) -> Context:
+    """What D's penalties may look at: images, their classes and the verdict on them."""
     return Context(
         step=step,
-        real=reals,
-        real_labels=real[0],
-        real_verdict=real[1],
-        fake=fakes,
-        fake_labels=fake[0],
-        fake_verdict=fake[1],
+        real=real[0],
+        real_labels=real[1],
+        real_verdict=real[2],
+        fake=fake[0],
+        fake_labels=fake[1],
+        fake_verdict=fake[2],
         autocast=game.precision.autocast,
     )
 
@@ -255,11 +289,10 @@ class Means:
             self.totals[name] = self.totals.get(name, 0) + value.detach() / parts
 
 
-def halves(verdict: Verdict) -> tuple[Verdict, Verdict]:
-    """The verdict on a concatenated batch as verdicts on its two halves."""
-    parts = zip(*(field.chunk(2) if field is not None else (None, None) for field in verdict), strict=True)
-    first, second = (Verdict(*part) for part in parts)
-    return first, second
+def split(verdict: Verdict, parts: int) -> list[Verdict]:
+    """The verdict on a concatenated batch as verdicts on its equal parts."""
+    fields = (field.chunk(parts) if field is not None else [None] * parts for field in verdict)
+    return [Verdict(*part) for part in zip(*fields, strict=True)]
 
 
 def to_signed_range(images_uint8: Tensor, memory_format: torch.memory_format) -> Tensor:

@@ -21,6 +21,7 @@ from biggan.data import Source, open_source
 from biggan.distributed import any_rank, on_first
 from biggan.errors import BigganError, DataError
 from biggan.metrics.features import Extractor
+from biggan.nn.noise import silenced
 from biggan.nn.spectral import vectors_held
 from biggan.precision import to_device
 from biggan.randomness import addressed_generator
@@ -148,10 +149,8 @@ class Watch:
         these images."""
         device, network = self.game.precision.device, self.game.discriminator.network
         x = to_signed_range(to_device(images, device), self.game.precision.memory_format)  # (N, 3, R, R)
-        network.head.dropout.eval()
-        with vectors_held(network), self.game.precision.autocast():
+        with silenced(network), vectors_held(network), self.game.precision.autocast():
             score_N = network(x, to_device(y_N, device)).score_N
-        network.head.dropout.train()
         return (score_N > self.game.objective.boundary).float().mean().item()
 
     def see(self, step: int, values: Line) -> list[Alarm]:

@@ -1,0 +1,92 @@
+"""Virtual batch normalisation: each example is normalised with a fixed reference batch and itself, never with its
+neighbours.
+
+Source: Salimans et al. 2016, section 3.5, in the exact form; spec 2, section 5 (the published code pooled the live batch at
+first). The reference batch goes through the network in front of the live one, in the same pass, with gradients.
+
+Shapes: B reference examples, N live ones, C channels, HW pixels, Z latent, E class embedding.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class VirtualStandardize(nn.Module):
+    """x (B + N, C, H, W) -> the same: the first B examples with their own mean and variance, each of the others with those
+    of the B and itself, it counting 1 / (B + 1). The same in training and in evaluation. Statistics are float32."""
+
+    def __init__(self, reference: int, *, epsilon: float) -> None:
+        super().__init__()
+        self.reference, self.epsilon = reference, epsilon
+
+    def forward(self, x: Tensor) -> Tensor:
+        live = x.float()
+        mean_1C = live[: self.reference].mean((0, 2, 3))[None]
+        variance_1C = live[: self.reference].var((0, 2, 3), unbiased=False)[None]
+        mean_NC = live[self.reference :].mean((2, 3))
+        variance_NC = live[self.reference :].var((2, 3), unbiased=False)
+        w = 1 / (self.reference + 1)
+        both_NC = w * mean_NC + (1 - w) * mean_1C
+        # The mean square less the squared mean, written as a sum of squares, which cannot cancel.
+        spread_NC = w * (variance_NC + (mean_NC - both_NC).square())
+        spread_NC = spread_NC + (1 - w) * (variance_1C + (mean_1C - both_NC).square())
+        means = torch.cat([mean_1C.expand(self.reference, -1), both_NC])  # (B + N, C)
+        variances = torch.cat([variance_1C.expand(self.reference, -1), spread_NC])  # (B + N, C)
+        scales = (variances + self.epsilon).rsqrt()
+        return torch.addcmul(shaped(-means * scales, x), x, shaped(scales, x))
+
+
+def shaped(values_NC: Tensor, x: Tensor) -> Tensor:
+    """In the type of x, to meet (N, C, H, W)."""
+    return values_NC.to(x.dtype)[:, :, None, None]
+
+
+class Reference(nn.Module):
+    """The latents (B, Z) and classes (B,) of the reference batch, fixed buffers, put there once."""
+
+    def __init__(self, size: int, z_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("z", torch.zeros(size, z_dim))
+        self.register_buffer("y", torch.zeros(size, dtype=torch.int64))
+
+    def put(self, z_BZ: Tensor, y_B: Tensor) -> None:
+        """Choose the batch; mutates the buffers."""
+        self.z.copy_(z_BZ)
+        self.y.copy_(y_B)
+
+    def joined(self, z_NZ: Tensor, e_NE: Tensor, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The reference batch and then the live one: (B + N, Z) and (B + N, E)."""
+        return torch.cat([self.z.to(z_NZ.dtype), z_NZ]), torch.cat([embed(self.y).to(e_NE.dtype), e_NE])
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """Without the reference batch."""
+        return x[len(self.z) :]
+
+
+class NoReference(nn.Module):
+    """For networks whose norms need none."""
+
+    def joined(self, z_NZ: Tensor, e_NE: Tensor, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """As they are."""
+        return z_NZ, e_NE
+
+    def dropped(self, x: Tensor) -> Tensor:
+        """As it is."""
+        return x
+
+
+class HasReference(Protocol):
+    """What a model's config says of its generator's norms."""
+
+    generator_norm: str
+    reference_batch: int
+    z_dim: int
+
+
+def reference_of(config: HasReference) -> nn.Module:
+    """The reference batch of a generator, where its norms are virtual."""
+    virtual = config.generator_norm == "virtual"
+    return Reference(config.reference_batch, config.z_dim) if virtual else NoReference()

@@ -1,0 +1,164 @@
+"""Layers whose weight is a direction per output, times a length that is found from data before the first step.
+
+Source: Salimans & Kingma 2016 (weight normalisation, data-dependent start), as the networks of Salimans et al. 2016 use it;
+spec 2, section 8. The weight itself is never divided: outputs are multiplied by scale / ||weight||, which is the same and
+touches fewer numbers. nn/spectral.WeightNorm is the other form, a rule for the layers of BigGAN.
+
+Shapes: N batch, I inputs, O outputs, HW pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biggan.nn.init import Initializer
+from biggan.nn.layers import Weighted, transposed
+from biggan.nn.spectral import Plain
+
+EPSILON = 1e-6  # added to the squared length
+Map = Callable[[Tensor, Tensor], Tensor]  # inputs, weight (O, I, ...) -> outputs
+
+
+class WeightNormed(Weighted):
+    """y = scale * map(x, weight) / ||weight|| + bias, a scale and a bias per output.
+
+    `started_std`: in the pass inside `starting_from_data` the layer takes the scale and the bias that give its outputs
+    mean 0 and this deviation; None: that pass leaves them at 1 and 0. The scale learns only if it is `scale_learns`.
+    """
+
+    def __init__(self, apply: Map, *shape: int, started_std: float | None = 1.0, scale_learns: bool = False) -> None:
+        super().__init__(*shape, rule=Plain, bias=True)
+        self.apply_map, self.started_std, self.starting = apply, started_std, False
+        if scale_learns:
+            self.scale = nn.Parameter(torch.empty(shape[0]))
+        else:
+            self.register_buffer("scale", torch.empty(shape[0]))
+
+    @torch.no_grad()
+    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
+        """Draw the weight anew, scale 1, bias 0; mutates the layer."""
+        super().initialize(initializer, generator)
+        self.scale.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.apply_map(x, self.weight)  # (N, O) or (N, O, H', W')
+        scale_O = self.scale * (torch.linalg.vector_norm(self.weight.flatten(1), dim=1).square() + EPSILON).rsqrt()
+        if self.starting and self.started_std is not None:
+            self.start(y * per_output(scale_O, y))
+            scale_O = self.scale * (self.weight.flatten(1).square().sum(1) + EPSILON).rsqrt()
+        return torch.addcmul(per_output(self.bias, y), y, per_output(scale_O, y))
+
+    @torch.no_grad()
+    def start(self, y: Tensor) -> None:
+        """From outputs with the scale as it is and without bias; mutates scale and bias."""
+        dims = [0, *range(2, y.dim())]
+        mean_O = y.float().mean(dims)
+        std_O = y.float().var(dims, unbiased=False).sqrt().clamp(min=EPSILON)
+        self.scale.mul_(self.started_std / std_O)
+        self.bias.copy_(-mean_O * self.started_std / std_O)
+
+
+class WeightNormedLinear(WeightNormed):
+    """The same for rows, (N, I) -> (N, O), and faster: what depends on the weight alone (its copy in the type of the
+    products, and the factors) is made once for all passes until the weight changes, and the two parts of the weight's
+    gradient are written in one pass over it."""
+
+    def __init__(self, inputs: int, outputs: int, **options: object) -> None:
+        super().__init__(F.linear, outputs, inputs, **options)
+        self.made_for: tuple[int, torch.dtype, torch.device] | None = None
+        self.made: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.starting:
+            return super().forward(x)
+        dtype = product_type(x)
+        version = (self.weight._version, dtype, self.weight.device)
+        if self.made_for != version:
+            self.made_for, self.made = version, prepared(self.weight, dtype)
+        return NormedProduct.apply(x, self.weight, self.scale, self.bias, *self.made)  # (N, O)
+
+
+def product_type(x: Tensor) -> torch.dtype:
+    """In which type products of x are computed: autocast's where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
+
+
+@torch.no_grad()
+def prepared(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The weight as it is multiplied, and 1 / its length, (O,) float32."""
+    return weight_OI.to(dtype), (torch.linalg.vector_norm(weight_OI, dim=1).square() + EPSILON).rsqrt()
+
+
+class NormedProduct(torch.autograd.Function):
+    """scale x W' / ||W|| + bias, from W in the type of the products and 1 / ||W||."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, used: Tensor, inverse: Tensor) -> Tensor:
+        y = F.linear(x.to(used.dtype), used)  # (N, O)
+        ctx.save_for_backward(x, weight, scale, used, inverse, y)
+        return torch.addcmul(bias.to(used.dtype), y, (scale * inverse).to(used.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale, used, inverse, y = ctx.saved_tensors
+        needs_x, needs_weight, needs_scale, needs_bias = ctx.needs_input_grad[:4]
+        if torch.is_grad_enabled():  # a second derivative is wanted: the same by operations that have one
+            y = F.linear(x.to(used.dtype), weight.to(used.dtype))
+            inverse = (weight.square().sum(1) + EPSILON).rsqrt()
+        inward = gradient * (scale * inverse).to(gradient.dtype)  # (N, O), at x W'
+        by_x = (inward @ used if inverse.grad_fn is None else inward @ weight.to(used.dtype)) if needs_x else None
+        by_weight = by_scale = None
+        if needs_weight or needs_scale:
+            by_factor_O = (gradient * y).sum(0, dtype=torch.float32)
+            # d(1 / ||w||) / dw = -w / ||w||^3
+            by_length_O = -by_factor_O * scale * inverse**3
+            by_weight = torch.addcmul((inward.T @ x.to(used.dtype)).to(weight.dtype), weight, by_length_O[:, None])
+            by_scale = by_factor_O * inverse if needs_scale else None
+        by_bias = gradient.sum(0, dtype=torch.float32) if needs_bias else None
+        return by_x, by_weight, by_scale, by_bias, None, None
+
+
+def per_output(values_O: Tensor, y: Tensor) -> Tensor:
+    """One number per output, in the type of y, shaped to meet (N, O, ...)."""
+    return values_O.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+
+
+def dense(inputs: int, outputs: int, **options: object) -> WeightNormedLinear:
+    """(N, I) -> (N, O)."""
+    return WeightNormedLinear(inputs, outputs, **options)
+
+
+def conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, **options: object) -> WeightNormed:
+    """(N, I, H, W) -> (N, O, H', W')."""
+    return WeightNormed(partial(F.conv2d, stride=stride, padding=padding), outputs, inputs, kernel, kernel, **options)
+
+
+def deconv(inputs: int, outputs: int, kernel: int, **options: object) -> WeightNormed:
+    """Transposed convolution: (N, I, H, W) -> (N, O, 2H, 2W)."""
+    return WeightNormed(transposed, outputs, inputs, kernel, kernel, **options)
+
+
+@contextmanager
+def starting_from_data(network: nn.Module) -> Iterator[None]:
+    """Around the one pass, before the first step, in which layers take what they need from the images (or latents) at hand:
+    those here, and any other with a `starting` flag. Mutates them."""
+    layers = [layer for layer in network.modules() if hasattr(layer, "starting")]
+    for layer in layers:
+        layer.starting = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for layer in layers:
+            layer.starting = False
+
+
+def starts_from_data(network: nn.Module) -> bool:
+    """Whether the network has layers that want that pass."""
+    return any(hasattr(layer, "starting") for layer in network.modules())

@@ -1,0 +1,232 @@
+"""Semi-supervised runs: what D is shown, resumption to the bit, the classifier that comes out, and what is refused."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from conftest import call, tiny_config, write_pictures
+
+from biggan.checkpoint import RunFolder, read_checkpoint
+from biggan.classifier import open_classifier
+from biggan.config import resolve
+from biggan.data import DataConfig, facts_of, open_source
+from biggan.data.labels import labelled_part
+from biggan.errors import CheckpointError, ConfigError, DataError
+from biggan.losses import ObjectiveConfig
+from biggan.metrics.classification import ClassifyConfig, mistakes
+from biggan.models.biggan import BigGANConfig
+from biggan.models.improved import PerceptronConfig
+from biggan.settings import replaced
+from biggan.training.loop import fit
+from biggan.training.state import begin_from_data, build_game
+from biggan.training.step import train_step
+
+
+def semi_supervised(model=None, **changes):
+    """A run of seconds on the digits at 8 px: 4 labels a class."""
+    model = model or PerceptronConfig(resolution=8, generator_hidden=(20,), discriminator_hidden=(40, 30))
+    config = tiny_config(batch=20, discriminator_steps=1, discriminator_average=0.9, adam_epsilon=1e-4, generator_lr=3e-3)
+    config = dataclasses.replace(
+        config,
+        model=model,
+        data=DataConfig(source="embedded:digits", labels_per_class=4),
+        objective=ObjectiveConfig(loss="semi-supervised", feature_matching="mean-square"),
+        classify=ClassifyConfig(test="embedded:digits", every=2),
+    )
+    config = replaced(config, {"train.discriminator_lr": 3e-3, "watch.every": None} | changes)
+    config.check()
+    return config
+
+
+def train(config, path):
+    source = open_source(config.data.source, config.model.resolution)
+    folder, config = RunFolder(path), resolve(config, facts_of(source))
+    folder.claim(config)
+    fit(config, source, folder, lambda line: None)
+    return folder
+
+
+def tensors_of(folder):
+    return read_checkpoint(folder.list_checkpoints()[-1]).tensors
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_four_steps_are_two_and_two(tmp_path, precision):
+    changes = {"train.precision": precision, "model.minibatch_kernels": 3, "train.generator_steps": 2}
+    changes |= {"regularization.generator.historical_average": 0.1, "objective.feature_matching": None}
+    whole = tensors_of(train(semi_supervised(**changes), tmp_path / "whole"))
+    train(semi_supervised(**changes, **{"train.steps": 2}), tmp_path / "parts")
+    parts = tensors_of(train(semi_supervised(**changes), tmp_path / "parts"))
+    assert whole.keys() == parts.keys()
+    assert any(name.startswith("classifier/") for name in whole)
+    assert not [name for name in whole if "standing" not in name and not torch.equal(whole[name], parts[name])]
+
+
+def test_learns_and_leaves_a_classifier(tmp_path, capsys):
+    """Better than chance within seconds; the errors of the log are those of the classifier on disk."""
+    config = semi_supervised(**{"train.steps": 150, "train.log_every": 50, "classify.every": 75})
+    folder = train(config, tmp_path / "run")
+    tests = [json.loads(line) for line in (folder.path / "tests.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in tests] == [75, 150]
+    assert tests[-1]["test_error"] < 40
+    classifier = open_classifier(folder.path)
+    found = mistakes(classifier.logits, open_source("embedded:digits", 8).once(20))
+    assert (found.wrong, found.images) == (tests[-1]["test_wrong"], 1797)
+    log = [json.loads(line) for line in folder.stats_file.read_text().splitlines()]
+    assert log[-1]["D_classes_right"] > 0.6
+
+    code, out, _ = call(capsys, "classify", folder.path, "embedded:digits", "--batch", 20, "--out", tmp_path / "all.csv")
+    assert code == 0
+    assert f"{found.wrong} of 1797 wrong" in out
+    rows = (tmp_path / "all.csv").read_text().splitlines()
+    assert rows[0] == "image,class,probability"
+    assert len(rows) == 1798
+    wrong = sum(re.match(r"(\d)/", row)[1] != row.split(",")[1] for row in rows[1:])
+    assert wrong == found.wrong
+
+
+def test_one_picture_and_foreign_classes(tmp_path, capsys):
+    folder = train(semi_supervised(), tmp_path / "run")
+    write_pictures(tmp_path / "pictures", {"cats": 2})
+    code, out, _ = call(capsys, "classify", folder.path, tmp_path / "pictures" / "cats" / "0.png")
+    assert code == 0
+    assert out.startswith("0.png  ")
+    assert "wrong" not in out, "of other classes nothing is right or wrong"
+
+
+def test_labelled_images_are_chosen_by_the_seed():
+    source = open_source("embedded:digits", 8)
+    parts = [labelled_part(source, 3, seed) for seed in (0, 0, 1)]
+    for part in parts:
+        assert torch.equal(part.labels.bincount(), torch.full((10,), 3))
+        for image, label in zip(part.images, part.labels, strict=True):
+            same = (source.images == image).flatten(1).all(1)
+            assert label in source.labels[same]
+    assert torch.equal(parts[0].images, parts[1].images)
+    assert not torch.equal(parts[0].images, parts[2].images)
+    with pytest.raises(DataError, match=r"labels_per_class=500: class \S+ has \d+ images"):
+        labelled_part(source, 500, 0)
+
+
+def test_only_labelled_images_teach_classes(generator):
+    """The supervised term is that of the labelled batch, the unsupervised ones those of the others."""
+    config = semi_supervised()
+    config = replaced(config, {"model.num_classes": 10})
+    game = build_game(config)
+    seen = []
+    inner = game.discriminator.network.forward
+    game.discriminator.reduced = lambda x, y, parts: seen.append((x, y, parts)) or inner(x, y, parts)
+    real = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.zeros(20, dtype=torch.int64)
+    known = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(20) % 10
+    train_step(game, 1, iter([real]), iter([known]))
+    (images, labels, parts) = seen[0]
+    assert parts == 3
+    assert torch.equal(images[20:40], real[0] / 127.5 - 1)
+    assert torch.equal(images[40:], known[0] / 127.5 - 1)
+    assert torch.equal(labels[40:], known[1])
+
+
+def test_the_start_from_data_reaches_the_averages():
+    config = replaced(semi_supervised(), {"model.num_classes": 10})
+    game, source = build_game(config), open_source("embedded:digits", 8)
+    begin_from_data(game, source)
+    weights = game.discriminator.network.state_dict()
+    assert not torch.equal(weights["blocks.1.1.scale"], torch.ones(40))
+    assert all(torch.equal(value, weights[name]) for name, value in game.classifier.average.state_dict().items())
+
+
+def test_several_generator_steps_per_round():
+    config = replaced(semi_supervised(), {"model.num_classes": 10, "train.generator_steps": 3})
+    game, steps = build_game(config), []
+    for player in (game.generator, game.discriminator):
+        player.step = lambda step, player=player: steps.append(player.name)
+    source = open_source("embedded:digits", 8)
+    labelled = labelled_part(source, 4, 0)
+    train_step(game, 1, source.stream(20, seed=0), labelled.stream(20, seed=0))
+    assert steps == ["discriminator", "generator", "generator", "generator"]
+
+
+def test_features_of_a_named_layer(generator):
+    config = replaced(semi_supervised(), {"model.num_classes": 10, "objective.feature_layer": "blocks.1"})
+    game, seen = build_game(config), []
+    inner = game.objective.for_generator
+
+    class Spy:
+        def __getattr__(self, name):
+            return getattr(inner.__self__, name)
+
+        def for_generator(self, real, fake):
+            seen.append((real.features_NF.shape, fake.features_NF.shape))
+            return inner(real, fake)
+
+    game.objective = Spy()
+    source = open_source("embedded:digits", 8)
+    train_step(game, 1, source.stream(20, seed=0), labelled_part(source, 4, 0).stream(20, seed=0))
+    assert seen == [((20, 40), (20, 40))]
+
+
+TECHNIQUES = {
+    "classes, features, minibatch, virtual": {
+        "model.discriminator_head": "classes",
+        "model.minibatch_kernels": 3,
+        "model.generator_norm": "virtual",
+        "model.reference_batch": 4,
+        "objective.loss": "semi-supervised",
+        "objective.feature_matching": "l1",
+        "train.discriminator_average": 0.9,
+        "data.labels_per_class": 2,
+    },
+    "projection, minibatch, smoothing, averaging": {
+        "model.minibatch_kernels": 3,
+        "objective.loss": "non-saturating",
+        "objective.real_target": 0.9,
+        "regularization.generator.historical_average": 0.1,
+        "regularization.discriminator.historical_average": 0.1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_with_biggan_too(name, tmp_path):
+    config = replaced(tiny_config(), {"data.flip": False} | TECHNIQUES[name])
+    config.check()
+    whole = tensors_of(train(config, tmp_path / "whole"))
+    train(replaced(config, {"train.steps": 2}), tmp_path / "parts")
+    parts = tensors_of(train(config, tmp_path / "parts"))
+    assert not [key for key in whole if "standing" not in key and not torch.equal(whole[key], parts[key])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": BigGANConfig(resolution=32, width=2)}, "gives no class logits"),
+        ({"objective.loss": "hinge", "objective.feature_matching": None}, "labels_per_class=4 is for"),
+        ({"train.discriminator_average": None}, "classify.test needs"),
+        ({"data.labels_per_class": 0}, "at least 1"),
+        ({"classify.every": 0}, "at least 1"),
+        ({"train.generator_steps": 0}, "above 0"),
+        ({"train.discriminator_average": 1.0}, "below 1"),
+    ],
+)
+def test_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        replaced(semi_supervised(), changes).check()
+
+
+def test_a_run_without_a_classifier(tmp_path, capsys):
+    folder = train(tiny_config(steps=1), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="holds no classifier"):
+        open_classifier(folder.path)
+    code, _, err = call(capsys, "classify", folder.path, "embedded:digits")
+    assert code == 2
+    assert "holds no classifier" in err
+    code, _, err = call(capsys, "classify", tmp_path / "nowhere", "embedded:digits")
+    assert code == 2
+
+
+def test_test_images_of_other_classes(tmp_path):
+    write_pictures(tmp_path / "pictures", {"a": 2, "b": 2})
+    with pytest.raises(DataError, match="other classes"):
+        train(semi_supervised(**{"classify.test": str(tmp_path / "pictures")}), tmp_path / "run")
