@@ -9,6 +9,7 @@ from conftest import tiny_config
 from biggan.distributed import gathered, together
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.nn.minibatch import MinibatchDiscrimination
 from biggan.nn.norm import Standardize, together_with
 from biggan.settings import replaced
 from biggan.training.state import build_game
@@ -23,6 +24,13 @@ CASES = {
         "biggan-deep": {"model": BigGANDeepConfig(**SIZE)},
         "batch norm in D": {"model": BigGANConfig(**SIZE, discriminator_norm="batch")},
         "one table": {"model": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator")},
+        "virtual norm": {"model": BigGANConfig(**SIZE, generator_norm="virtual", reference_batch=6)},
+        "minibatch features": {"model": BigGANConfig(**SIZE, minibatch_kernels=5), "train.compare_across_ranks": True},
+        "classes": {
+            "model": BigGANConfig(**SIZE, minibatch_kernels=5, discriminator_head="classes"),
+            "objective.loss": "semi-supervised",
+            "train.compare_across_ranks": True,
+        },
         "penalties": {"model": BigGANConfig(**SIZE, discriminator_attention=(16,))} | PENALTIES,
     }.items()
     for accumulation in (1, 4)
@@ -47,6 +55,9 @@ def gradients(changes, accumulation, world):
         player.step = lambda step: None
         if world.size == 1:
             together_with(player.network, lambda values: values)  # the path that can be listened to
+    for layer in game.discriminator.network.modules():
+        if isinstance(layer, MinibatchDiscrimination):  # near enough to each other for the features to say something
+            torch.nn.init.constant_(layer.log_scale, -5.0)
     for layer in (*game.generator.network.modules(), *game.discriminator.network.modules()):
         if isinstance(layer, Standardize):
             layer.batch_statistics = listening(layer.batch_statistics, statistics)

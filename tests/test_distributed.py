@@ -61,9 +61,11 @@ def gradients(tmp_path_factory):
 def test_two_ranks_on_half_batches_are_one_process_on_the_whole(gradients, case):
     one, two = (found[case] for found in gradients)
     assert one.keys() == two.keys()
-    assert any(name.startswith("statistics") for name in one)
+    assert case.startswith("virtual") or any(name.startswith("statistics") for name in one)
     for kind in ("D/", "G/", "statistics/"):
         names = [name for name in one if name.startswith(kind)]
+        if not names:  # virtual norms share none
+            continue
         typical = torch.stack([one[name].abs().max() for name in names]).median()
         for name in names:  # a bias in front of batch normalisation has no gradient: what is there is rounding
             scale = torch.maximum(one[name].abs().max(), typical)

@@ -43,7 +43,7 @@ def describe(config: RunConfig, *, measure: bool = True, world: World = ALONE) -
         f"device: {precision.device}, {arithmetic}, {config.train.memory_format}",
         f"batch: {plan.batch} = {plan.micro_batch} per pass x {plan.accumulation} accumulated; {world.size} rank(s) of "
         f"{plan.micro_batch // world.size}; "
-        f"{plan.discriminator_steps} D step(s) per G step, {plan.real_images} real images",
+        f"{plan.discriminator_steps} D step(s) for {plan.generator_steps} G step(s), {plan.real_images} real images",
         f"parameters: G {need.generator_parameters:,}, D {need.discriminator_parameters:,}; latent {config.model.z_dim}",
     ]
     if plan.accumulation > 1:

@@ -15,6 +15,7 @@ from biggan import models
 from biggan.config import RunConfig
 from biggan.nn.attention import SelfAttention
 from biggan.precision import choose_precision
+from biggan.settings import replaced
 from biggan.training.state import plan_of
 
 
@@ -33,8 +34,11 @@ def footprint(config: RunConfig) -> Footprint:
     plan, probe = plan_of(config), 2
     bf16 = choose_precision(config.train.device, config.train.precision, config.train.memory_format).bf16
     with torch.device("meta"):
-        family = models.FAMILIES[config.model.family]
-        generator, discriminator = map(uncomputed, (family.generator(config.model), family.discriminator(config.model)))
+        family, model = models.FAMILIES[config.model.family], config.model
+        reference = 0.0  # images of a reference batch for each of the batch, counted apart from the few of the probe
+        if model.generator_norm == "virtual":
+            reference, model = model.reference_batch / plan.micro_batch, replaced(model, {"generator_norm": "batch"})
+        generator, discriminator = map(uncomputed, (family.generator(model), family.discriminator(model)))
         z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
         saved = SavedBytes([*generator.blocks, *discriminator.blocks] if config.train.recompute else [])
         with FlopCounterMode(display=False) as forward_g, torch.no_grad():
@@ -44,17 +48,18 @@ def footprint(config: RunConfig) -> Footprint:
         discriminator.requires_grad_(False)
         with FlopCounterMode(display=False) as turn_g, saved.counting():
             discriminator(generator(z, y), y).score_N.sum().backward()
-    per_image_d = (forward_g.get_total_flops() + 2 * turn_d.get_total_flops()) / probe
-    per_image_g = turn_g.get_total_flops() / probe
+    parts = 2 if config.data.labels_per_class is None else 3  # generated, real, labelled
+    per_image_d = ((1 + reference) * forward_g.get_total_flops() + parts * turn_d.get_total_flops()) / probe
+    per_image_g = (turn_g.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe
+    generated = plan.generator_steps * plan.generator_batches
+    kept = max(parts * saved.sums[0], plan.generator_batches * (1 + reference) * saved.sums[1])
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (generator, discriminator)]
     itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
     return Footprint(
         *counts,
-        flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + plan.generator_batches * per_image_g),
+        flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + generated * per_image_g),
         state_bytes=4 * (5 * counts[0] + 4 * counts[1]),  # weights, gradients, two moments, and G's average
-        activation_bytes=round(
-            itemsize * max(2 * saved.sums[0], plan.generator_batches * saved.sums[1]) / probe * plan.micro_batch
-        ),
+        activation_bytes=round(itemsize * kept / probe * plan.micro_batch),
     )
 
 

@@ -182,17 +182,16 @@ def begin_from_data(game: Game, source: Source) -> None:
     """Before the first step: the layers of both networks that start from data see up to START_IMAGES images, or latents, and
     the averages begin there. Mutates the game; the same on all ranks."""
     networks = {"generator": game.generator.network, "discriminator": game.discriminator.network}
-    if not any(starts_from_data(network) for network in networks.values()):
+    wanted = [name for name, network in networks.items() if starts_from_data(network)]
+    if not wanted:
         return
     seed_networks(game.plan.seed, "start from data", 0)
-    images, labels = next(source.once(START_IMAGES))
+    x, y_N = on_device(game, next(source.once(START_IMAGES)))
     stream = addressed_generator(game.plan.seed, "start from data", 1)
-    z_NZ = game.prior.draw((len(images), game.latent_dim), stream, step=0)
-    x, y_N = on_device(game, (images, labels))
-    with starting_from_data(networks["generator"]):
-        networks["generator"](to_device(z_NZ, game.precision.device), y_N)
-    with starting_from_data(networks["discriminator"]):
-        networks["discriminator"](x, y_N)
+    z_NZ = to_device(game.prior.draw((len(x), game.latent_dim), stream, step=0), game.precision.device)
+    for name in wanted:
+        with starting_from_data(networks[name]):
+            networks[name](z_NZ if name == "generator" else x, y_N)
     for name, average in averages_of(game).items():
         average.load_state_dict(networks["generator" if name == "ema" else "discriminator"].state_dict())
 
