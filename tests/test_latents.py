@@ -11,7 +11,7 @@ from biggan.latents import LatentConfig, LatentName, draw_labels
 from biggan.randomness import addressed_generator, seed_networks
 
 NORMAL = LatentConfig().prior()
-TAILLESS = ("uniform", "bernoulli", "signs", "categorical")
+TAILLESS = ("uniform", "unit-uniform", "bernoulli", "signs", "categorical")
 
 
 def drawn(name, generator, truncation=None, step=None, shape=(200, 100), **options):
@@ -25,6 +25,7 @@ def drawn(name, generator, truncation=None, step=None, shape=(200, 100), **optio
     [
         ("normal", {}, stats.norm()),
         ("uniform", {}, stats.uniform(-1, 2)),
+        ("unit-uniform", {}, stats.uniform(0, 1)),
         ("annealed-normal", {}, stats.norm(scale=1)),
         ("annealed-normal", {"sigma": (3.0, 0.25)}, stats.norm(scale=0.5)),
         ("scaled-truncated-normal", {}, stats.truncnorm(-2, 2)),

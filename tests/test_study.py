@@ -80,8 +80,9 @@ def test_parts_and_lists(capsys, small, tmp_path, in_process):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_one_of_runs_that_make_sense(name, tmp_path):
-    base = replaced(preset("cifar10"), {"init_from": "run@100", "data.source": "zip:a.zip"})
-    runs = runs_of(STUDIES[name], base, preset("cifar10"), 2, tmp_path)
+    plain = preset(STUDIES[name].preset)
+    base = replaced(plain, {"init_from": "run@100", "data.source": "zip:a.zip"})
+    runs = runs_of(STUDIES[name], base, plain, 2, tmp_path)
     assert len({run.folder.path for run in runs}) == len(runs) == 2 * len(STUDIES[name].rows(base))
     names = {run.row.name for run in runs}
     for finding in STUDIES[name].findings:
