@@ -155,6 +155,7 @@ def test_feature_matching_against_numpy(norm, of):
         ({"real_target": 0.0, "loss": "non-saturating"}, "above 0"),
         ({"feature_layer": "blocks.0"}, "name a norm"),
         ({"unsupervised": 1.0}, "of the semi-supervised loss"),
+        ({"unsupervised": -1.0, "loss": "semi-supervised"}, "at least 0"),
         ({"loss": "semi-supervised", "feature_matching": "l1", "generator_target": 0.5}, "of no use"),
     ],
 )

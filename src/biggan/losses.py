@@ -209,7 +209,8 @@ class ObjectiveConfig:
     generator_target: float | None = None
     """D's output that the generator aims at; None: the loss's own."""
     unsupervised: float = 0.5
-    """Of the semi-supervised loss: the weight of telling real from generated, beside that of telling classes, which is 1."""
+    """Of the semi-supervised loss: the weight of telling real from generated, beside that of telling classes, which is 1.
+    0: labels alone, for comparison."""
     feature_matching: Literal["squared-l2", "mean-square", "l1"] | None = None
     """The generator matches D's mean features on real images instead of playing D's loss: in squared length (the paper),
     mean square (the published code, MNIST) or mean absolute difference (CIFAR-10, SVHN). None: it plays D's loss."""
@@ -222,8 +223,8 @@ class ObjectiveConfig:
             raise ConfigError(f"objective.margin={self.margin} must be above 0")
         if self.margin != 1 and self.loss != "hinge":
             raise ConfigError(f"objective.margin={self.margin} is of the hinge loss, not of {self.loss}: leave it out")
-        if not self.unsupervised > 0:
-            raise ConfigError(f"objective.unsupervised={self.unsupervised} must be above 0")
+        if not self.unsupervised >= 0:
+            raise ConfigError(f"objective.unsupervised={self.unsupervised} must be at least 0: 0 learns from labels alone")
         if self.unsupervised != 0.5 and self.loss != "semi-supervised":
             raise ConfigError(f"objective.unsupervised={self.unsupervised} is of the semi-supervised loss: leave it out")
         for name, none in (("real_target", 1.0), ("generator_target", None)):
