@@ -12,8 +12,9 @@ demo: .venv/installed
 	$(BIN)/biggan train digits --run runs/digits
 	$(BIN)/biggan sample runs/digits --n 100 --out runs/digits/drawn
 
+# One thread for each process: two processes of one thread do more than one process of two.
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """Layers whose weight is a direction per output, times a length that is found from data before the first step.
 
 Source: Salimans & Kingma 2016 (weight normalisation, data-dependent start), as the networks of Salimans et al. 2016 use it;
-spec 2, section 8. The weight itself is never divided: outputs are multiplied by scale / ||weight||, which is the same and
-touches fewer numbers. nn/spectral.WeightNorm is the other form, a rule for the layers of BigGAN.
+spec 2, section 8. Of convolutions the weight is divided by its length, of rows the outputs are, which is the same: each
+time what has fewer numbers. nn/spectral.WeightNorm is the other form, a rule for the layers of BigGAN.
 
 Shapes: N batch, I inputs, O outputs, HW pixels.
 """
@@ -21,11 +21,11 @@ from biggan.nn.layers import Weighted, transposed
 from biggan.nn.spectral import Plain
 
 EPSILON = 1e-6  # added to the squared length
-Map = Callable[[Tensor, Tensor], Tensor]  # inputs, weight (O, I, ...) -> outputs
+Map = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # inputs, weight (O, I, ...), bias (O,) or none -> outputs
 
 
 class WeightNormed(Weighted):
-    """y = scale * map(x, weight) / ||weight|| + bias, a scale and a bias per output.
+    """y = map(x, scale * weight / ||weight||) + bias, a scale and a bias per output.
 
     `started_std`: in the pass inside `starting_from_data` the layer takes the scale and the bias that give its outputs
     mean 0 and this deviation; None: that pass leaves them at 1 and 0. The scale learns only if it is `scale_learns`.
@@ -46,12 +46,14 @@ class WeightNormed(Weighted):
         self.scale.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.apply_map(x, self.weight)  # (N, O) or (N, O, H', W')
-        scale_O = self.scale * (torch.linalg.vector_norm(self.weight.flatten(1), dim=1).square() + EPSILON).rsqrt()
         if self.starting and self.started_std is not None:
-            self.start(y * per_output(scale_O, y))
-            scale_O = self.scale * (self.weight.flatten(1).square().sum(1) + EPSILON).rsqrt()
-        return torch.addcmul(per_output(self.bias, y), y, per_output(scale_O, y))
+            self.start(self.apply_map(x, self.normed_weight(), None))
+        return self.apply_map(x, self.normed_weight(), self.bias)  # (N, O) or (N, O, H', W')
+
+    def normed_weight(self) -> Tensor:
+        """(O, ...), each output's part of the length of its scale."""
+        factor_O = self.scale * (self.weight.flatten(1).square().sum(1) + EPSILON).rsqrt()
+        return self.weight * factor_O.view(-1, *[1] * (self.weight.dim() - 1))
 
     @torch.no_grad()
     def start(self, y: Tensor) -> None:
@@ -122,11 +124,6 @@ class NormedProduct(torch.autograd.Function):
             by_scale = by_factor_O * inverse if needs_scale else None
         by_bias = gradient.sum(0, dtype=torch.float32) if needs_bias else None
         return by_x, by_weight, by_scale, by_bias, None, None
-
-
-def per_output(values_O: Tensor, y: Tensor) -> Tensor:
-    """One number per output, in the type of y, shaped to meet (N, O, ...)."""
-    return values_O.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
 
 
 def dense(inputs: int, outputs: int, **options: object) -> WeightNormedLinear:
