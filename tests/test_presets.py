@@ -61,6 +61,36 @@ def test_the_settings_of_sngan():
     assert (config.model.generator_weights, config.model.discriminator_hidden) == ("plain", "inputs")
 
 
+# Spec 2, sections 8 and 10: rates, epochs, epochs of constant rates, labels of each class, matching, G steps, smoothing.
+IMPROVED = {
+    "improved-mnist": (3e-3, 300, None, 10, "mean-square", 1, 1.0),
+    "improved-mnist-minibatch": (3e-4, 500, 300, 400, None, 3, 1.0),
+    "improved-cifar10": (3e-4, 1200, 800, 400, "l1", 1, 1.0),
+    "improved-cifar10-minibatch": (3e-4, 1200, 800, 400, None, 3, 1.0),
+    "improved-svhn": (3e-4, 900, 600, 100, "l1", 1, 1.0),
+    "improved-imagenet128": (4e-4, None, None, None, None, 1, 0.75),
+}
+EPOCHS = {"mnist": 60_000, "cifar10": 50_000, "svhn": 73_257}  # images
+
+
+@pytest.mark.parametrize("name", IMPROVED)
+def test_the_settings_of_improved_techniques(name):
+    rate, epochs, constant, labels, matching, steps, target = IMPROVED[name]
+    config = preset(name)
+    train, objective = config.train, config.objective
+    assert (train.generator_lr, train.discriminator_lr, train.adam_beta1, train.adam_beta2) == (rate, rate, 0.5, 0.999)
+    assert (train.discriminator_steps, train.generator_steps) == (1, steps)
+    assert (train.discriminator_average, train.ema_decay) == (0.9999, 0)
+    assert (config.data.labels_per_class, objective.feature_matching, objective.real_target) == (labels, matching, target)
+    if epochs is None:
+        assert (train.batch, objective.generator_target, objective.unsupervised) == (64, 0.375, 1.0)
+        return
+    epoch = EPOCHS[name.split("-")[1]] // 100
+    assert (train.batch, train.steps) == (100, epochs * epoch)
+    assert train.lr_decay_start == (None if constant is None else constant * epoch)
+    assert config.latent.distribution == "unit-uniform"
+
+
 def test_a_mistake_in_a_model_is_told_of_the_family_that_was_meant(tmp_path):
     text = to_json(preset("biggan-deep-128"))
     with pytest.raises(ConfigError, match=r"config: model: unknown key 'widht'; did you mean 'width'"):
