@@ -105,6 +105,28 @@ def test_table_1_is_the_papers(tmp_path):
             assert (need.generator_parameters + need.discriminator_parameters) / 1e6 == pytest.approx(parameters, abs=0.006)
 
 
+def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
+    """Of Salimans et al. 2016, table 3: everything, and what each row has instead."""
+    base = preset(STUDIES["improved"].preset)
+    rows = {row.name: row.settings for row in STUDIES["improved"].rows(base)}
+    whole = replaced(base, rows["all"])
+    assert (whole.objective.real_target, whole.objective.feature_matching) == (0.9, None)
+    assert (whole.model.generator_norm, whole.model.minibatch_kernels) == ("virtual", 100)
+    assert (whole.objective.loss, whole.data.labels_per_class) == ("semi-supervised", None)
+    without_labels = {"objective.loss": "non-saturating", "train.discriminator_average": None}
+    averaging = {f"regularization.{player}.historical_average": 0.01 for player in ("generator", "discriminator")}
+    instead = {
+        "batch norm": {"model.generator_norm": "batch"},
+        "no smoothing": {"objective.real_target": 1.0},
+        "no minibatch features": {"model.minibatch_kernels": None},
+        "no labels": without_labels,
+        "averaging, no labels": without_labels | averaging,
+    }
+    assert set(rows) == {"all", *instead}
+    for name, settings in instead.items():
+        assert replaced(base, rows[name]) == replaced(whole, settings), name
+
+
 def test_options_of_a_config_give_it_back(capsys, monkeypatch):
     base = preset("cifar10")
     changes = {"train.batch": 64, "data.flip": False, "regularization.generator.orthogonal": None, "model.width": 8}
