@@ -31,6 +31,7 @@ CASES = {
             "objective.loss": "semi-supervised",
             "train.compare_across_ranks": True,
         },
+        "feature matching": {"model": BigGANConfig(**SIZE), "objective.feature_matching": "l1"},
         "penalties": {"model": BigGANConfig(**SIZE, discriminator_attention=(16,))} | PENALTIES,
     }.items()
     for accumulation in (1, 4)
@@ -65,7 +66,7 @@ def gradients(changes, accumulation, world):
     found |= {f"D/{name}": p.grad.clone() for name, p in game.discriminator.network.named_parameters()}
     for player in (game.generator, game.discriminator):
         player.optimizer.zero_grad()
-    generator_turn(game, 1)
+    generator_turn(game, 1, 0, [next(real_images(game.plan))])
     found |= {f"G/{name}": p.grad.clone() for name, p in game.generator.network.named_parameters()}
     return found | {f"statistics/{index}": tensor for index, tensor in enumerate(statistics)}
 

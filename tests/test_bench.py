@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import call, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from biggan.bench import Arm, bench_data, bench_evaluate, bench_sample, bench_train
@@ -12,7 +12,8 @@ from biggan.data import DataConfig
 from biggan.errors import ConfigError
 from biggan.footprint import SavedBytes, footprint
 from biggan.metrics.evaluate import EvalConfig
-from biggan.settings import with_settings
+from biggan.presets import preset
+from biggan.settings import replaced, with_settings
 from biggan.training.step import train_step
 
 
@@ -73,3 +74,27 @@ def test_extracting_is_timed_in_both_arithmetics(small):
     config = dataclasses.replace(ready(), eval=EvalConfig(extractor=f"module:{small}"))
     text = bench_evaluate(config, batch=4, rounds=1, seconds=0.05)
     assert [line.split()[0] for line in text.splitlines()] == [f"module:{small}", "bf16", "float32", "ratio"]
+
+
+def test_the_commands(capsys):
+    """From the words to the last line, for a run with all three streams of images."""
+    short = ("--rounds", 1, "--seconds", 0.05, "--train.device", "cpu")
+    for what, word in (("train", "peak memory"), ("sample", "ratio")):
+        code, out, err = call(capsys, "bench", what, "improved-mnist", *short)
+        assert code == 0, err
+        assert word in out
+
+
+def test_labelled_images_are_part_of_the_step_that_is_timed():
+    """The FLOP of a semi-supervised step are counted, and made."""
+    arm = Arm(replaced(preset("improved-mnist"), {"model.num_classes": 10, "train.device": "cpu", "train.batch": 20}))
+    with FlopCounterMode(display=False) as counter:
+        train_step(arm.game, 1, arm.reals, arm.labelled)
+    assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.2)
+
+
+def test_state_is_counted_with_averages_and_means():
+    config = replaced(ready(), {"model.num_classes": 10})
+    need = footprint(config)
+    more = footprint(replaced(config, {"regularization.discriminator.historical_average": 0.1}))
+    assert more.state_bytes - need.state_bytes == 4 * need.discriminator_parameters

@@ -148,6 +148,16 @@ def test_feature_matching_against_numpy(norm, of):
     assert objective.for_discriminator(real, fake, None) == inner.for_discriminator(real, fake, None)
 
 
+@pytest.mark.parametrize("loss", ["non-saturating", "semi-supervised", "least-squares"])
+@pytest.mark.parametrize("target", [1.0, 0.75])
+def test_the_boundary_is_the_best_score_where_both_are_alike(loss, target):
+    """D's loss on one score that real and generated images share is smallest there (section 3.4)."""
+    objective = ObjectiveConfig(loss=loss, real_target=target).objective()
+    verdicts = [Verdict(score_N, None, None) for score_N in torch.linspace(-3, 3, 2001, dtype=torch.float64).split(1)]
+    best = min(verdicts, key=lambda v: sum(objective.for_discriminator(v, v, None).values()))
+    assert objective.boundary == pytest.approx(best.score_N.item(), abs=4e-3)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -70,6 +70,15 @@ IMPROVED = {
     "improved-svhn": (3e-4, 900, 600, 100, "l1", 1, 1.0),
     "improved-imagenet128": (4e-4, None, None, None, None, 1, 0.75),
 }
+# Deviation of the noise on images, minibatch kernels, norm, width of D.
+MODELS = {
+    "improved-mnist": (0.3, None, "batch", None),
+    "improved-mnist-minibatch": (0.2, 100, "batch", 96),
+    "improved-cifar10": (0.0, None, "batch", 96),
+    "improved-cifar10-minibatch": (0.2, 100, "batch", 96),
+    "improved-svhn": (0.0, None, "batch", 64),
+    "improved-imagenet128": (0.1, 300, "virtual", None),
+}
 EPOCHS = {"mnist": 60_000, "cifar10": 50_000, "svhn": 73_257}  # images
 
 
@@ -80,10 +89,15 @@ def test_the_settings_of_improved_techniques(name):
     train, objective = config.train, config.objective
     assert (train.generator_lr, train.discriminator_lr, train.adam_beta1, train.adam_beta2) == (rate, rate, 0.5, 0.999)
     assert (train.discriminator_steps, train.generator_steps) == (1, steps)
-    assert (train.discriminator_average, train.ema_decay) == (0.9999, 0)
+    assert (train.discriminator_average, train.ema_decay, train.adam_epsilon) == (0.9999, 0, 1e-4)
+    assert config.regularization.generator.orthogonal is None
+    model = config.model
+    assert (model.input_noise, model.minibatch_kernels, model.generator_norm) == MODELS[name][:3]
+    assert getattr(model, "width", None) == MODELS[name][3]
     assert (config.data.labels_per_class, objective.feature_matching, objective.real_target) == (labels, matching, target)
     if epochs is None:
         assert (train.batch, objective.generator_target, objective.unsupervised) == (64, 0.375, 1.0)
+        assert (config.latent.distribution, model.minibatch_dimensions, model.reference_batch) == ("uniform", 50, 64)
         return
     epoch = EPOCHS[name.split("-")[1]] // 100
     assert (train.batch, train.steps) == (100, epochs * epoch)

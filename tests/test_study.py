@@ -11,6 +11,7 @@ from conftest import call
 
 from biggan.analysis.run_plots import KINDS
 from biggan.cli import main
+from biggan.cli.study import for_a_study
 from biggan.presets import preset
 from biggan.settings import as_options, replaced
 from biggan.studies import STUDIES
@@ -125,6 +126,13 @@ def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
     assert set(rows) == {"all", *instead}
     for name, settings in instead.items():
         assert replaced(base, rows[name]) == replaced(whole, settings), name
+
+
+def test_rates_fall_at_the_same_share_of_the_steps_unless_one_says_when():
+    base = preset("improved-cifar10")
+    assert for_a_study(base, base, 600).train.lr_decay_start == 400
+    given = replaced(base, {"train.lr_decay_start": 500})
+    assert for_a_study(given, base, 600).train.lr_decay_start == 500
 
 
 def test_options_of_a_config_give_it_back(capsys, monkeypatch):

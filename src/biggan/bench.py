@@ -54,7 +54,7 @@ def describe(config: RunConfig, *, measure: bool = True, world: World = ALONE) -
         lines += [
             f"memory: about {(need.state_bytes + need.activation_bytes) / 2**30:.2f} GiB "
             f"({need.state_bytes / 2**30:.2f} weights and optimisers, {need.activation_bytes / 2**30:.2f} activations)",
-            f"time: about {total:.2g} s per step, {total * config.train.steps / 3600:.3g} h for "
+            f"time: {total:.2g} s per step or more, {total * config.train.steps / 3600:.3g} h for "
             f"{config.train.steps:,} steps ({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
         ]
         if config.train.minutes is not None:
@@ -126,10 +126,11 @@ class Arm:
         labels = torch.randint(config.model.num_classes, (plan.micro_batch,))
         device = self.game.precision.device
         self.reals = itertools.repeat((images.to(device), labels.to(device)))
+        self.labelled = None if config.data.labels_per_class is None else self.reals
 
     def images_per_second(self, seconds: float) -> float:
         """Real images per second over whole steps."""
-        step = lambda: train_step(self.game, 1, self.reals)  # noqa: E731
+        step = lambda: train_step(self.game, 1, self.reals, self.labelled)  # noqa: E731
         calls, elapsed = time_calls(step, seconds, self.game.precision.device)
         return calls * self.game.plan.real_images / elapsed
 
@@ -139,10 +140,11 @@ class Arm:
         need = footprint(self.config)
         flop_per_image = need.flop_per_step / plan.real_images
         peak = peak_flops(precision, seconds=2.0)
-        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals)  # noqa: E731
+        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals, self.labelled)  # noqa: E731
         turn_g = lambda: generator_turn(self.game, 1, 0, [next(self.reals)])  # noqa: E731
         times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
-        share_d = plan.discriminator_steps * times[0] / (plan.discriminator_steps * times[0] + times[1])
+        seconds_d, seconds_g = plan.discriminator_steps * times[0], plan.generator_steps * times[1]
+        share_d = seconds_d / (seconds_d + seconds_g)
         arithmetic = "bf16" if precision.bf16 else "float32"
         return [
             f"  device         {precision.device}, {arithmetic}, {self.config.train.memory_format}",
@@ -150,7 +152,7 @@ class Arm:
             f"  FLOP per image {flop_per_image / 1e9:.3g} G",
             f"  achieved       {rate * flop_per_image / 1e12:.3g} TFLOP/s, "
             f"{rate * flop_per_image / peak:.0%} of the {peak / 1e12:.3g} measured here",
-            f"  time           D turns {share_d:.0%}, G turn {1 - share_d:.0%}",
+            f"  time           D turns {share_d:.0%}, G turns {1 - share_d:.0%}",
             f"  peak memory    {peak_memory(precision.device) / 2**30:.2f} GiB",
         ]
 
@@ -178,7 +180,7 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, 
                 calls, elapsed = time_calls(draw, seconds, fast.device)
             rates[name].append(batch * calls / elapsed)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counted:
-        meta = uncomputed(models.FAMILIES[config.model.family].generator(config.model))
+        meta = uncomputed(models.FAMILIES[config.model.family].generator(config.model)).eval()
         meta(torch.empty(1, config.model.z_dim), torch.empty(1, dtype=torch.int64))
     peak, flop = peak_flops(fast, seconds=2.0), counted.get_total_flops()
     lines = [f"{fast.device}, batch {batch}, {flop / 1e9:.3g} GFLOP per image, peak {peak / 1e12:.3g} TFLOP/s measured here"]

@@ -22,7 +22,7 @@ from biggan.latents import LatentConfig
 from biggan.losses import ObjectiveConfig
 from biggan.metrics.classification import ClassifyConfig
 from biggan.metrics.evaluate import EvalConfig
-from biggan.models import ModelConfig
+from biggan.models import ModelConfig, check_layer
 from biggan.models.biggan import BigGANConfig
 from biggan.precision import DeviceName, MemoryFormatName, PrecisionName
 from biggan.regularizers import RegularizationConfig
@@ -174,8 +174,12 @@ class RunConfig:
         if self.data.labels_per_class is not None and not supervised:
             per_class = self.data.labels_per_class
             raise ConfigError(f"data.labels_per_class={per_class} is for --objective.loss semi-supervised: leave it out")
-        if self.train.discriminator_average is not None and not self.model.gives_classes:
-            raise ConfigError("train.discriminator_average is for a D that gives class logits: leave it out")
+        if self.train.discriminator_average is not None and not supervised:
+            average = self.train.discriminator_average
+            raise ConfigError(
+                f"train.discriminator_average={average} is for a D that learns classes (--objective.loss semi-supervised), "
+                f"not for the {self.objective.loss} loss: give None"
+            )
         if self.classify.test is not None and self.train.discriminator_average is None:
             raise ConfigError("classify.test needs an averaged discriminator: add --train.discriminator-average 0.9999")
 
@@ -196,6 +200,8 @@ def resolve(config: RunConfig, facts: DataFacts) -> RunConfig:
     model, latent = dataclasses.replace(config.model, num_classes=classes), config.latent
     if latent.distribution == "annealed-normal" and latent.annealing_steps is None:
         latent = dataclasses.replace(latent, annealing_steps=config.train.steps)
+    if config.objective.feature_layer is not None:
+        check_layer(model, config.objective.feature_layer)
     return dataclasses.replace(config, model=model, latent=latent, found=facts)
 
 

@@ -134,11 +134,18 @@ def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
     return SumOverRanks.apply(values, group)
 
 
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over all ranks, with its gradient; the values themselves in one process. All ranks must call it, and its
+    backward, in the same order."""
+    return sum_over_ranks(values) / dist.get_world_size() if dist.is_initialized() else values
+
+
 def rows_of_all_ranks(rows: Tensor) -> tuple[Tensor, int]:
     """Equal numbers of rows of every rank below each other, with gradients, and where this rank's begin. All ranks must call
     it, and its backward, in the same order."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    apart = rows.new_zeros(size, *rows.shape).index_add(0, torch.tensor([rank], device=rows.device), rows[None])
+    apart = rows.new_zeros(size, *rows.shape)
+    apart[rank] = rows
     return sum_over_ranks(apart).flatten(0, 1), rank * len(rows)
 
 
@@ -220,15 +227,6 @@ def first_on_each_machine(action: Callable[[], None], me: World) -> None:
 def ranks_here() -> int:
     """How many ranks run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-
-
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean over ranks, without a gradient. All ranks must call it."""
-    if not dist.is_initialized():
-        return values
-    total = values.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
 
 
 def sums_over_ranks(counts: dict[str, int]) -> dict[str, int]:

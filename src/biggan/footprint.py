@@ -58,9 +58,19 @@ def footprint(config: RunConfig) -> Footprint:
     return Footprint(
         *counts,
         flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + generated * per_image_g),
-        state_bytes=4 * (5 * counts[0] + 4 * counts[1]),  # weights, gradients, two moments, and G's average
+        state_bytes=4 * sum(count * kinds for count, kinds in zip(counts, kept_with_weights(config), strict=True)),
         activation_bytes=round(itemsize * kept / probe * plan.micro_batch),
     )
+
+
+def kept_with_weights(config: RunConfig) -> tuple[int, int]:
+    """How many numbers there are for each weight of G, and of D: itself, its gradient, two moments, averages."""
+    averages = (True, config.train.discriminator_average is not None)
+    means = (
+        side.historical_average is not None
+        for side in (config.regularization.generator, config.regularization.discriminator)
+    )
+    return tuple(4 + average + mean for average, mean in zip(averages, means, strict=True))
 
 
 class SavedBytes:

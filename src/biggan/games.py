@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from biggan.errors import ConfigError
 
-FAR = 1e6
+FAR = 1e6  # where a path ends, because the players have run away
 
 
 class Point(NamedTuple):
@@ -66,9 +66,9 @@ class GradientDescent:
     rate: float
 
     def path(self, game: Game, steps: int) -> list[Point]:
-        """Every point from the start on, steps + 1 of them."""
+        """Every point from the start on, steps + 1 of them, or fewer where the players run away."""
         points = [game.start]
-        for _ in range(steps):
+        while len(points) <= steps and not is_far(points[-1]):
             points.append(moved(points[-1], game.slope(points[-1]), self.rate))
         return points
 
@@ -84,8 +84,8 @@ class HistoricalAveraging:
     def path(self, game: Game, steps: int) -> list[Point]:
         """As GradientDescent."""
         points, mean = [game.start], game.start
-        for count in range(1, steps + 1):
-            here, slope = points[-1], game.slope(points[-1])
+        while len(points) <= steps and not is_far(points[-1]):
+            here, slope, count = points[-1], game.slope(points[-1]), len(points)
             pull = Point(2 * self.strength * (here.x - mean.x), 2 * self.strength * (here.y - mean.y))
             points.append(moved(here, Point(slope.x + pull.x, slope.y - pull.y), self.rate))
             mean = Point(*(m + (p - m) / (count + 1) for m, p in zip(mean, points[-1], strict=True)))
@@ -101,7 +101,7 @@ class Extragradient:
     def path(self, game: Game, steps: int) -> list[Point]:
         """As GradientDescent."""
         points = [game.start]
-        for _ in range(steps):
+        while len(points) <= steps and not is_far(points[-1]):
             ahead = moved(points[-1], game.slope(points[-1]), self.rate)
             points.append(moved(points[-1], game.slope(ahead), self.rate))
         return points
@@ -116,7 +116,7 @@ class Optimistic:
     def path(self, game: Game, steps: int) -> list[Point]:
         """As GradientDescent."""
         points, before = [game.start], game.slope(game.start)
-        for _ in range(steps):
+        while len(points) <= steps and not is_far(points[-1]):
             slope = game.slope(points[-1])
             points.append(moved(points[-1], Point(*(2 * s - b for s, b in zip(slope, before, strict=True))), self.rate))
             before = slope
@@ -137,10 +137,13 @@ def solvers(rate: float, strength: float) -> dict[str, Solver]:
 
 
 def moved(here: Point, slope: Point, rate: float) -> Point:
-    """x goes against its slope, y along. Raises ConfigError where a player has gone to infinity."""
-    if not (abs(here.x) < FAR and abs(here.y) < FAR):
-        raise ConfigError(f"the players ran away, to {here.x:.3g}, {here.y:.3g}: give a smaller --rate or fewer --steps")
+    """x goes against its slope, y along."""
     return Point(here.x - rate * slope.x, here.y + rate * slope.y)
+
+
+def is_far(here: Point) -> bool:
+    """Whether the players have run away."""
+    return not (abs(here.x) < FAR and abs(here.y) < FAR)
 
 
 def distances(path: list[Point], game: Game) -> list[float]:

@@ -7,6 +7,7 @@ squares); Huang et al. 2024, R3GAN (relativistic pairing, meant to go with R1 an
 here: a generator that is trained to raise the Inception Score makes adversarial examples for that network. Shapes: N batch.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ class Objective:
 
     pairs: bool = False
     """Whether the generator's loss needs real images too."""
+    matches_means: bool = False
+    """Whether it needs only the means of features, those of the batch of all ranks: features are then (1, F)."""
     boundary: float | None = None
     """The score above which D calls an image real; None: only differences of scores mean anything."""
     supervised: bool = False
@@ -48,6 +51,12 @@ def towards(score_N: Tensor, target: float) -> Tensor:
     logits: softplus(x) is -log s(-x), and stays finite for any score."""
     loss_N = target * F.softplus(-score_N) if target > 0 else torch.zeros_like(score_N)
     return (loss_N + (1 - target) * F.softplus(score_N) if target < 1 else loss_N).mean()
+
+
+def even_odds(real_target: float) -> float:
+    """The score of an image that is as likely real as generated, where the targets are `real_target` and 0: D's optimum is
+    then real_target / 2 (section 3.4), of which this is the logit."""
+    return math.log(real_target / (2 - real_target))
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,10 @@ class NonSaturating(Objective):
 
     real_target: float = 1.0
     generator_target: float = 1.0
-    boundary = 0.0
+
+    @property
+    def boundary(self) -> float:
+        return even_odds(self.real_target)
 
     def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
         return {"real": towards(real.score_N, self.real_target), "fake": towards(fake.score_N, 0.0)}
@@ -93,7 +105,10 @@ class LeastSquares(Objective):
 
     real_target: float = 1.0
     generator_target: float = 1.0
-    boundary = 0.5
+
+    @property
+    def boundary(self) -> float:
+        return self.real_target / 2
 
     def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
         real_loss = (real.score_N - self.real_target).square().mean() / 2
@@ -142,8 +157,11 @@ class SemiSupervised(Objective):
     real_target: float = 1.0
     generator_target: float | None = None
     unsupervised: float = 0.5
-    boundary = 0.0
     supervised = True
+
+    @property
+    def boundary(self) -> float:
+        return even_odds(self.real_target)
 
     def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
         terms = {"real": towards(real.score_N, self.real_target), "fake": towards(fake.score_N, 0.0)}
@@ -164,12 +182,14 @@ class FeatureMatching(Objective):
     absolute difference (l1) or its square (mean-square); D plays another objective, `inner`.
 
     Salimans et al. 2016, section 3.1, has the squared length; the published code l1 (CIFAR-10, SVHN) and mean-square
-    (MNIST). DEVIATION from that code: the real images are those of D's last turn, not a batch drawn apart."""
+    (MNIST). DEVIATION from that code: the real images are those of D's last turn, not a batch drawn apart. With accumulation
+    the means are those of a micro-batch, whose loss is larger by the variance of such means."""
 
     inner: Objective
     norm: Literal["squared-l2", "mean-square", "l1"] = "squared-l2"
     feature_layer: str | None = None
     pairs = True
+    matches_means = True
 
     @property
     def boundary(self) -> float | None:
@@ -207,7 +227,8 @@ class ObjectiveConfig:
     real_target: float = 1.0
     """D's target for real images; below 1: one-sided label smoothing."""
     generator_target: float | None = None
-    """D's output that the generator aims at; None: the loss's own."""
+    """D's output that the generator aims at; None: the loss's own, which is 1, but for the semi-supervised loss, where the
+    generator then lowers D's chance of calling it generated, a loss that saturates."""
     unsupervised: float = 0.5
     """Of the semi-supervised loss: the weight of telling real from generated, beside that of telling classes, which is 1.
     0: labels alone, for comparison."""

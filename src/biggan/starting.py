@@ -10,8 +10,6 @@ from biggan.errors import CheckpointError
 from biggan.latents import LatentConfig
 from biggan.models import ModelConfig
 
-NETWORKS = ("generator", "ema", "discriminator")
-
 
 class Start(NamedTuple):
     """A folder, and the step of one of its checkpoints; None: the newest."""
@@ -48,8 +46,8 @@ def config_of(path: Path) -> RunConfig:
 
 
 def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Tensors]:
-    """The networks that another run may start from: "generator", "ema", and "discriminator" where there is one; from a
-    checkpoint "generator_optimizer" and "discriminator_optimizer" too.
+    """The networks that another run may start from: "generator", "ema", and "discriminator" and "classifier" where there are
+    any; from a checkpoint "generator_optimizer" and "discriminator_optimizer" too.
 
     From the checkpoint named, else the newest of a run folder, else from a model folder. Raises CheckpointError where
     there is none of these.
@@ -69,6 +67,6 @@ def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Te
     if checkpoint is not None:
         return split_by_prefix(checkpoint.tensors)
     folder = ModelFolder(start.path)
-    average, raw, discriminator = (folder.load(name) for name in ("generator", "training_generator", "discriminator"))
-    weights = {"generator": raw or average, "ema": average}
-    return weights if discriminator is None else weights | {"discriminator": discriminator}
+    average, raw = folder.load("generator"), folder.load("training_generator")
+    others = {name: folder.load(name) for name in ("discriminator", "classifier")}
+    return {"generator": raw or average, "ema": average} | {name: w for name, w in others.items() if w is not None}

@@ -61,8 +61,10 @@ class StatsFile:
 
 
 def rounded(value: float | list[float]) -> float | list[float]:
-    """A number, or each of several, to six digits."""
-    return [rounded(item) for item in value] if isinstance(value, list) else float(f"{value:.6g}")
+    """A number, or each of several, to six digits; whole numbers as they are."""
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return value if isinstance(value, int) else float(f"{value:.6g}")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -53,6 +53,7 @@ def test_each_block_has_its_own_chunk_of_z(generator):
         ({"generator_attention": (64,)}, "passes through"),
         ({"width": 1, "generator_attention": (16,)}, "8 channels"),
         ({"width": 0}, "at least 1"),
+        ({"minibatch_dimensions": -2}, "minibatch_dimensions=-2 must be at least 1"),
         ({"extra_blocks": -1}, "at least 0"),
         ({"generator_dilation": 0}, "at least 1"),
         ({"discriminator_dropout": 1.0}, "below 1"),

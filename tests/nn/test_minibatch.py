@@ -89,5 +89,23 @@ def test_start_from_data(layer, generator):
     assert np.allclose(distance.min(1).mean(0) / 2, 1, atol=1e-4)
 
 
+@pytest.mark.parametrize("rows", [1, 20])
+def test_start_from_data_that_says_nothing(layer, rows, generator):
+    """One image, or every image twice: numbers, not NaN."""
+    features = torch.randn(-(-rows // 2), A, generator=generator).repeat(2, 1)[:rows]
+    with starting_from_data(layer):
+        layer(features)
+    assert layer.bias.isfinite().all()
+    assert layer.log_scale.isfinite().all()
+
+
+def test_before_the_start(generator):
+    """Spec 2, section 2."""
+    layer = MinibatchDiscrimination(A, B, C)
+    initialize(layer, normal_of(0.05), generator)
+    assert torch.equal(layer.bias, torch.full((B,), -1.0))
+    assert torch.equal(layer.log_scale, torch.zeros(B, C))
+
+
 def test_none(generator):
     assert NoMinibatchFeatures()(torch.randn(3, A, generator=generator), 3).shape == (3, 0)

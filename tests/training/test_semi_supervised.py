@@ -11,7 +11,7 @@ from conftest import call, tiny_config, write_pictures
 from biggan.checkpoint import RunFolder, read_checkpoint
 from biggan.classifier import open_classifier
 from biggan.config import resolve
-from biggan.data import DataConfig, facts_of, open_source
+from biggan.data import DataConfig, facts_of, open_data, open_source
 from biggan.data.labels import labelled_part
 from biggan.errors import CheckpointError, ConfigError, DataError
 from biggan.losses import ObjectiveConfig
@@ -20,7 +20,7 @@ from biggan.models.biggan import BigGANConfig
 from biggan.models.improved import PerceptronConfig
 from biggan.settings import replaced
 from biggan.training.loop import fit
-from biggan.training.state import begin_from_data, build_game
+from biggan.training.state import begin_from_data, build_game, resume
 from biggan.training.step import train_step
 
 
@@ -41,7 +41,7 @@ def semi_supervised(model=None, **changes):
 
 
 def train(config, path):
-    source = open_source(config.data.source, config.model.resolution)
+    source = open_data(config.data, config.model.resolution)
     folder, config = RunFolder(path), resolve(config, facts_of(source))
     folder.claim(config)
     fit(config, source, folder, lambda line: None)
@@ -96,6 +96,52 @@ def test_one_picture_and_foreign_classes(tmp_path, capsys):
     assert "wrong" not in out, "of other classes nothing is right or wrong"
 
 
+def test_minibatch_features_see_the_batches_of_the_test(tmp_path, capsys):
+    """Answers depend on who is compared with whom: the command gives what the log of the run says."""
+    folder = train(semi_supervised(**{"model.minibatch_kernels": 10, "train.steps": 40}), tmp_path / "run")
+    wrong = json.loads((folder.path / "tests.jsonl").read_text().splitlines()[-1])["test_wrong"]
+    _, out, _ = call(capsys, "classify", folder.path, "embedded:digits", "--batch", 20)
+    assert f"{wrong} of 1797 wrong" in out
+
+
+def test_a_run_on_some_classes_is_tested_on_those(tmp_path):
+    folder = train(semi_supervised(**{"data.classes": ("3", "5"), "train.steps": 2}), tmp_path / "run")
+    (line,) = (json.loads(line) for line in (folder.path / "tests.jsonl").read_text().splitlines())
+    assert line["test_error"] == pytest.approx(100 * line["test_wrong"] / 365, rel=1e-4)
+
+
+def test_starting_from_a_model_folder(tmp_path):
+    """What the folder has is taken, the classifier too; what it has not starts from data."""
+    model = train(semi_supervised(), tmp_path / "run").path / "model"
+    source = open_source("embedded:digits", 8)
+    config = resolve(semi_supervised(init_from=str(model)), facts_of(source))
+    game, folder, notes = build_game(config), RunFolder(tmp_path / "again"), []
+    progress = resume(game, config, folder, notes.append)
+    assert progress.new == ("discriminator",)
+    classifier = game.classifier.average.state_dict()
+    for name, value in open_classifier(model).network.state_dict().items():
+        assert torch.equal(classifier[name], value)
+    weights = game.generator.network.state_dict()
+    begin_from_data(game, source, progress.new)
+    assert not torch.equal(game.discriminator.network.state_dict()["blocks.1.1.scale"], torch.ones(40))
+    assert all(torch.equal(weights[name], value) for name, value in game.generator.network.state_dict().items())
+
+
+def test_starting_with_other_classes_and_virtual_norm(tmp_path):
+    """The reference batch keeps classes that there are."""
+    model = BigGANConfig(resolution=32, width=2, embedding_dim=8, generator_norm="virtual", reference_batch=30)
+    folder = train(replaced(tiny_config(steps=1), {"model": model}), tmp_path / "run")
+    start = {"model": model, "init_from": str(folder.path), "data.classes": ("3", "5")}
+    again = train(replaced(tiny_config(steps=1), start), tmp_path / "again")
+    assert tensors_of(folder)["generator/reference.y"].max() > 1
+    assert tensors_of(again)["generator/reference.y"].max() == 1
+
+
+def test_one_image_at_a_time_has_no_batch_statistics():
+    with pytest.raises(ConfigError, match="two or more"):
+        build_game(replaced(semi_supervised(), {"model.num_classes": 10, "train.micro_batch": 1}))
+
+
 def test_labelled_images_are_chosen_by_the_seed():
     source = open_source("embedded:digits", 8)
     parts = [labelled_part(source, 3, seed) for seed in (0, 0, 1)]
@@ -106,7 +152,7 @@ def test_labelled_images_are_chosen_by_the_seed():
             assert label in source.labels[same]
     assert torch.equal(parts[0].images, parts[1].images)
     assert not torch.equal(parts[0].images, parts[2].images)
-    with pytest.raises(DataError, match=r"labels_per_class=500: class \S+ has \d+ images"):
+    with pytest.raises(DataError, match=r"labels_per_class=500: class 8 has 174 images"):
         labelled_part(source, 500, 0)
 
 
@@ -164,7 +210,14 @@ def test_features_of_a_named_layer(generator):
     game.objective = Spy()
     source = open_source("embedded:digits", 8)
     train_step(game, 1, source.stream(20, seed=0), labelled_part(source, 4, 0).stream(20, seed=0))
-    assert seen == [((20, 40), (20, 40))]
+    assert seen == [((1, 40), (1, 40))], "the means of the batch"
+
+
+@pytest.mark.parametrize("name", ["head", "blocks", "nope", ""])
+def test_a_layer_that_gives_no_features(name):
+    config, facts = semi_supervised(**{"objective.feature_layer": name}), facts_of(open_source("embedded:digits", 8))
+    with pytest.raises(ConfigError, match=f"objective.feature_layer={name} is no layer"):
+        resolve(config, facts)
 
 
 TECHNIQUES = {
@@ -208,6 +261,8 @@ def test_with_biggan_too(name, tmp_path):
         ({"classify.every": 0}, "at least 1"),
         ({"train.generator_steps": 0}, "above 0"),
         ({"train.discriminator_average": 1.0}, "below 1"),
+        ({"objective.loss": "hinge", "data.labels_per_class": None}, "discriminator_average=0.9 is for"),
+        ({"model.noise": -1.0}, "model.noise=-1.0"),
     ],
 )
 def test_refused(changes, words):
@@ -228,5 +283,5 @@ def test_a_run_without_a_classifier(tmp_path, capsys):
 
 def test_test_images_of_other_classes(tmp_path):
     write_pictures(tmp_path / "pictures", {"a": 2, "b": 2})
-    with pytest.raises(DataError, match="other classes"):
+    with pytest.raises(DataError, match=r"other classes than .*\(0, 1, 2 are only"):
         train(semi_supervised(**{"classify.test": str(tmp_path / "pictures")}), tmp_path / "run")

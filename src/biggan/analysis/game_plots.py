@@ -23,6 +23,6 @@ def plot_game(title: str, equilibrium: tuple[float, float], paths: dict[str, Pat
         away = [((a - equilibrium[0]) ** 2 + (b - equilibrium[1]) ** 2) ** 0.5 for a, b in path]
         panels[-1].plot(away, color=f"C{index}", label=name, lw=1)
     panels[-1].set(title="distance to the equilibrium", xlabel="step", yscale="log")
-    panels[-1].legend(fontsize=7)
+    panels[-1].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     figure.suptitle(f"{title}: start (dot), equilibrium (cross)")
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=110, bbox_inches="tight")

@@ -24,7 +24,8 @@ def preset_argument(command: str, arguments: list[str]) -> RunConfig:
     if arguments and arguments[0] not in ("-h", "--help") and not arguments[0].startswith("-"):
         return preset(arguments[0])
     if arguments and arguments[0] in ("-h", "--help"):
-        rows = [f"  {name:16} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
+        width = max(map(len, PRESETS))
+        rows = [f"  {name:{width}} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
         print(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
         print(f"biggan {command} PRESET --help tells the options.")
         sys.exit(0)

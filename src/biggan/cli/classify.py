@@ -12,6 +12,7 @@ from torch import Tensor
 from biggan.cli.arguments import parse, progress_bar
 from biggan.errors import ConfigError
 from biggan.precision import DeviceName
+from biggan.randomness import addressed_generator
 
 if TYPE_CHECKING:
     from biggan.data.sources import Listing
@@ -25,11 +26,12 @@ class ClassifyCommand:
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder, with a classifier."""
     images: tyro.conf.Positional[str]
-    """A data source, as --data of biggan train takes it."""
+    """A folder, a .zip, or another data source of single files, as --data of biggan train takes it; not a prepared one."""
     out: Path | None = None
     """A .csv file for every image's class and its probability; None: only the first are shown."""
     batch: int = 100
-    """Images at a time; minibatch features compare those."""
+    """Images at a time, in a fixed random order. Minibatch features compare those with each other, so that with them an
+    answer depends a little on the batch, and those of a smaller last one more."""
     device: DeviceName = "auto"
 
 
@@ -61,15 +63,14 @@ def classify(arguments: list[str]) -> int:
     classifier = open_classifier(command.model, command.device)
     resolution = ModelFolder(command.model).card.model.resolution
     listing = list_source(command.images)
-    numbers, probabilities = [], []
-    batches = progress_bar(
-        in_batches(listing, resolution, command.batch), -(-len(listing.images) // command.batch), "classes"
-    )
-    for class_N, probability_N in classifier.predictions(batches):
-        numbers += class_N.tolist()
-        probabilities += probability_N.tolist()
-    names = [classifier.class_names[number] for number in numbers]
-    rows = list(zip(listing.images, names, probabilities, strict=True))
+    count, found = len(listing.images), []
+    order = torch.randperm(count, generator=addressed_generator(0, "every image once")).tolist()
+    batches = in_batches(listing, order, resolution, command.batch)
+    for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classes")):
+        found += zip(*(values.tolist() for values in answer), strict=True)
+    found = [answer for _, answer in sorted(zip(order, found, strict=True))]
+    names = [classifier.class_names[number] for number, _ in found]
+    rows = [(image, name, share) for image, name, (_, share) in zip(listing.images, names, found, strict=True)]
     for image, name, probability in rows[: None if command.out is None and len(rows) <= 20 else 10]:
         print(f"{image}  {name}  {probability:.3f}")
     if set(listing.class_names) <= set(classifier.class_names):
@@ -82,13 +83,12 @@ def classify(arguments: list[str]) -> int:
     return 0
 
 
-def in_batches(listing: "Listing", resolution: int, batch: int) -> Iterator[Tensor]:
-    """The images of a listing in its order, uint8 (<= batch, 3, R, R). Raises DataError on one that cannot be read."""
+def in_batches(listing: "Listing", order: list[int], resolution: int, batch: int) -> Iterator[Tensor]:
+    """The images of a listing in this order, uint8 (<= batch, 3, R, R). Raises DataError on one that cannot be read."""
     from biggan.data.layouts import pixels_of
 
-    count = len(listing.images)
-    for first in range(0, count, batch):
-        part = [pixels_of(listing, index, resolution=resolution)[0] for index in range(first, min(first + batch, count))]
+    for first in range(0, len(order), batch):
+        part = [pixels_of(listing, index, resolution=resolution)[0] for index in order[first : first + batch]]
         yield torch.stack([torch.from_numpy(pixels.copy()) for pixels in part])
 
 
@@ -110,7 +110,7 @@ def games(arguments: list[str]) -> int:
     """biggan games [options]"""
     command = parse(GamesCommand, arguments, "biggan games")
     from biggan.analysis.game_plots import plot_game
-    from biggan.games import GAMES, check, distances, solvers, turns
+    from biggan.games import GAMES, check, distances, is_far, solvers, turns
 
     check(command.rate, command.strength, command.steps)
     names = GAMES if command.game == "both" else (command.game,)
@@ -126,7 +126,8 @@ def games(arguments: list[str]) -> int:
         print(f"{game.title}: equilibrium {tuple(game.equilibrium)}, from {tuple(game.start)}, {command.steps} steps")
         for title, path in paths.items():
             away = distances(path, game)
-            print(f"  {title:21} ends {away[-1]:.1e} away, after {turns(path, game):.1f} turns around it")
+            ends = f"runs away, at step {len(path) - 1}" if is_far(path[-1]) else f"ends {away[-1]:.1e} away"
+            print(f"  {title:21} {ends}, after {turns(path, game):.1f} turns around it")
         file = command.out / f"{name}.png"
         plot_game(game.title, game.equilibrium, paths, file)
         print(f"  plot {file}")

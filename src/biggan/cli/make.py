@@ -60,6 +60,8 @@ def train(arguments: list[str]) -> int:
         print(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
         if folder.model.exists():
             print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+        if (folder.model / "classifier.safetensors").exists():
+            print(f"       biggan classify {folder.path} IMAGES")
     return 0
 
 

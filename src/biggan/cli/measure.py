@@ -55,8 +55,8 @@ def bench(arguments: list[str]) -> int:
     if what == "data" and command.config.data.source is None:
         raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
     from biggan.bench import bench_data, bench_evaluate, bench_sample, bench_train
-    from biggan.config import with_settings
     from biggan.precision import keep_freed_memory
+    from biggan.settings import with_settings
 
     keep_freed_memory()
     timing = {"rounds": command.rounds, "seconds": command.seconds}

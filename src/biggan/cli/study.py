@@ -69,7 +69,7 @@ def study(arguments: list[str]) -> int:
     plain = preset(value_of("--preset", words) or STUDIES[name].preset)
     base = start_from(plain, value_of("--init-from", words))
     command = parse(StudyCommand, words, f"biggan study {name}", StudyCommand(config=base))
-    config = for_a_study(command.config, command.steps)
+    config = for_a_study(command.config, base, command.steps)
     command.check()
     config.check()
     if config.data.source is None:
@@ -95,12 +95,13 @@ def study(arguments: list[str]) -> int:
     return 0
 
 
-def for_a_study(config: RunConfig, steps: int | None) -> RunConfig:
-    """The config with so many steps, and, unless it says otherwise, four evaluations with an Inception Score beside the
-    distance, and weights measured often enough for the rules."""
+def for_a_study(config: RunConfig, base: RunConfig, steps: int | None) -> RunConfig:
+    """The config, made from `base`, with so many steps, and, unless it says otherwise, four evaluations with an Inception
+    Score beside the distance, and weights measured often enough for the rules."""
     if steps is not None:
-        start = config.train.lr_decay_start  # at the same share of the steps
-        start = start and start * steps // config.train.steps
+        start, before = config.train.lr_decay_start, base.train
+        if start is not None and (start, config.train.steps) == (before.lr_decay_start, before.steps):
+            start = start * steps // before.steps  # at the same share of the steps
         config = replaced(config, {"train.steps": steps, "train.minutes": None, "train.lr_decay_start": start})
     if config.eval.every is None:
         config = replaced(config, {"eval.every": max(1, config.train.steps // 4)})

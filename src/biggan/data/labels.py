@@ -16,11 +16,15 @@ def labelled_part(source: object, per_class: int, seed: int) -> ResidentSource:
         raise DataError(
             f"data.labels_per_class={per_class}: {source.name} is a stream: prepare it as packed, or leave it out"
         )
+    members = [(source.labels == number).nonzero().squeeze(1) for number in range(len(source.class_names))]
+    fewest = min(range(len(members)), key=lambda number: len(members[number]))
+    if len(members[fewest]) < per_class:
+        raise DataError(
+            f"data.labels_per_class={per_class}: class {source.class_names[fewest]} has {len(members[fewest])} images: "
+            "use at most that many"
+        )
     chosen = []
-    for number, name in enumerate(source.class_names):
-        mine = (source.labels == number).nonzero().squeeze(1)
-        if len(mine) < per_class:
-            raise DataError(f"data.labels_per_class={per_class}: class {name} has {len(mine)} images: use at most that many")
+    for number, mine in enumerate(members):
         order = torch.randperm(len(mine), generator=addressed_generator(seed, "labelled images", number))
         chosen.append(mine[order[:per_class].to(mine.device)])
     indices = torch.cat(chosen)

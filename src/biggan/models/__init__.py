@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from biggan.errors import ConfigError, suggestion
 from biggan.models import improved, improved_imagenet, residual
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
@@ -55,6 +56,24 @@ FAMILIES: dict[str, Family] = {
         improved_imagenet.build,
     ),
 }
+
+
+def check_layer(config: ModelConfig, name: str) -> None:
+    """Raises ConfigError where the family's discriminator has no layer of this name whose output is one tensor of features
+    per image. `config` is resolved; nothing is computed."""
+    outputs: list[object] = []
+    with torch.device("meta"), torch.no_grad():
+        network, y_N = FAMILIES[config.family].discriminator(config), torch.zeros(2, dtype=torch.int64)
+        layers = dict(network.named_modules())
+        if name and name in layers:
+            layers[name].register_forward_hook(lambda layer, inputs, output: outputs.append(output))
+            network(torch.empty(2, 3, config.resolution, config.resolution), y_N)
+    if not outputs or not all(isinstance(output, torch.Tensor) and len(output) == 2 for output in outputs):
+        known = [layer for layer in layers if layer not in ("", "head", name) and layer.count(".") < 2]
+        raise ConfigError(
+            f"objective.feature_layer={name} is no layer of this discriminator that gives features; "
+            f"{suggestion(name, known)}"
+        )
 
 
 def build(config: ModelConfig, generator: torch.Generator) -> tuple[nn.Module, nn.Module]:

@@ -107,6 +107,8 @@ class PerceptronConfig(ImprovedConfig):
 
     def check(self) -> None:
         super().check()
+        if not self.noise >= 0:
+            raise ConfigError(f"model.noise={self.noise} must be at least 0")
         for name in ("generator_hidden", "discriminator_hidden"):
             sizes = getattr(self, name)
             if not sizes or min(sizes) < 1:
@@ -196,10 +198,10 @@ class Discriminator(nn.Module):
 
 
 class GreyRows(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1], all channels alike -> rows (N, R R) in [0, 1]."""
+    """Images (N, 3, R, R) in [-1, 1] -> rows (N, R R) in [0, 1], the mean of their channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x[:, 0].flatten(1) + 1) / 2  # (N, R R)
+        return (x.mean(1).flatten(1) + 1) / 2  # (N, R R)
 
 
 def grey_images(x: Tensor, resolution: int) -> Tensor:

@@ -165,6 +165,7 @@ class ResidualConfig:
             "latent_dim",
             "num_classes",
             "minibatch_kernels",
+            "minibatch_dimensions",
             "reference_batch",
         ):
             self.refuse_below(name, 1)

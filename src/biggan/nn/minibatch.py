@@ -68,11 +68,13 @@ class MinibatchDiscrimination(nn.Module):
     @torch.no_grad()
     def start(self, projected: Tensor) -> None:
         """From projections with scale 1 of a batch that is one part: scales such that half the mean distance of the nearest
-        other image is 1, biases such that the mean output is 0. Mutates both."""
+        other image is 1, biases such that the mean output is 0. Mutates both; one image alone says nothing."""
+        if len(projected) < 2:
+            return
         distance = torch.cdist(self.by_kernel(projected), self.by_kernel(projected), p=1)  # (B, P, P)
         distance.diagonal(0, 1, 2).fill_(math.inf)
-        half_B = distance.amin(2).mean(1) / 2
-        self.log_scale.copy_(-half_B.clamp(min=1e-6).log()[:, None].expand_as(self.log_scale))
+        half_B = (distance.amin(2).mean(1) / 2).clamp(min=1e-6)  # 0 where every image is there twice
+        self.log_scale.copy_(-half_B.log()[:, None].expand_as(self.log_scale))
         self.bias.copy_(-(-distance / half_B[:, None, None]).exp().sum(2).mean(1))
 
 

@@ -117,6 +117,13 @@ class OnRows(nn.Module):
         return self.norm(x_NC[:, :, None, None]).flatten(1)  # (N, C)
 
 
+def compares_rows(network: nn.Module) -> bool:
+    """Whether batch statistics of rows are taken somewhere: of one row there are none."""
+    return any(
+        isinstance(module, OnRows) and isinstance(module.norm.standardize, Standardize) for module in network.modules()
+    )
+
+
 class ConditionalNorm(nn.Module):
     """y = standardize(x) (1 + gain(c)) + bias(c), for a condition c of shape (N, E). BigGAN appendix B.
 

@@ -76,7 +76,7 @@ class WeightNormedLinear(WeightNormed):
         self.made: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.starting:
+        if self.starting or torch.compiler.is_exporting():
             return super().forward(x)
         dtype = product_type(x)
         version = (self.weight._version, dtype, self.weight.device)

@@ -1,8 +1,10 @@
-"""Exponential moving average of the generator's weights. BigGAN appendix C; spec section 5.
+"""Exponential moving average of a network's weights: the generator's (BigGAN appendix C; spec section 5), and those of a
+discriminator that is to tell classes (Salimans et al. 2016, published code; spec 2, section 8).
 
 The paper's decay is 0.9999. Before `start` the average is a copy of the raw weights. After it the decay used is
-min(decay, (1 + n) / (10 + n)), n generator steps later, so that a short run averages over a fixed share of its length.
+min(decay, (1 + n) / (10 + n)), n steps later, so that a short run averages over a fixed share of its length.
 DEVIATION from BigGAN appendix C: the paper has no such warm-up, because its runs have 150,000 steps and ours may have 2,000.
+DEVIATION from the code of Salimans et al.: its average of D starts from zero, so that early test errors mean nothing.
 """
 
 import copy
@@ -12,20 +14,20 @@ from torch import nn
 
 
 class EMA:
-    """`average` is a frozen copy of the generator in evaluation mode, updated in place by `update`."""
+    """`average` is a frozen copy of the network in evaluation mode, updated in place by `update`."""
 
-    def __init__(self, generator: nn.Module, *, decay: float, start: int) -> None:
-        self.average = copy.deepcopy(generator).eval().requires_grad_(False)
+    def __init__(self, network: nn.Module, *, decay: float, start: int) -> None:
+        self.average = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay = decay
         self.start = start
 
     @torch.no_grad()
-    def update(self, generator: nn.Module, step: int) -> None:
-        """After generator step number `step` (counted from 1). Power-iteration vectors are copied, not averaged;
+    def update(self, network: nn.Module, step: int) -> None:
+        """After step number `step` of that player (counted from 1). Power-iteration vectors are copied, not averaged;
         the average keeps its own standing statistics."""
         age = step - self.start
         decay = min(self.decay, (1 + age) / (10 + age)) if age > 0 else 0.0
-        torch._foreach_lerp_(list(self.average.parameters()), list(generator.parameters()), 1 - decay)
-        for name, buffer in generator.named_buffers():
+        torch._foreach_lerp_(list(self.average.parameters()), list(network.parameters()), 1 - decay)
+        for name, buffer in network.named_buffers():
             if not name.rpartition(".")[2].startswith("standing"):
                 self.average.get_buffer(name).copy_(buffer)

@@ -77,8 +77,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
     labelled = labelled_images(config, source)
     stream = real_images(game, source, step)
     labels = None if labelled is None else real_images(game, labelled, step)
-    if step == 0 and config.init_from is None:
-        begin_from_data(game, source)
+    begin_from_data(game, source, progress.new)
     with folder.writing():
         stats, log = Stats(), StatsFile(folder.stats_file, resume_step=step) if world.is_first else None
     line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_first else None

@@ -22,7 +22,7 @@ from biggan.distributed import ALONE, World, on_first, reduced, rows_of_all_rank
 from biggan.errors import CheckpointError, ConfigError
 from biggan.latents import draw_labels
 from biggan.nn.minibatch import compare_across_ranks
-from biggan.nn.norm import together_with
+from biggan.nn.norm import compares_rows, together_with
 from biggan.nn.virtual import Reference
 from biggan.nn.weight_norm import starting_from_data, starts_from_data
 from biggan.precision import choose_precision, to_device
@@ -36,6 +36,8 @@ from biggan.training.step import Game, Plan, Player, Schedule, on_device
 
 Report = Callable[[str], None]
 START_IMAGES = 500  # Salimans et al. 2016, published code
+START_BATCHES = 5  # but no more micro-batches at once than these, for the sake of memory
+PLAYERS = ("generator", "discriminator")
 ROLLBACK_RATE = 0.5  # learning rates after each return from values that were not finite
 
 
@@ -47,11 +49,13 @@ class Returns(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run has come: generator steps, seconds of training, and how often it went back."""
+    """How far a run has come: generator steps, seconds of training, how often it went back, and which networks are new,
+    weights just drawn."""
 
     step: int
     seconds: float
     returns: Returns
+    new: tuple[str, ...] = ()
 
 
 def build_game(config: RunConfig, world: World = ALONE) -> Game:
@@ -66,7 +70,9 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         z_BZ = config.latent.prior().draw((size, config.model.z_dim), stream, step=0)
         generator.reference.put(z_BZ, draw_labels(size, config.model.num_classes, stream))
     # Groups of one rank need no sums: each normalises its own images.
-    apart = world.size == 1 or train.statistics_ranks == 1
+    apart, plan = world.size == 1 or train.statistics_ranks == 1, plan_of(config, world)
+    if apart and plan.micro_batch == world.size and compares_rows(generator):
+        raise ConfigError(f"train.micro_batch={plan.micro_batch}: G's norms need two or more for each rank: leave it out")
     sums = None if apart else sums_within(train.statistics_ranks)
     ema, players, guard = None, [], Guard(precision.device)
     for name, network, lr, regularizers in (
@@ -98,7 +104,7 @@ def build_game(config: RunConfig, world: World = ALONE) -> Game:
         objective=config.objective.objective(),
         augment=config.augment.augmentation(),
         precision=precision,
-        plan=plan_of(config, world),
+        plan=plan,
         prior=config.latent.prior(),
         latent_dim=config.model.z_dim,
         num_classes=config.model.num_classes,
@@ -158,9 +164,8 @@ def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> 
     A run without one starts from the weights of `init_from`, if that is given."""
     checkpoint = newest_checkpoint(folder, report, game.plan.world)
     if checkpoint is None:
-        if config.init_from is not None:
-            start_from(game, config, report)
-        return Progress(0, 0.0, Returns())
+        new = PLAYERS if config.init_from is None else start_from(game, config, report)
+        return Progress(0, 0.0, Returns(), new)
     parts = split_by_prefix(checkpoint.tensors)
     returns = Returns(**on_first(folder.returns))
     remedy(game, config, returns)
@@ -178,22 +183,23 @@ def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> 
 
 
 @torch.no_grad()
-def begin_from_data(game: Game, source: Source) -> None:
-    """Before the first step: the layers of both networks that start from data see up to START_IMAGES images, or latents, and
-    the averages begin there. Mutates the game; the same on all ranks."""
-    networks = {"generator": game.generator.network, "discriminator": game.discriminator.network}
+def begin_from_data(game: Game, source: Source, new: tuple[str, ...] = PLAYERS) -> None:
+    """Before the first step: the layers of the `new` networks that start from data see up to START_IMAGES images, or
+    latents, and their averages begin there. Mutates the game; the same on all ranks."""
+    networks = {name: getattr(game, name).network for name in new}
     wanted = [name for name, network in networks.items() if starts_from_data(network)]
     if not wanted:
         return
     seed_networks(game.plan.seed, "start from data", 0)
-    x, y_N = on_device(game, next(source.once(START_IMAGES)))
+    x, y_N = on_device(game, next(source.once(min(START_IMAGES, START_BATCHES * game.plan.micro_batch))))
     stream = addressed_generator(game.plan.seed, "start from data", 1)
     z_NZ = to_device(game.prior.draw((len(x), game.latent_dim), stream, step=0), game.precision.device)
     for name in wanted:
         with starting_from_data(networks[name]):
             networks[name](z_NZ if name == "generator" else x, y_N)
     for name, average in averages_of(game).items():
-        average.load_state_dict(networks["generator" if name == "ema" else "discriminator"].state_dict())
+        if (averaged := "generator" if name == "ema" else "discriminator") in new:
+            average.load_state_dict(networks[averaged].state_dict())
 
 
 def remedy(game: Game, config: RunConfig, returns: Returns) -> None:
@@ -227,9 +233,9 @@ def newest_checkpoint(folder: RunFolder, report: Report, world: World) -> Checkp
     return None if path is None else read_checkpoint(path)
 
 
-def start_from(game: Game, config: RunConfig, report: Report) -> None:
+def start_from(game: Game, config: RunConfig, report: Report) -> tuple[str, ...]:
     """Load the weights of another model, and the optimisers' moments if they are to be kept; what depends on the number of
-    classes stays as drawn if that differs.
+    classes stays as drawn if that differs. Returns which players' networks are new, because the model has none.
 
     Raises CheckpointError where the weights do not fit, or there are no moments."""
     path, step = start = parse_start(config.init_from)
@@ -237,6 +243,9 @@ def start_from(game: Game, config: RunConfig, report: Report) -> None:
     classes = model_of(path)[0].num_classes
     networks = {"generator": game.generator.network, "discriminator": game.discriminator.network} | averages_of(game)
     for name, network in networks.items():
+        if name == "classifier" and name not in weights:
+            network.load_state_dict(game.discriminator.network.state_dict())
+            continue
         if name not in weights:
             report(f"{path} holds no {name}: it starts from new weights")
             continue
@@ -252,10 +261,12 @@ def start_from(game: Game, config: RunConfig, report: Report) -> None:
             load_optimizer(player, weights[f"{name}_optimizer"])
             remind(player, weights)
     report(f"starting from the weights of {path}{'' if step is None else f' at step {step}'}")
+    return tuple(name for name in PLAYERS if name not in weights)
 
 
 def load_but_classes(network: nn.Module, tensors: Tensors, classes: tuple[int, int], what: str) -> list[str]:
-    """Load a state whose shapes may differ where they count classes (there, here); returns the names not loaded.
+    """Load a state whose shapes may differ where they count classes (there, here); returns the names not loaded, among them
+    those of class numbers, which mean nothing where the classes are others.
 
     Mutates the network. Raises CheckpointError on any other difference."""
     state, left = network.state_dict(), []
@@ -264,7 +275,9 @@ def load_but_classes(network: nn.Module, tensors: Tensors, classes: tuple[int, i
         raise CheckpointError(f"{what} is another network: {name} is only {'here' if name in state else 'there'}")
     for name, tensor in tensors.items():
         here, there = state[name].shape, tensor.shape
-        if here == there:
+        if classes[0] != classes[1] and not tensor.is_floating_point():
+            left.append(name)
+        elif here == there:
             state[name] = tensor
         elif len(here) == len(there) and all(a == b or (b, a) == classes for a, b in zip(here, there, strict=True)):
             left.append(name)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
 from biggan.augment import Augmentation
-from biggan.distributed import ALONE, World, unreduced
+from biggan.distributed import ALONE, World, mean_over_ranks, unreduced
 from biggan.latents import Prior, draw_labels
 from biggan.losses import Objective
 from biggan.nn.heads import Verdict
@@ -210,6 +210,8 @@ def generator_turn(game: Game, step: int, turn: int = 0, seen: list[Batch] | Non
                 fake = player.reduced(z, labels)  # (N, 3, R, R)
                 verdict = judged(game, game.augment(fake), labels)
                 real_verdict = verdict_on_real(game, seen[index % len(seen)], len(z)) if game.objective.pairs else None
+            if game.objective.matches_means:
+                verdict, real_verdict = with_mean_features(verdict), with_mean_features(real_verdict)
             terms = game.objective.for_generator(real_verdict, verdict)
             if index == 0:
                 context = Context(step=step)
@@ -239,6 +241,11 @@ def judged(game: Game, images: Tensor, labels: Tensor) -> Verdict:
     with network.get_submodule(name).register_forward_hook(lambda layer, inputs, output: outputs.append(output)):
         verdict = network(images, labels)
     return verdict._replace(features_NF=outputs[-1].flatten(1))
+
+
+def with_mean_features(verdict: Verdict) -> Verdict:
+    """The verdict with the mean features (1, F) of the batch of all ranks, float32. All ranks must call it together."""
+    return verdict._replace(features_NF=mean_over_ranks(verdict.features_NF.float().mean(0, keepdim=True)))
 
 
 def on_device(game: Game, batch: Batch) -> Batch:

@@ -18,9 +18,14 @@ class Tester:
     def __init__(self, config: RunConfig, game: Game, source: Source, folder: RunFolder, step: int, report: Report) -> None:
         """Raises DataError where the test images cannot be read or are of other classes."""
         self.every, self.batch, self.report = config.classify.every, config.train.batch, report
-        self.test = open_source(config.classify.test, config.model.resolution, cache=config.data.cache)
+        only = {"classes": config.data.classes}
+        self.test = open_source(config.classify.test, config.model.resolution, filters=only, cache=config.data.cache)
         if self.test.class_names != source.class_names:
-            raise DataError(f"classify.test={config.classify.test} has other classes than {source.name}")
+            odd = sorted(set(self.test.class_names) ^ set(source.class_names))[:3]
+            raise DataError(
+                f"classify.test={config.classify.test} has other classes than {source.name} ({', '.join(odd)} are only "
+                "in one of them): give test images in folders named as those of --data"
+            )
         self.classifier = Classifier(game.classifier.average, game.precision.device, source.class_names)
         self.folder, self.log = folder, None
         if game.plan.world.is_first:
@@ -39,5 +44,5 @@ class Tester:
         """On this rank."""
         found = mistakes(self.classifier.logits, self.test.once(self.batch))
         with self.folder.writing():
-            self.log.write(step, {"test_error": found.percent, "test_wrong": found.wrong})
+            self.log.write(step, {"test_error": found.percent, "test_wrong": int(found.wrong)})
         self.report(f"step {step}: {found.wrong} of {found.images} test images wrong ({found.percent:.2f} %)")
