@@ -21,6 +21,14 @@ from biggan.presets import preset
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+LONGEST = ("test_faults.py", "test_distributed.py", "test_shards.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker ends with one while the others have nothing left."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 def shared_file(name: str) -> Path:
     """A file beside the checkout; the test is skipped where it is absent."""
     path = SHARED / name
