@@ -5,6 +5,7 @@
     RUN/samples/step-00001000.png            sheets
     RUN/checkpoints/step-00001000/           tensors.safetensors, manifest.json (step, checksum, counters)
     RUN/watch.jsonl, evaluations.jsonl       likewise: weights and samples; scores
+    RUN/tests.jsonl                          likewise: errors of a classifier
     RUN/alarms.jsonl, returns.json           what the rules saw, and how often the run went back; never cut
     RUN/return-1/                            the logs as they were before it did
     RUN/best/                                the best model, with best.json

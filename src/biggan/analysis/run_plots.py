@@ -10,7 +10,17 @@ from PIL import Image, ImageDraw
 from biggan.analysis.collapse import Alarm, Line
 from biggan.errors import ConfigError
 
-SCORES = ("fid", "frechet_distance", "kid", "kernel_distance", "inception_score", "exp_kl_score", "accuracy", "recognised")
+SCORES = (
+    "fid",
+    "frechet_distance",
+    "kid",
+    "kernel_distance",
+    "inception_score",
+    "exp_kl_score",
+    "accuracy",
+    "recognised",
+    "test_error",
+)
 
 KINDS = {
     "sigma0": "first singular value",
@@ -98,6 +108,7 @@ def overview(lines: list[Line], keys: list[str], alarms: list[Alarm], file: Path
         for name in names:
             axes.plot(*column(lines, name), label=name.replace("_", " "), lw=1)
         axes.set(title=title, xlabel="step")
+        axes.locator_params(axis="x", nbins=6)
         mark(axes, alarms)
         axes.legend(fontsize=7)
     for axes in panels[len(groups) :]:
