@@ -196,6 +196,24 @@ def test_the_stream_waits_for_a_server_that_comes_back(tars, tmp_path, monkeypat
     assert source.faults()["data_retries"] > 4
 
 
+@pytest.mark.parametrize("look", [1, 2, 9])
+def test_a_server_that_comes_back_between_a_try_and_a_look_costs_no_shard(tars, tmp_path, monkeypatch, look):
+    monkeypatch.setattr(shards, "PAUSE", 0.01)
+    monkeypatch.setattr(shards, "LONGEST_PAUSE", 0.05)
+    undisturbed = named(*take(open_source(f"wds:{tars}", 16).stream(8, seed=0), 8))
+    source, original, looks = open_source(f"wds:{tars}", 16), shards.can_be_opened, itertools.count(1)
+
+    def can_be_opened(shard):
+        if next(looks) == look:
+            (tmp_path / "away").rename(tars)
+        return original(shard)
+
+    monkeypatch.setattr(shards, "can_be_opened", can_be_opened)
+    tars.rename(tmp_path / "away")
+    assert named(*take(source.stream(8, seed=0), 8)) == undisturbed
+    assert source.faults()["data_skipped_shards"] == 0
+
+
 def write_bare(folder, shard, samples):
     folder.mkdir(exist_ok=True)
     with tarfile.open(folder / f"{shard}.tar", "w") as tar:

@@ -187,9 +187,9 @@ class ShardSource:
                     raise self.gone(shard)
 
     def read(self, shard: Shard, first: int) -> Iterator[Sample]:
-        """The samples of a shard from its `first` on. What cannot be read after some tries, while other shards can, is left
-        out and counted."""
-        done, began = first, time.monotonic()
+        """The samples of a shard from its `first` on. What cannot be read after some tries, while other shards can (seen
+        twice: a server may come back between a try and the look at the others), is left out and counted."""
+        done, began, others = first, time.monotonic(), False
         for trial in itertools.count(1):
             try:
                 for sample in itertools.islice(samples_of(shard.name), done, shard.images):
@@ -200,11 +200,12 @@ class ShardSource:
                 raise EOFError(f"it ends after {done} of {shard.images} images")
             except FAILURES as error:
                 reason = reason_of(error)
-            if trial >= TRIES and self.others_can_be_opened(shard):
+            before, others = others, trial >= TRIES - 1 and self.others_can_be_opened(shard)
+            if trial >= TRIES and before and others:
                 break
             if time.monotonic() - began > PATIENCE:
                 raise self.gone(shard)
-            if trial == TRIES:
+            if trial == TRIES and not others:
                 self.report(f"data: {shard.name} cannot be read, nor can others ({reason}): waiting")
             time.sleep(min(PAUSE * 2 ** (trial - 1), LONGEST_PAUSE))
             self.trouble.add(data_retries=1)
