@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -79,12 +80,16 @@ def tensors_of(run):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Four steps by one process; by two; two by one and two by two; two by two and two by one."""
+    """Four steps by one process; by two; three by one and the last by two; three by two and the last by one."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, parts in {"1": [(1, 4)], "2": [(2, 4)], "12": [(1, 2), (2, 4)], "21": [(2, 2), (1, 4)]}.items():
-        for count, steps in parts:
-            train = ["-m", "biggan", "--", "train", "digits", *TINY, "--train.steps", steps, "--run", name]
-            ranks(count, *train, cwd=folder)
+    for name, before in {"1": None, "2": None, "12": "1", "21": "2"}.items():
+        if before is not None:
+            shutil.copytree(folder / before, folder / name)
+            shutil.rmtree(RunFolder(folder / name).list_checkpoints()[-1])
+            assert read_checkpoint(RunFolder(folder / name).list_checkpoints()[-1]).step == 3
+        train = ["-m", "biggan", "--", "train", "digits", *TINY, "--train.steps", 4, "--run", name]
+        told = ranks(int(name[-1]), *train, cwd=folder)
+        assert ("resuming from step 3" in told.stderr) == (before is not None)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Training under faults: killed, asked to stop, its newest checkpoint cut short, its disk full, one of its ranks killed; 25
+"""Training under faults: killed, asked to stop, its newest checkpoint cut short, its disk full, one of its ranks killed; 15
 in all. Each time the same command carries on, and the end is, to the bit, that of a run that nothing disturbed."""
 
 import json
@@ -52,7 +52,7 @@ def kill(run, words, chance):
     """SIGKILL at a random moment."""
     process = start(words)
     wait_for_step(process, run, step_of(run))
-    time.sleep(chance.uniform(0, 0.3))
+    time.sleep(chance.uniform(0, 0.1))
     process.kill()
     process.communicate()
 
@@ -62,7 +62,7 @@ def ask(number):
         """A signal that asks to stop: saved, and a good end."""
         process = start(words)
         wait_for_step(process, run, step_of(run))
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(chance.uniform(0, 0.1))
         process.send_signal(number)
         _, told = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, told
@@ -107,10 +107,10 @@ def assert_same(run, undisturbed, ranks, steps):
     assert regular[0] == regular[1] == list(range(2, steps + 1, 2))
 
 
-def test_twenty_faults_leave_no_trace(tmp_path):
+def test_ten_faults_leave_no_trace(tmp_path):
     """One process."""
-    chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 300
-    faults = [kill] * 10 + [ask(signal.SIGTERM)] * 3 + [ask(signal.SIGUSR1)] * 2 + [cut] * 3 + [fill] * 2
+    chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 100
+    faults = [kill] * 4 + [ask(signal.SIGTERM), ask(signal.SIGUSR1)] + [cut] * 2 + [fill] * 2
     chance.shuffle(faults)
     for fault in [kill, *faults]:
         fault(run, command(run, steps), chance)
@@ -125,12 +125,12 @@ def children(pid):
 def test_a_rank_that_dies_is_started_again(tmp_path):
     """Two processes under torchrun, which restarts both when one is killed; three times, by one command. Then torchrun is
     asked to stop, and hands that on."""
-    chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 120
+    chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 60
     process = start(command(run, steps, ranks=2))
     try:
         for _ in range(3):
             wait_for_step(process, run, step_of(run))
-            time.sleep(chance.uniform(0, 0.3))
+            time.sleep(chance.uniform(0, 0.1))
             os.kill(chance.choice(children(process.pid)), signal.SIGKILL)
         wait_for_step(process, run, step_of(run))
         process.send_signal(signal.SIGTERM)

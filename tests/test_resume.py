@@ -1,12 +1,6 @@
 """A run that is stopped, in whatever way, and started again ends exactly where an undisturbed one does."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -66,38 +60,6 @@ def test_four_steps_are_two_and_two(tmp_path, precision):
         assert {k: v for k, v in one.items() if k not in clocks} == {k: v for k, v in other.items() if k not in clocks}
     models = [(run.model / "generator.safetensors").read_bytes() for run in (whole, parts)]
     assert models[0] == models[1]
-
-
-def test_sigkill_at_a_random_moment(tmp_path):
-    """Killed three times, without warning, at random; resumed each time by the same command."""
-    steps = 12
-    settings = ["--train.steps", steps, "--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1]
-    settings += ["--train.checkpoint-every", 1, "--train.standing-passes", 2, "--model.width", 2, "--data.flip"]
-    settings += ["--model.embedding-dim", 8, "--train.device", "cpu", "--train.precision", "fp32"]
-    words = [sys.executable, "-m", "biggan", "train", "digits", *map(str, settings), "--run"]
-    command = [*words, str(tmp_path / "killed")]
-    folder, chance = RunFolder(tmp_path / "killed"), random.Random(os.getpid())
-    for kill in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        at_least = 3 * kill + 1
-        while process.poll() is None and not (folder.list_checkpoints() and read_step(folder) >= at_least):
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.2))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "resuming from step" in done.stderr
-    subprocess.run([*words, str(tmp_path / "undisturbed")], capture_output=True, check=True)
-    assert read_step(folder) == steps
-    assert_same(final_tensors(RunFolder(tmp_path / "undisturbed")), final_tensors(folder))
-    logged = [json.loads(line)["step"] for line in folder.stats_file.read_text().splitlines()]
-    assert logged == list(range(1, steps + 1))
-
-
-def read_step(folder):
-    """The step of the newest checkpoint by its name."""
-    return int(folder.list_checkpoints()[-1].name.removeprefix("step-"))
 
 
 def test_a_damaged_line_in_the_log_is_dropped(tmp_path):

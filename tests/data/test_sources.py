@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from conftest import write_pictures
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from biggan.data import open_source, sources
 from biggan.data.sources import decode, list_source
@@ -71,6 +72,12 @@ def test_embedded_digits_are_the_real_ones():
     listing = list_source("embedded:digits")
     assert len(listing.images) == 1797
     assert listing.class_names == tuple("0123456789")
+    theirs = load_digits()
+    for index in (0, 1, 1796):
+        (name,) = (image for image in listing.images if image.endswith(f"/{index:04d}.png"))
+        assert name.startswith(f"{theirs.target[index]}/")
+        ours = np.asarray(Image.open(io.BytesIO(listing.read(name))))
+        assert np.array_equal(ours, (theirs.images[index] * 255 / 16).round())
 
 
 def picture(pixels, mode="RGB"):
