@@ -37,4 +37,4 @@ def test_means_since_the_last_flush():
 
 
 def test_clock():
-    assert [clock(s) for s in (5, 65, 3600 + 62)] == ["0:05", "1:05", "1:01:02"]
+    assert [clock(s) for s in (-33, 5, 65, 3600 + 62)] == ["0:00", "0:05", "1:05", "1:01:02"]

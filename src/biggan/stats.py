@@ -137,7 +137,7 @@ class ProgressLine:
 
 
 def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
-    minutes, second = divmod(round(seconds), 60)
+    """1:02:03 or 2:03; 0:00 where a time limit is over."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
