@@ -1,4 +1,4 @@
-"""Training under faults: killed, asked to stop, its newest checkpoint cut short, its disk full, one of its ranks killed; 15
+"""Training under faults: killed, asked to stop, its newest checkpoint cut short, its disk full, one of its ranks killed; 25
 in all. Each time the same command carries on, and the end is, to the bit, that of a run that nothing disturbed."""
 
 import json
@@ -107,10 +107,10 @@ def assert_same(run, undisturbed, ranks, steps):
     assert regular[0] == regular[1] == list(range(2, steps + 1, 2))
 
 
-def test_ten_faults_leave_no_trace(tmp_path):
+def test_twenty_faults_leave_no_trace(tmp_path):
     """One process."""
-    chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 100
-    faults = [kill] * 4 + [ask(signal.SIGTERM), ask(signal.SIGUSR1)] + [cut] * 2 + [fill] * 2
+    chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 200
+    faults = [kill] * 10 + [ask(signal.SIGTERM)] * 3 + [ask(signal.SIGUSR1)] * 2 + [cut] * 3 + [fill] * 2
     chance.shuffle(faults)
     for fault in [kill, *faults]:
         fault(run, command(run, steps), chance)

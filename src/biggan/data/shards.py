@@ -201,7 +201,7 @@ class ShardSource:
             except FAILURES as error:
                 reason = reason_of(error)
             before, others = others, trial >= TRIES - 1 and self.others_can_be_opened(shard)
-            if trial >= TRIES and before and others:
+            if before and others:
                 break
             if time.monotonic() - began > PATIENCE:
                 raise self.gone(shard)
