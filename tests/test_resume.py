@@ -62,6 +62,14 @@ def test_four_steps_are_two_and_two(tmp_path, precision):
     assert models[0] == models[1]
 
 
+@pytest.mark.parametrize("frozen", ["generator_lr", "discriminator_lr"])
+def test_with_a_player_that_never_moves(frozen, tmp_path):
+    whole = train(tiny_config(steps=4, **{frozen: 0.0}), tmp_path / "whole")
+    for steps in (2, 4):
+        parts = train(tiny_config(steps=steps, **{frozen: 0.0}), tmp_path / "parts")
+    assert_same(final_tensors(whole), final_tensors(parts))
+
+
 def test_a_damaged_line_in_the_log_is_dropped(tmp_path):
     folder = train(tiny_config(steps=2), tmp_path / "run")
     folder.stats_file.write_text(folder.stats_file.read_text() + "\0\0\0\n{\n[]\n")

@@ -16,7 +16,7 @@ from biggan.regularizers import Context
 from biggan.settings import replaced
 from biggan.stats import read_log
 from biggan.training import watch as watching
-from biggan.training.state import Returns, build_game, remedy
+from biggan.training.state import PLAYERS, Returns, build_game, remedy
 from biggan.training.step import to_signed_range, train_step
 
 
@@ -213,6 +213,10 @@ def test_starting_from_a_checkpoint_of_another_run(capsys, tmp_path):
         assert torch.equal(tensors[name], there[2][name]), "frozen at step 2"
         name = "discriminator_optimizer/blocks.0.conv_1.weight/step"
         assert tensors[name].item() == {"keep": there[2][name].item() + 2, "reset": 2}[moments]
+    onwards = dataclasses.replace(tiny_config(steps=1, moments="keep"), init_from=str(tmp_path / "reset"))
+    tensors = final_tensors(train(onwards, tmp_path / "onwards"))
+    steps = {player: tensors[f"{player}_optimizer/blocks.0.conv_1.weight/step"].item() for player in PLAYERS}
+    assert steps == {"generator": 1, "discriminator": 4}, "G had never moved, so it has no moments to keep"
     words = ["train", "digits", "--run", tmp_path / "none", "--init-from", f"{tmp_path / 'first'}@7", "--train.steps", 1]
     code, _, err = call(capsys, *words)
     assert (code, "no checkpoint of step 7 (there are: 1, 2, 3, 4)" in err) == (2, True)

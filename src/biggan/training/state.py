@@ -174,7 +174,7 @@ def resume(game: Game, config: RunConfig, folder: RunFolder, report: Report) -> 
             average.load_state_dict(parts[name])
         for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
             player.network.load_state_dict(parts[name])
-            load_optimizer(player, parts[f"{name}_optimizer"])
+            load_optimizer(player, parts.get(f"{name}_optimizer", {}))
             remind(player, parts)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
@@ -255,10 +255,10 @@ def start_from(game: Game, config: RunConfig, report: Report) -> tuple[str, ...]
             names = ", ".join(sorted(drawn)[:3]) + more
             report(f"{name}: drawn anew for {game.num_classes} classes instead of {classes}: {names}")
     if config.train.moments == "keep":
+        if classes != game.num_classes or not any(f"{name}_optimizer" in weights for name in PLAYERS):
+            raise CheckpointError(f"{path} has no moments for these networks: use --train.moments reset")
         for name, player in (("generator", game.generator), ("discriminator", game.discriminator)):
-            if f"{name}_optimizer" not in weights or classes != game.num_classes:
-                raise CheckpointError(f"{path} has no moments for these networks: use --train.moments reset")
-            load_optimizer(player, weights[f"{name}_optimizer"])
+            load_optimizer(player, weights.get(f"{name}_optimizer", {}))
             remind(player, weights)
     report(f"starting from the weights of {path}{'' if step is None else f' at step {step}'}")
     return tuple(name for name in PLAYERS if name not in weights)
@@ -295,7 +295,9 @@ def remind(player: Player, parts: dict[str, Tensors]) -> None:
 
 
 def load_optimizer(player: Player, tensors: Tensors) -> None:
-    """Put back the moments that `state_of` flattened."""
+    """Put back the moments that `state_of` flattened; a player that never moved (its rate is 0) has none."""
+    if not tensors:
+        return
     state: dict[int, dict[str, Any]] = {}
     for index, (name, parameter) in enumerate(player.network.named_parameters()):
         # The fused optimiser walks weights and moments side by side in memory: both need the same layout.
