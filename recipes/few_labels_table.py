@@ -1,4 +1,4 @@
-"""Test errors of semi-supervised runs, by their labels and their length: python recipes/few_labels_table.py RUN ..."""
+"""Test errors of semi-supervised runs, alone and over seeds: python recipes/few_labels_table.py RUN ..."""
 
 import json
 import statistics
@@ -7,13 +7,14 @@ from collections import defaultdict
 from pathlib import Path
 
 from biggan.checkpoint import RunFolder
-from biggan.config import RunConfig, from_json
+from biggan.config import RunConfig, from_json, to_json
+from biggan.settings import replaced
 from biggan.stats import read_log
 
 
 def main() -> None:
-    """One line for each run, then one for each number of labels."""
-    groups: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    """One line for each run, then one for those that differ in nothing but their seeds."""
+    groups: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for path in map(Path, sys.argv[1:]):
         tests = read_log(path / "tests.jsonl")
         if not tests:
@@ -27,11 +28,13 @@ def main() -> None:
         print(json.dumps({"run": path.name, "labels": labels, "step": step, "wrong": wrong, "percent": percent}))
         length = f"{step} of {config.train.steps} steps" if config.train.minutes is None else f"{config.train.minutes:g} min"
         kind = config.preset + ("" if config.objective.unsupervised else ", labels alone")
-        groups[kind, labels, length].append(wrong)
-    for (preset, labels, length), wrong in sorted(groups.items()):
+        without_seeds = replaced(config, {"train.seed": 0, "data.labels_seed": 0})
+        groups[f"{kind}, {labels} labels, {length}", to_json(without_seeds)][str(path)] = wrong
+    for (what, _), runs in sorted(groups.items()):
+        wrong = list(runs.values())
         spread = f" ± {statistics.stdev(wrong):.1f}" if len(wrong) > 1 else ""
-        found = f"{statistics.mean(wrong):.1f}{spread} test images wrong"
-        print(f"{preset}, {labels} labels, {length}: {found}, {len(wrong)} run(s)")
+        names = ", ".join(Path(run).name for run in runs)
+        print(f"{what}: {statistics.mean(wrong):.1f}{spread} test images wrong ({names})")
 
 
 if __name__ == "__main__":
