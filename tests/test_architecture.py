@@ -93,6 +93,7 @@ def test_house_rules(path):
     assert "pickl" not in text, "nothing is unpickled"
     pytorch_files = re.search(r"(?<!safetensors\.)torch\.load\(", text)
     assert not pytorch_files or path.name == "weights.py", "one place reads PyTorch files"
+    assert text.count("Image.open(") == (path.name == "sources.py"), "one place says which formats Pillow may read"
     assert text.count("\n") <= 330, "a room of this size should be two"
     assert ast.get_docstring(tree), "a module header says what the room is for"
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import shared_file, write_pictures
+from PIL import EpsImagePlugin, Image
 
 from biggan.data import loader, open_source
 from biggan.errors import DataError
@@ -67,6 +68,19 @@ def test_damage_inside_a_zip_is_a_broken_image(pictures, tmp_path):
     with pytest.raises(DataError, match=damaged.filename):
         open_source(str(target), 32, cache=tmp_path / "cache")
     assert open_source(str(target), 32, skip_broken=True, cache=tmp_path / "cache").broken == 1
+
+
+def test_postscript_named_png_is_a_broken_image_and_no_program_is_started(pictures, tmp_path, monkeypatch):
+    """Pillow goes by the content of a file, and would hand this one to Ghostscript."""
+    file = pictures / "a" / "3.png"
+    Image.new("RGB", (8, 8), "red").save(file, "EPS")
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: started.append(args))
+    with pytest.raises(DataError, match=r"a/3\.png .*no image of the formats PNG, .*skip-broken") as caught:
+        open_source(str(pictures), 32, cache=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache").broken == 1
+    assert not started
 
 
 def test_a_class_without_a_readable_image_is_refused(pictures, tmp_path):

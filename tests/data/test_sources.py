@@ -127,6 +127,13 @@ def test_links_to_class_folders_are_followed(tmp_path):
     assert list_source(str(tmp_path / "set")).images == ("cat/0.png", "cat/1.png", "dog/0.png")
 
 
+@pytest.mark.parametrize("suffix", sorted(sources.IMAGE_SUFFIXES))
+def test_every_format_that_has_a_suffix_is_read(suffix):
+    buffer = io.BytesIO()
+    Image.new("L", (16, 16), 77).save(buffer, Image.registered_extensions()[suffix])
+    assert np.abs(np.asarray(decode(buffer.getvalue(), 16)[0]).astype(int) - 77).max() <= 2
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
     """A PNG that claims a size: its head is enough to refuse it."""

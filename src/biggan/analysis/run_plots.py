@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from biggan.analysis.collapse import Alarm, Line
+from biggan.data.sources import open_image
 from biggan.errors import ConfigError
 
 SCORES = (
@@ -159,7 +160,7 @@ def sheet_of_rows(sheets: dict[str, Path], file: Path) -> None:
     """The top of each setting's sheet, one below the other, named."""
     strips = []
     for name, path in sheets.items():
-        with Image.open(path) as sheet:
+        with open_image(path) as sheet:
             strip = sheet.convert("RGB").crop((0, 0, sheet.width, min(sheet.height, sheet.width // 5)))
         strips.append((name, strip))
     if not strips:

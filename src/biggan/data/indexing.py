@@ -13,12 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from PIL import Image
-
 from biggan.data.loader import Progress
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
 from biggan.data.shards import FAILURES, PAUSE, TRIES, ShardSource, open_url, reason_of, samples_of, webdataset
-from biggan.data.sources import stat_of
+from biggan.data.sources import open_image, stat_of
 from biggan.errors import DataError
 
 
@@ -174,6 +172,6 @@ def contents_of(address: str) -> tuple[collections.Counter, list[tuple[int, int]
     labels, sizes = collections.Counter(), []
     for sample in samples_of(address):
         labels[sample.label] += 1
-        with contextlib.suppress(Exception), Image.open(io.BytesIO(sample.data)) as image:  # decodes nothing
+        with contextlib.suppress(Exception), open_image(io.BytesIO(sample.data)) as image:  # decodes nothing
             sizes.append(image.size)  # Pillow raises a dozen kinds; a broken image is dealt with when it is wanted
     return labels, sizes

@@ -11,14 +11,15 @@ import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from biggan.errors import DataError, first_line, suggestion
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of these suffixes, as Pillow calls them
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 EMBEDDED = ("digits",)
 LARGEST_IMAGE = 100_000_000  # pixels; beyond it a file is taken for a bomb
@@ -183,13 +184,23 @@ def classify(spec: str, flat_name: str, names: list[str], read: Callable[[str], 
     return Listing(spec, tuple(names), tuple(index[name] for name in class_of), tuple(class_names), read, stamp)
 
 
+def open_image(file: Path | IO[bytes]) -> Image.Image:
+    """An image of IMAGE_FORMATS whose head has been read and nothing decoded. Raises UnidentifiedImageError on any other.
+
+    Pillow goes by the content of a file, whatever its name says: left to itself, it would hand PostScript to Ghostscript."""
+    try:
+        return Image.open(file, formats=IMAGE_FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnidentifiedImageError(f"it is no image of the formats {', '.join(IMAGE_FORMATS)}") from error
+
+
 def decode(data: bytes, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
     """An RGB image of resolution x resolution, and the (width, height) that it had.
 
     Centre crop along the long edge, then area resampling: BigGAN appendix C. Images that are too small are enlarged with
     bicubic resampling. A camera's orientation mark is obeyed. Pillow raises many kinds of error on damaged data.
     """
-    with Image.open(io.BytesIO(data)) as image:  # reads the size, decodes nothing yet
+    with open_image(io.BytesIO(data)) as image:  # reads the size, decodes nothing yet
         if image.width * image.height > LARGEST_IMAGE:
             raise ValueError(f"{image.width}x{image.height} pixels are more than {LARGEST_IMAGE:,}")
         image = ImageOps.exif_transpose(image)
