@@ -169,7 +169,7 @@ def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkey
     assert source.faults()["data_retries"] == 3 * source.faults()["data_skipped_shards"]
     assert source.faults()["data_skipped_images"] == source.faults()["data_skipped_shards"] * (4 - delivered)
     assert "shard-000003.tar failed 4 times and is left out" in lines[0]
-    assert ("503" in lines[0]) == (how == "error")
+    assert ("Error 503" in lines[0]) == (how == "error")
 
 
 def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch):
@@ -291,7 +291,7 @@ def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
     with pytest.raises(DataError, match=r"one\.tar cannot be read .*a has no image or no class"):
         open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache")
     text = (tars / "manifest.json").read_text()
-    for name in ("../../shard.tar", "pipe:echo.tar"):
+    for name in ("../../shard.tar", "pipe:echo.tar", "file:///etc/passwd", "https://host/a.tar", "a';echo';.tar", "..", ""):
         with pytest.raises(DataError, match="outside of its folder"):
             parse_manifest(text.replace("shard-000003.tar", name).encode(), "here", "wds")
     with pytest.raises(DataError, match="contradicts itself"):
@@ -303,6 +303,34 @@ def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
     with pytest.raises(DataError, match=r"pip install 'biggan\[wds\]'"):
         open_source(f"wds:{tars}", 16)
+
+
+def test_no_file_is_taken_for_a_command_whatever_it_is_called(tmp_path, tars, monkeypatch):
+    """Only the words wds:pipe: run one; webdataset would run a file of such a name too."""
+    name = "pipe:touch run; cat set.tar #.tar"
+    write_bare(tmp_path / "bare", "set", [("a.png", png(1)), ("a.cls", b"0")])
+    (tmp_path / "bare" / "set.tar").rename(tmp_path / "bare" / name)
+    monkeypatch.chdir(tmp_path / "bare")
+    for number, where in enumerate((".", f"./{name}", f"{{{name},./{name}}}")):
+        source = open_source(f"wds:{where}", 16, cache=tmp_path / f"cache-{number}")
+        assert (next(source.once(1))[0][:, 0] == 1).all()
+    tars.rename(tmp_path / "bare" / "pipe:touch run")
+    assert open_source("pipe:touch run", 16).count == 64, "a prepared folder of that name"
+    assert not Path("run").exists()
+    assert open_source("wds:pipe:touch run; cat pipe*.tar", 16, cache=tmp_path / "cache").count == 1
+    assert Path("run").exists()
+
+
+def test_an_index_in_the_cache_cannot_name_other_shards(tmp_path):
+    write_bare(tmp_path / "bare", "one", [("a.png", png(1)), ("a.cls", b"0")])
+    spec, cache = f"wds:{tmp_path / 'bare'}", tmp_path / "cache"
+    open_source(spec, 16, cache=cache)
+    (kept,) = cache.glob("shards-*.json")
+    kept.write_text(kept.read_text().replace(str(tmp_path / "bare" / "one.tar"), f"pipe:touch {tmp_path / 'run'}"))
+    source = open_source(spec, 16, cache=cache)
+    assert [shard.name for shard in source.shards] == [str(tmp_path / "bare" / "one.tar")]
+    assert (next(source.once(1))[0][:, 0] == 1).all()
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_that_fit_already_are_kept(tmp_path):

@@ -147,15 +147,15 @@ def streamed(config: DataConfig) -> bool:
 
 
 def prepared(spec: str) -> tuple[str | None, str]:
-    """The layout of a prepared set, and where it is: of "packed:DIR", "wds:WHERE", or a plain path to such a folder. None
-    for other sources."""
+    """The layout of a prepared set, and where it is: of "packed:DIR", "wds:WHERE", or a plain path to such a folder, made
+    absolute lest it be taken for an address. None for other sources."""
     kind, _, where = spec.partition(":")
     if where and kind in ("packed", "wds"):
         return kind, where
     folder = Path(spec).expanduser()
     if not manifest.is_prepared(folder):
         return None, spec
-    return ("packed" if (folder / "images.u8").exists() else "wds"), spec
+    return ("packed" if (folder / "images.u8").exists() else "wds"), str(folder.absolute())
 
 
 def summary(config: DataConfig) -> tuple[int, tuple[str, ...]]:

@@ -54,8 +54,9 @@ def open_shards(
 
 
 def manifest_of(where: str, cache: Path, progress: Progress) -> tuple[Manifest, str]:
-    """The manifest of shards, and what stands before their names: "" for shards with whole addresses of their own."""
-    folder = Path(where).expanduser()
+    """The manifest of shards, and what stands before their names: "" for shards with whole addresses of their own. Local
+    files get absolute paths, so that `open_url` takes none for an address."""
+    folder = Path(where).expanduser().absolute()
     if where.endswith(".tar") or "{" in where or where.startswith("pipe:"):
         return index_of(shards_named(where), where, cache, progress), ""
     if "://" in where:
@@ -76,14 +77,18 @@ def manifest_of(where: str, cache: Path, progress: Progress) -> tuple[Manifest, 
 
 
 def shards_named(pattern: str) -> list[str]:
-    """The addresses that a pattern with braces stands for. Raises DataError on a file that is not there."""
+    """The addresses that a pattern with braces stands for, and the absolute paths of files; a command only where the pattern
+    itself begins with "pipe:". Raises DataError on a file that is not there."""
     from braceexpand import braceexpand
 
     names = list(braceexpand(pattern)) if "{" in pattern else [pattern]
-    for name in names:
-        if "://" not in name and not name.startswith("pipe:") and not Path(name).expanduser().is_file():
+    if pattern.startswith("pipe:"):
+        return names
+    local = {name: Path(name).expanduser().absolute() for name in names if "://" not in name}
+    for name, file in local.items():
+        if not file.is_file():
             raise DataError(f"data source wds:{pattern}: {name} is not a file")
-    return [name if "://" in name or name.startswith("pipe:") else str(Path(name).expanduser()) for name in names]
+    return [str(local.get(name, name)) for name in names]
 
 
 T = TypeVar("T")
@@ -105,7 +110,9 @@ def index_of(addresses: list[str], where: str, cache: Path, progress: Progress) 
     kept = cache / f"shards-{stamp[:24]}.json"
     if kept.exists():
         try:
-            return parse_manifest(kept.read_bytes(), str(kept), "wds", anywhere=True)
+            known = parse_manifest(kept.read_bytes(), str(kept), "wds", anywhere=True)
+            if [shard.name for shard in known.shards] == addresses:
+                return known
         except DataError:
             kept.unlink()  # damaged: counted anew
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,6 +1,7 @@
 """manifest.json: what a prepared data set holds, beside its pixels or its shards, on a disk or a web server."""
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from biggan.files import write_file
 
 FORMAT = 2
 NAME = "manifest.json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Of a shard beside its manifest: nothing that leads elsewhere, or that the program which fetches it could take for more."""
 
 
 class Shard(NamedTuple):
@@ -71,7 +74,7 @@ def parse_manifest(text: bytes, where: str, layout: str | None, *, anywhere: boo
         raise DataError(f"{where}/{NAME} contradicts itself in its counts: prepare the set again")
     if any(shard.images < 1 for shard in manifest.shards):
         raise DataError(f"{where}/{NAME} lists shards without images: prepare the set again")
-    if not anywhere and any(Path(shard.name).name != shard.name or ":" in shard.name for shard in manifest.shards):
+    if not anywhere and not all(PLAIN_NAME.fullmatch(shard.name) for shard in manifest.shards):
         raise DataError(f"{where}/{NAME} names shards outside of its folder: prepare the set again")
     return manifest
 

@@ -313,10 +313,12 @@ def can_be_opened(shard: Shard) -> bool:
 
 
 def open_url(url: str) -> IO[bytes]:
-    """A path, http(s), or anything else that webdataset opens by calling a program (gs:, hf:, pipe:). Raises OSError."""
+    """An absolute path, http(s), or what webdataset runs a program for (gs:, hf:, pipe:). Raises OSError."""
     if url.startswith(("http://", "https://")):
         return io.BufferedReader(urllib.request.urlopen(url, timeout=TIMEOUT), 1 << 20)
-    return webdataset().gopen(url, "rb")
+    if not os.path.isabs(url) and (url.startswith("pipe:") or "://" in url):
+        return webdataset().gopen(url, "rb")
+    return open(url, "rb")
 
 
 def webdataset() -> ModuleType:
