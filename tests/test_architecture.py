@@ -38,7 +38,7 @@ SIDEWAYS |= {
     ("config", "settings"),
 }
 SIDEWAYS |= {("improved_presets", "config"), ("presets", "improved_presets"), ("studies", "settings")}
-SIDEWAYS |= {("starting", "config"), ("classifier", "checkpoint")}
+SIDEWAYS |= {("starting", "config"), ("starting", "settings"), ("classifier", "checkpoint")}
 SIDEWAYS |= {("files", "errors"), ("distributed", "errors"), ("weights", "errors"), ("weights", "files")}
 VERBS = {"cli", "bench", "__main__"}
 FILES = sorted(SOURCE.rglob("*.py"))

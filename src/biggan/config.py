@@ -26,7 +26,7 @@ from biggan.models import ModelConfig, check_layer
 from biggan.models.biggan import BigGANConfig
 from biggan.precision import DeviceName, MemoryFormatName, PrecisionName
 from biggan.regularizers import RegularizationConfig
-from biggan.settings import flatten
+from biggan.settings import flatten, replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +143,9 @@ class RunConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     init_from: str | None = None
-    """A run or a model folder whose weights the run starts from; RUN@STEP: one of its checkpoints, and then all that the
-    run was made with holds here too, but for what is given. Else the model and its
-    latents are then those of the folder."""
+    """A run or a model folder whose weights the run starts from; its model and its latents are then those of the folder.
+    RUN@STEP: one of its checkpoints, and then all that the run was made with holds here too, but for what is given, and for
+    data sources, extractors and folders, which have to be given again: the run may be somebody else's."""
     found: tyro.conf.Suppress[DataFacts | None] = None
     """What was found in the data; filled in when it is opened."""
 
@@ -257,6 +257,26 @@ def member_of(union: types.UnionType, data: object) -> object:
     members = [option for option in union.__args__ if dataclasses.is_dataclass(option)]
     family = data.get("family") if isinstance(data, dict) else None
     return next((member for member in members if getattr(member, "family", family) == family), None)
+
+
+# These name a file, a program or a place: somebody else's folder shall not decide what is opened or run here. They come from
+# the command line, a preset or Python, never from a config.json.
+PLACES = {
+    "preset",  # RUN is runs/PRESET unless it is given
+    "data.source",
+    "data.cache",
+    "eval.extractor",
+    "eval.extractor_weights",
+    "watch.held_out",
+    "classify.test",
+    "init_from",
+}
+
+
+def with_own_places(stored: RunConfig, own: RunConfig) -> RunConfig:
+    """A config out of a file, in which what names files, programs and places (PLACES) is as in `own`."""
+    known = flatten(own)
+    return replaced(stored, {name: known[name] for name in PLACES})
 
 
 # A run may be resumed with other values of these: they do not change what the steps already made would have been.

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from biggan.checkpoint import ModelFolder, RunFolder, Tensors, read_checkpoint, split_by_prefix
-from biggan.config import RunConfig, from_json
+from biggan.config import PLACES, RunConfig, from_json, with_own_places
 from biggan.errors import CheckpointError
 from biggan.latents import LatentConfig
 from biggan.models import ModelConfig
+from biggan.settings import flatten
 
 
 class Start(NamedTuple):
@@ -36,13 +37,20 @@ def model_of(path: Path) -> tuple[ModelConfig, LatentConfig]:
     return card.model, card.latent
 
 
-def config_of(path: Path) -> RunConfig:
-    """The config of a run. Raises CheckpointError where there is none."""
-    file = RunFolder(path).config_file
+def config_of(path: Path, own: RunConfig | None = None, report: Callable[[str], None] = lambda line: None) -> RunConfig:
+    """The config of a run, which may be somebody else's: what names files, programs and places in it is not taken over, but
+    as in `own` (None: as by default), and the report says which. Raises CheckpointError where there is none."""
+    file, own = RunFolder(path).config_file, own or RunConfig()
     try:
-        return from_json(file.read_text(), RunConfig, file)
+        stored = from_json(file.read_text(), RunConfig, file)
     except OSError as error:
         raise CheckpointError(f"{path} holds no run ({error}): name a run folder") from error
+    config = with_own_places(stored, own)
+    before, after = flatten(stored), flatten(config)
+    left = sorted(name for name in PLACES - {"preset", "init_from"} if before[name] != after[name])
+    if left:
+        report(f"{file}: not taken over, since they name files, programs or places: {', '.join(left)}; give what is needed")
+    return config
 
 
 def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Tensors]:

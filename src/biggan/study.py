@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from biggan.analysis.collapse import NOT_FINITE
 from biggan.analysis.truncation import survival
 from biggan.checkpoint import RunFolder
-from biggan.config import RunConfig, from_json
+from biggan.config import RunConfig
 from biggan.data import default_cache
 from biggan.errors import ConfigError
 from biggan.files import write_file
@@ -25,6 +25,7 @@ from biggan.metrics.evaluate import higher_is_better
 from biggan.metrics.features import open_extractor
 from biggan.pretrained import from_pretrained
 from biggan.settings import as_options, flatten, replaced
+from biggan.starting import config_of
 from biggan.stats import read_log
 from biggan.studies import Finding, Row, Study
 
@@ -140,7 +141,7 @@ def measure_survival(run: Run) -> None:
 
 def parameters_of(run: Run) -> float:
     """Millions of parameters of both networks, as the run was made."""
-    need = footprint(from_json(run.folder.config_file.read_text(), RunConfig, run.folder.config_file))
+    need = footprint(config_of(run.folder.path))
     return (need.generator_parameters + need.discriminator_parameters) / 1e6
 
 

@@ -149,14 +149,16 @@ def draw(sampler: "Sampler", command: SampleCommand) -> Path:
 
 def start_from(base: RunConfig, path: str | None) -> RunConfig:
     """The preset with the model and the latents of a folder that the run is to start from; for RUN@STEP all that the run was
-    made with, because that is for changing one thing of it."""
+    made with, because that is for changing one thing of it, but for what names files, programs and places."""
     if path is None:
         return base
+    from biggan.distributed import world
     from biggan.starting import config_of, model_of, parse_start
 
     start = parse_start(path)
     if start.step is not None:
-        base = dataclasses.replace(config_of(start.path), found=None, init_from=None)
+        report = say if world().is_first else say_nothing
+        base = dataclasses.replace(config_of(start.path, base, report), found=None)
     model, latent = model_of(start.path)
     # The released generators were trained on plain normal latents; only their demos scale and cut them.
     latent = LatentConfig() if latent.distribution == "scaled-truncated-normal" else latent

@@ -172,11 +172,10 @@ def analyze(arguments: list[str]) -> int:
     from biggan.analysis.collapse import scan
     from biggan.analysis.run_plots import plot_run
     from biggan.checkpoint import RunFolder
-    from biggan.config import from_json
+    from biggan.starting import config_of
     from biggan.stats import read_run
 
-    known = RunFolder(command.run).config_file
-    config = from_json(known.read_text(), RunConfig, known).watch if known.exists() else WatchConfig()
+    config = config_of(command.run).watch if RunFolder(command.run).config_file.exists() else WatchConfig()
     if command.metric_factor is not None:
         config = replaced(config, {"metric_factor": command.metric_factor})
     config.check()
