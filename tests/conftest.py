@@ -15,6 +15,7 @@ from torch import nn
 from biggan.cli import main
 from biggan.config import RunConfig, TrainConfig
 from biggan.data import DataConfig
+from biggan.metrics.features import remember_trust, sha256_of
 from biggan.models.biggan import BigGANConfig
 from biggan.presets import preset
 
@@ -116,8 +117,15 @@ class Small(nn.Module):
         return x, self.head(x)
 
 
+@pytest.fixture
+def small(small_untrusted) -> Path:
+    """A TorchScript file of Small, which the user has trusted before."""
+    remember_trust(small_untrusted, sha256_of(small_untrusted))
+    return small_untrusted
+
+
 @pytest.fixture(scope="session")
-def small(tmp_path_factory) -> Path:
+def small_untrusted(tmp_path_factory) -> Path:
     """A TorchScript file of Small."""
     file = tmp_path_factory.mktemp("module") / "small.pt"
     with warnings.catch_warnings():

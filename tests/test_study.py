@@ -75,6 +75,10 @@ def test_a_study_from_beginning_to_end(capsys, small, tmp_path, in_process):
 def test_parts_and_lists(capsys, small, tmp_path, in_process):
     code, out, _ = study(capsys, tmp_path, small, "--list")
     assert (code, out, in_process) == (0, "no run is done yet\n", [])
+    study(capsys, tmp_path, small, "--list", "--trust-extractor")
+    lines = (tmp_path / "commands.txt").read_text().splitlines()
+    assert len(lines) == 4
+    assert all(line.endswith(" --trust-extractor") for line in lines)
     assert study(capsys, tmp_path, small, "--part", "2/4", "--train.steps", 1)[0] == 0
     assert [words[words.index("--run") + 1].rsplit("/")[-1] for words in in_process] == ["with-0"]
 

@@ -223,12 +223,13 @@ def bench_data(config: RunConfig, *, seconds: float) -> str:
     )
 
 
-def bench_evaluate(config: RunConfig, *, batch: int, rounds: int, seconds: float) -> str:
+def bench_evaluate(config: RunConfig, *, batch: int, rounds: int, seconds: float, trust_extractor: bool = False) -> str:
     """Images per second of the config's extractor on random images of the model's size, in bf16 and in float32, run
     alternately. What the scores themselves take is in recipes/score_speed.py."""
     precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     cache = (config.data.cache or default_cache()) / "metrics"
-    size, options = config.model.resolution, {"weights": config.eval.extractor_weights, "cache": cache}
+    size = config.model.resolution
+    options = {"weights": config.eval.extractor_weights, "cache": cache, "trusted": trust_extractor}
     images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
     arms = {
         name: open_extractor(config.eval.extractor, device=precision.device, bf16=bf16, **options)

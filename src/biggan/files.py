@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all: under another name, synced, then renamed.
+"""Writing files and folders whole or not at all: under another name, synced, then renamed; and where the cache is.
 
 Not here: what is in them (see checkpoint, stats).
 """
@@ -9,6 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from biggan.errors import CheckpointError
+
+
+def default_cache() -> Path:
+    """The folder for decoded images, weights and what else is kept between commands, unless another is given."""
+    if "BIGGAN_CACHE" in os.environ:
+        return Path(os.environ["BIGGAN_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "biggan"
 
 
 def refusal(what: str, target: Path, error: OSError) -> str:

@@ -118,7 +118,7 @@ def survival_file(run: Run) -> Path:
     return run.folder.path / "survival.json"
 
 
-def measure_survival(run: Run) -> None:
+def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
     """Write that file for a run that is done, unless it is there. Raises UserError where the model or the extractor cannot
     be opened."""
     steps = read_log(run.folder.stats_file)[-1:]
@@ -134,6 +134,7 @@ def measure_survival(run: Run) -> None:
         cache=(config.data.cache or default_cache()) / "metrics",
         device=sampler.precision.device,
         bf16=sampler.precision.bf16,
+        trusted=trust_extractor,
     )
     found = survival(sampler, str(run.folder.path), extractor) | {"step": steps[0]["step"]}
     write_file(survival_file(run), json.dumps(found).encode())

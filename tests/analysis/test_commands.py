@@ -11,6 +11,7 @@ import biggan
 from biggan.analysis.truncation import Point, columns, thresholds_of
 from biggan.errors import ConfigError
 from biggan.metrics.evaluate import Evaluation
+from biggan.metrics.features import remember_trust, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def ten(tmp_path):
         Ten(), (torch.zeros(2, 3, 32, 32, dtype=torch.uint8),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, tmp_path / "ten.pt2")
+    remember_trust(tmp_path / "ten.pt2", sha256_of(tmp_path / "ten.pt2"))
     return f"module:{tmp_path / 'ten.pt2'}"
 
 

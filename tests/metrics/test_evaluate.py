@@ -218,8 +218,68 @@ def test_torch_export_programs(tmp_path):
     program = torch.export.export(Small(), (torch.zeros(2, 3, 16, 16, dtype=torch.uint8),), dynamic_shapes=({0: batch},))
     torch.export.save(program, tmp_path / "small.pt2")
     images = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8)
-    extractor = open_extractor(f"module:{tmp_path / 'small.pt2'}", cache=tmp_path, device=CPU)
+    extractor = open_extractor(f"module:{tmp_path / 'small.pt2'}", cache=tmp_path, device=CPU, trusted=True)
     assert torch.allclose(extractor(images).features, Small()(images)[0], atol=1e-6)
+
+
+def test_a_program_is_run_only_where_it_is_trusted(small_untrusted, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGGAN_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "judge.pt"
+    file.write_bytes(small_untrusted.read_bytes())
+    load, loaded = torch.jit.load, []
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **options: loaded.append(1) or load(*args, **options))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    with pytest.raises(ConfigError, match=rf"runs its code: .*--trust-extractor .*{digest}"):
+        opened(file)
+    assert not loaded
+    assert open_extractor(f"module:{file}", cache=tmp_path / "cache", device=CPU, trusted=True)
+    assert opened(file), "this very file has been trusted"
+    moved = file.rename(tmp_path / "moved.pt")
+    assert opened(moved), "wherever it lies"
+    with open(moved, "ab") as more:
+        more.write(b"another")
+    with pytest.raises(ConfigError, match="runs its code"):
+        opened(moved)
+    moved.write_bytes(b"no program")
+    with pytest.raises(CheckpointError, match="neither a torch"):
+        open_extractor(f"module:{moved}", cache=tmp_path / "cache", device=CPU, trusted=True)
+    with pytest.raises(ConfigError, match="runs its code"):
+        opened(moved)
+    (tmp_path / "cache" / "trusted_extractors.json").write_text("[half")
+    file.write_bytes(small_untrusted.read_bytes())
+    with pytest.raises(ConfigError, match="runs its code"):
+        opened(file)
+    assert open_extractor(f"module:{file}", cache=tmp_path / "cache", device=CPU, trusted=True)
+    assert opened(file)
+
+
+RUN_OF_DIGITS = ["--train.steps", 1, "--train.batch", 8, "--watch.every", "None", "--train.standing-passes", 1]
+RUN_OF_DIGITS += ["--model.width", 2, "--model.embedding-dim", 8]
+
+
+def test_every_command_asks_before_it_runs_a_program(capsys, pictures, small_untrusted, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGGAN_CACHE", str(tmp_path / "cache"))
+    run, judge = tmp_path / "run", f"module:{small_untrusted}"
+    assert call(capsys, "train", "digits", "--run", run, *RUN_OF_DIGITS)[0] == 0
+    digits = ["--data", "embedded:digits"]
+    bench = ["bench", "evaluate", "digits", "--rounds", 1, "--seconds", 0.01, "--batch", 2, "--eval.extractor", judge]
+    evaluated = ["--eval.every", 1, "--eval.recipe", "fid20", "--eval.extractor", judge]
+    train = ["train", "digits", *RUN_OF_DIGITS, *evaluated, "--eval.reference-images", 20, "--run", tmp_path / "next"]
+    for words in (
+        ["evaluate", run, *digits, "--recipe", "fid20", "--extractor", judge],
+        ["truncation", run, *digits, "--recipe", "fid20", "--extractor", judge],
+        ["neighbours", run, *digits, "--extractor", judge],
+        ["leakage", run, "--extractor", judge],
+        bench,
+        train,
+    ):
+        code, _, err = call(capsys, *words)
+        assert (code, "add --trust-extractor" in err.splitlines()[-1]) == (2, True), err
+    assert not (tmp_path / "cache" / "trusted_extractors.json").exists()
+    code, _, err = call(capsys, *train, "--trust-extractor")
+    assert code == 0, err
+    assert "trust" not in (tmp_path / "next" / "config.json").read_text()
+    assert call(capsys, *bench)[0] == 0, "from then on it is known"
 
 
 def test_dinov2_from_a_folder(tmp_path):
@@ -280,7 +340,8 @@ def test_bad_input(capsys, pictures, small, tmp_path, change, message):
     words = {"--data": str(pictures[1]), "--resolution": "16", "--extractor": f"module:{small}", "--recipe": "fid60"}
     words |= {"--cache": str(tmp_path / "cache"), "--out": str(tmp_path / "out.json")}
     words |= dict(zip(change[::2], (word.format(pictures[0]) for word in change[1::2]), strict=True))
-    code, _, err = call(capsys, "evaluate", pictures[0], *(part for pair in words.items() for part in pair))
+    options = [part for pair in words.items() for part in pair]
+    code, _, err = call(capsys, "evaluate", pictures[0], "--trust-extractor", *options)
     assert (code, message in err, len(err.splitlines())) == (2, True, 1), err
     assert not (tmp_path / "out.json").exists()
 

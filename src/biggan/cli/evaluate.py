@@ -29,7 +29,11 @@ class Measuring:
     data: str | None = None
     """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
     extractor: str = "inception"
-    """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits)."""
+    """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits).
+    Loading a module:FILE runs the code in it: see --trust-extractor."""
+    trust_extractor: bool = False
+    """Run the code in the FILE of --extractor module:FILE. It is remembered by the file's sha256, so that this is needed
+    once for a file."""
     extractor_weights: Path | None = None
     """A file with the extractor's weights, where there is no network."""
     bf16: bool = False
@@ -169,6 +173,7 @@ def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
 
     device = choose_precision(command.device, "auto", "channels-last").device
     options = {"weights": command.extractor_weights, "cache": cache_of(command), "device": device, "bf16": command.bf16}
+    options["trusted"] = command.trust_extractor
     on_first(lambda: open_extractor(command.extractor, **options, progress=fetched) and None)
     return open_extractor(command.extractor, **options)
 

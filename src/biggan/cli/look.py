@@ -64,7 +64,7 @@ class NeighboursCommand(Measuring):
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder."""
     extractor: str = "pixels"
-    """What nearness is measured by: pixels, inception, dinov2 or module:FILE."""
+    """What nearness is measured by: pixels, inception, dinov2 or module:FILE, whose code is run: see --trust-extractor."""
     classes: str | None = None
     """Names or numbers, comma-separated; None: all classes in turn."""
     n: int = 10

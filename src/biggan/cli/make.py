@@ -28,6 +28,9 @@ class TrainCommand:
     """Folder for everything that the run writes; None: runs/PRESET."""
     dry_run: bool = False
     """Print the run, its arithmetic, parameter counts and an estimate of memory and time, and start nothing."""
+    trust_extractor: bool = False
+    """Run the code in the FILE of --eval.extractor module:FILE. It is remembered by the file's sha256, so that this is
+    needed once for a file."""
 
 
 def train(arguments: list[str]) -> int:
@@ -53,7 +56,7 @@ def train(arguments: list[str]) -> int:
     keep_freed_memory()
     device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
     with together(device) as world:
-        step = train_in(world, config, folder)
+        step = train_in(world, config, folder, trust_extractor=command.trust_extractor)
     if world.is_first:
         sheets = sorted(folder.samples.glob("*.png"))
         model = folder.model if folder.model.exists() else "none yet"
@@ -65,7 +68,7 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
+def train_in(world: "World", config: RunConfig, folder: "RunFolder", *, trust_extractor: bool) -> int:
     """Open the data, claim the folder and train, as one of the ranks; returns the step reached."""
     from biggan.bench import describe
     from biggan.data import facts_of, no_progress, open_data, streamed
@@ -93,7 +96,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunFolder") -> int:
     for line in describe(config, measure=False, world=world).splitlines():
         report(line)
     on_first(lambda: folder.claim(config))
-    return fit(config, source, folder, report, world)
+    return fit(config, source, folder, report, world, trust_extractor=trust_extractor)
 
 
 @dataclass(frozen=True, kw_only=True)

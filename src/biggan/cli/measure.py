@@ -29,6 +29,8 @@ class BenchCommand:
     """How often each setting is timed; the medians are reported."""
     seconds: float = 5.0
     """Length of each timing."""
+    trust_extractor: bool = False
+    """evaluate: run the code in the FILE of --eval.extractor module:FILE. It is remembered by the file's sha256."""
 
     def check(self) -> None:
         """Raises ConfigError on what cannot be measured."""
@@ -63,7 +65,7 @@ def bench(arguments: list[str]) -> int:
     if what == "sample":
         print(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
     elif what == "evaluate":
-        print(bench_evaluate(command.config, batch=command.batch, **timing), end="")
+        print(bench_evaluate(command.config, batch=command.batch, trust_extractor=command.trust_extractor, **timing), end="")
     elif what == "data":
         print(bench_data(command.config, seconds=command.seconds), end="")
     else:

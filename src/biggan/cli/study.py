@@ -38,6 +38,8 @@ class StudyCommand:
     """K/N: only every N-th run, from the K-th on, for several machines or processes; the table has what there is."""
     list: bool = False
     """Write the list of commands, and run nothing."""
+    trust_extractor: bool = False
+    """Run the code in the FILE of --eval.extractor module:FILE, in all runs. It is remembered by the file's sha256."""
     out: Path | None = None
     """Folder of the study; None: studies/NAME."""
 
@@ -78,6 +80,8 @@ def study(arguments: list[str]) -> int:
 
     out = command.out or Path("studies") / name
     runs = runs_of(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
+    if command.trust_extractor:
+        runs = [run._replace(command=[*run.command, "--trust-extractor"]) for run in runs]
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
@@ -88,7 +92,7 @@ def study(arguments: list[str]) -> int:
     for run in [] if command.list else command.chosen(runs):
         failed += not train_one(run)
         if STUDIES[name].measures_survival:
-            measure_survival(run)
+            measure_survival(run, trust_extractor=command.trust_extractor)
     print(write_table(name, runs, out), end="")
     if failed:
         raise ConfigError(f"{failed} of the runs failed, as said above: mend what stopped them; the same command carries on")

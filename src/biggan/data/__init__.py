@@ -1,6 +1,5 @@
 """Data sets: `open_source` turns a short description into a Source, a stream of images with classes."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from biggan.data.loader import Progress, load, no_progress
 from biggan.data.prepare import filtered
 from biggan.data.sources import list_source
 from biggan.errors import ConfigError, DataError
+from biggan.files import default_cache as default_cache
 
 
 class Source(Protocol):
@@ -180,10 +180,3 @@ def facts_of(source: Source) -> DataFacts:
         sizes=source.sizes,
         content_hash=source.content_hash,
     )
-
-
-def default_cache() -> Path:
-    """Where decoded images are kept unless the config says otherwise."""
-    if "BIGGAN_CACHE" in os.environ:
-        return Path(os.environ["BIGGAN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "biggan"

@@ -43,7 +43,7 @@ class EvalConfig:
     recipe: str = "fid5k"
     """Scores and how many images each; the first decides which model is the best."""
     extractor: str = "inception"
-    """inception, dinov2 or module:FILE."""
+    """inception, dinov2 or module:FILE. Loading a module:FILE runs the code in it: see --trust-extractor."""
     extractor_weights: Path | None = None
     """A file with the extractor's weights, where there is no network."""
     reference_images: int = 10_000

@@ -3,11 +3,19 @@
 `inception` is the network of 2015 that published scores are made with, as torch-fidelity carries it over from TensorFlow,
 with its resizing; logits are without the bias, as released (spec improved_gan section 6). `dinov2` is ViT-L/14 (Oquab et al.
 2023) with the preparation of Stein et al. 2023. `module:FILE` is a torch.export program or a TorchScript module from uint8
-(N, 3, R, R) to (features (N, F), logits (N, K) or None). Not here: what is done with the features (see scores, manifold).
+(N, 3, R, R) to (features (N, F), logits (N, K) or None).
+
+Loading a `module:FILE` runs what is in the file: torch.export may unpickle objects and evaluate expressions, and a
+TorchScript module is a program that can write files. It is therefore loaded only where its user says that it is trusted, or
+has said so before of a file with the same sha256. Of the other two only tensors are read, which runs nothing.
+
+Not here: what is done with the features (see scores, manifold).
 """
 
+import contextlib
 import hashlib
 import io
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +26,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.errors import CheckpointError, ConfigError, first_line
+from biggan.files import default_cache, write_file
 from biggan.weights import Progress, fetch, read_tensors, silent
 
 INCEPTION_AT = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 DINOV2 = "facebook/dinov2-large"
+TRUSTED = "trusted_extractors.json"  # in the cache: of files whose code may be run
 
 
 class Extracted(NamedTuple):
@@ -70,9 +80,11 @@ def open_extractor(
     device: torch.device,
     bf16: bool = False,
     progress: Progress = silent,
+    trusted: bool = False,
 ) -> Extractor:
     """The extractor "inception", "dinov2" or "module:FILE"; `weights`: a file (dinov2: a folder or hub name) in the place of
-    what would be fetched into the cache. Raises ConfigError on another name or a missing library, CheckpointError on weights
+    what would be fetched into the cache; `trusted`: the code in FILE may be run, now and whenever this very file is opened
+    again. Raises ConfigError on another name, a missing library or a FILE that is not trusted, CheckpointError on weights
     that cannot be had or read."""
     if spec == "inception":
         return inception(weights, cache, device, bf16, progress)
@@ -81,7 +93,7 @@ def open_extractor(
     kind, _, file = spec.partition(":")
     if kind != "module" or not file:
         raise ConfigError(f"extractor {spec!r}: use inception, dinov2 or module:FILE")
-    return module(Path(file).expanduser(), device, bf16)
+    return module(Path(file).expanduser(), device, bf16, trusted)
 
 
 def inception(weights: Path | None, cache: Path, device: torch.device, bf16: bool, progress: Progress) -> Extractor:
@@ -146,21 +158,59 @@ class DINO(nn.Module):
         return self.model(pixel_values=x).pooler_output, None  # (N, F)
 
 
-def module(file: Path, device: torch.device, bf16: bool) -> Extractor:
-    """A torch.export program (.pt2) or a TorchScript module; the latter is deprecated by torch, and still what many have."""
+def module(file: Path, device: torch.device, bf16: bool, trusted: bool) -> Extractor:
+    """A torch.export program (.pt2) or a TorchScript module; the latter is deprecated by torch, and still what many have.
+    Runs what is in the file: see `refuse_untrusted`."""
     if not file.is_file():
         raise CheckpointError(f"extractor module:{file}: no such file")
     try:
+        data = file.read_bytes()  # what is trusted is what is loaded, even if the file changes meanwhile
+    except OSError as error:
+        raise CheckpointError(f"extractor module:{file} cannot be read ({error}): copy it again") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    refuse_untrusted(file, sha256, trusted)
+    try:
         if file.suffix == ".pt2":
-            network = torch.export.load(file).module().to(device)
+            network = torch.export.load(io.BytesIO(data)).module().to(device)
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                network = torch.jit.freeze(torch.jit.load(file, map_location=device).eval())
+                network = torch.jit.freeze(torch.jit.load(io.BytesIO(data), map_location=device).eval())
     except Exception as error:  # torch raises what its readers raise
         reason = first_line(error)
         raise CheckpointError(f"{file} is neither a torch.export program nor a TorchScript module ({reason})") from error
-    return Extractor(f"module:{file.name}", sha256_of(file), "none", network, device, bf16)
+    if trusted:
+        remember_trust(file, sha256)
+    return Extractor(f"module:{file.name}", sha256, "none", network, device, bf16)
+
+
+def refuse_untrusted(file: Path, sha256: str, trusted: bool) -> None:
+    """Whether the code in an extractor's file may be run is decided here alone. Raises ConfigError where the user neither
+    trusts it now nor has trusted a file of this sha256 before."""
+    if not trusted and sha256 not in trusted_before():
+        raise ConfigError(
+            f"extractor module:{file} is a program, and loading it runs its code: if you know where it is from, add "
+            f"--trust-extractor (once; in Python trusted=True); its sha256 is {sha256}"
+        )
+
+
+def trusted_before() -> dict[str, str]:
+    """The sha256 of each extractor's file that was trusted, and its path then; nothing where the list cannot be read."""
+    try:
+        known = json.loads((default_cache() / TRUSTED).read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def remember_trust(file: Path, sha256: str) -> None:
+    """Add to the list of trusted files; where the cache cannot be written, the user has to say it again."""
+    known = trusted_before()
+    if sha256 in known:
+        return
+    with contextlib.suppress(OSError):
+        default_cache().mkdir(parents=True, exist_ok=True)
+        write_file(default_cache() / TRUSTED, (json.dumps(known | {sha256: str(file.absolute())}, indent=2) + "\n").encode())
 
 
 def sha256_of(file: Path) -> str:

@@ -36,12 +36,13 @@ class Evaluator:
         world: World,
         step: int,
         report: Callable[[str], None],
+        trust_extractor: bool,
     ) -> None:
-        """Raises UserError where the extractor cannot be opened."""
+        """Raises UserError where the extractor cannot be opened, or is a program that is not trusted."""
         self.config, self.folder, self.world, self.report = config.eval, folder, world, report
         self.cache = (config.data.cache or default_cache()) / "metrics"
         options = {"weights": config.eval.extractor_weights, "cache": self.cache}
-        options |= {"device": precision.device, "bf16": precision.bf16}
+        options |= {"device": precision.device, "bf16": precision.bf16, "trusted": trust_extractor}
         on_first(lambda: open_extractor(config.eval.extractor, **options) and None)  # fetches the weights for all
         self.extractor = open_extractor(config.eval.extractor, **options)
         self.reference = first_of(real(source), config.eval.reference_images)

@@ -38,21 +38,29 @@ from biggan.training.watch import Collapsing, Watch
 from biggan.training.writing import CheckpointWriter
 
 
-def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report, world: World = ALONE) -> int:
+def fit(
+    config: RunConfig,
+    source: Source,
+    folder: RunFolder,
+    report: Report,
+    world: World = ALONE,
+    *,
+    trust_extractor: bool = False,
+) -> int:
     """Train until the last step, the time limit or a signal; returns the step reached. Writes only below `folder`.
 
     `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
     checkpoint in the folder. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after
     as many returns to the last checkpoint as the config allows; CheckpointError when the disk does not take a checkpoint.
-    What was saved before stays. An alarm (see watch) may end the run too, or make it return to a healthy checkpoint. All
-    ranks must call it together.
+    What was saved before stays. An alarm (see watch) may end the run too, or make it return to a healthy checkpoint.
+    `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together.
     """
     while True:
         game = progress = None  # the old networks go before the new ones come
         game = build_game(config, world)
         try:
             progress = resume(game, config, folder, report)
-            return run(game, progress, config, source, folder, report)
+            return run(game, progress, config, source, folder, report, trust_extractor)
         except TrainingDiverged as error:
             returns = progress.returns._replace(diverged=progress.returns.diverged + 1)
             may_return = config.train.on_divergence == "roll-back" and returns.diverged <= config.train.max_rollbacks
@@ -68,7 +76,15 @@ def fit(config: RunConfig, source: Source, folder: RunFolder, report: Report, wo
             on_first(partial(folder.return_to, error.healthy, returns._asdict()))
 
 
-def run(game: Game, progress: Progress, config: RunConfig, source: Source, folder: RunFolder, report: Report) -> int:
+def run(
+    game: Game,
+    progress: Progress,
+    config: RunConfig,
+    source: Source,
+    folder: RunFolder,
+    report: Report,
+    trust_extractor: bool,
+) -> int:
     """The loop itself: from `progress` to the end, or to the first sign that the run diverges."""
     train, world, step = config.train, game.plan.world, progress.step
     limit, checkpoint_seconds = seconds_of(train.minutes), seconds_of(train.checkpoint_minutes)
@@ -84,7 +100,7 @@ def run(game: Game, progress: Progress, config: RunConfig, source: Source, folde
     may_return = config.watch.on_alarm == "roll-back" and progress.returns.collapsed < config.watch.max_rollbacks
     evaluator = None
     if config.eval.every is not None:
-        evaluator = Evaluator(config, source, folder, game.precision, world, step, report)
+        evaluator = Evaluator(config, source, folder, game.precision, world, step, report, trust_extractor)
     watch = Watch(config, game, source, folder, step, report, evaluator and evaluator.extractor)
     tester = None if config.classify.test is None else Tester(config, game, source, folder, step, report)
     writer = CheckpointWriter(folder, keep=train.keep_checkpoints, far=config.watch.on_alarm != "warn")
