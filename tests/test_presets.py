@@ -18,7 +18,7 @@ def test_every_preset(name, tmp_path):
 
 @pytest.mark.parametrize(("name", "latent"), [("biggan-128", 120), ("biggan-256", 140), ("biggan-512", 160)])
 def test_the_papers_settings(name, latent):
-    """Spec sections 2 and 5."""
+    """docs/papers/biggan.md, "Generator" and "Training settings"."""
     config = preset(name)
     train = config.train
     assert (train.batch, train.discriminator_steps, train.generator_lr, train.discriminator_lr) == (2048, 2, 5e-5, 2e-4)
@@ -30,7 +30,7 @@ def test_the_papers_settings(name, latent):
 
 @pytest.mark.parametrize("resolution", [128, 256, 512])
 def test_the_papers_settings_of_deep(resolution):
-    """Spec sections 2, 4c and 5."""
+    """docs/papers/biggan.md, "Generator", "BigGAN-deep layer tables", and "Training settings"."""
     config = preset(f"biggan-deep-{resolution}")
     assert (config.train.batch, config.train.discriminator_steps) == (2048, 2)
     rates = (config.train.generator_lr, config.train.discriminator_lr)
@@ -41,7 +41,7 @@ def test_the_papers_settings_of_deep(resolution):
 
 
 def test_the_settings_of_sagan():
-    """Spec section 6.1."""
+    """docs/papers/biggan.md, "SA-GAN"."""
     config = preset("sagan-128")
     train, model = config.train, config.model
     assert (train.batch, train.discriminator_steps, train.generator_lr, train.discriminator_lr) == (256, 1, 1e-4, 4e-4)
@@ -52,7 +52,7 @@ def test_the_settings_of_sagan():
 
 
 def test_the_settings_of_sngan():
-    """Spec section 6.2."""
+    """docs/papers/biggan.md, "SN-GAN"."""
     config = preset("sngan-128")
     train = config.train
     assert (train.batch, train.generator_batches, train.discriminator_steps) == (64, 2, 5)
@@ -61,7 +61,8 @@ def test_the_settings_of_sngan():
     assert (config.model.generator_weights, config.model.discriminator_hidden) == ("plain", "inputs")
 
 
-# Spec 2, sections 8 and 10: rates, epochs, epochs of constant rates, labels of each class, matching, G steps, smoothing.
+# docs/papers/improved_gan.md, "Network and training tables" and "ImageNet configuration": rates, epochs, epochs of constant
+# rates, labels of each class, matching, G steps, smoothing.
 IMPROVED = {
     "improved-mnist": (3e-3, 300, None, 10, "mean-square", 1, 1.0),
     "improved-mnist-minibatch": (3e-4, 500, 300, 400, None, 3, 1.0),

@@ -95,7 +95,7 @@ def test_every_study_is_one_of_runs_that_make_sense(name, tmp_path):
 
 
 def test_table_1_is_the_papers(tmp_path):
-    """From its batch of 256 and width of 64 come the rows of spec section 9, and their parameters."""
+    """From its batch of 256 and width of 64 come the rows of BigGAN's Table 1, and their parameters."""
     base = replaced(preset("sagan-128"), {"model.num_classes": 1000, "model.width": 64, "model.class_embedding": "shared"})
     base = replaced(base, {"model": replaced(preset("biggan-128").model, {"num_classes": 1000, "width": 64})})
     runs = runs_of(STUDIES["table1"], base, base, 1, tmp_path)

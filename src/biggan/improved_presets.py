@@ -1,6 +1,7 @@
 """The recipes of "Improved Techniques for Training GANs" (Salimans et al. 2016), as presets.py has those of BigGAN.
 
-Settings: the published code's; spec 2, sections 8 and 10. Each needs --data, and for the error --classify.test.
+Settings: the published code's; docs/papers/improved_gan.md, "Network and training tables" and "ImageNet configuration". Each
+needs --data, and for the error --classify.test.
 
 DEVIATION from that code: its Adam divides by sqrt(v + 1e-8), torch's by sqrt(v) + epsilon. EPSILON is the same for large and
 for small gradients and within a factor of 1.5 between; with 1e-8 there, D wins on MNIST within ten epochs.

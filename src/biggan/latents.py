@@ -1,9 +1,9 @@
 """What goes into a generator: priors over z, truncation, labels.
 
-Sources: BigGAN sections 2 and 3.1, appendix E (the priors that were tried); spec sections 1, 8 and 11. Every draw takes its
-generator of random numbers. Truncation resamples: a normal variable is drawn again until what it gives lies within the
-threshold. It is for priors with tails; the others refuse it. Shapes: N batch, Z latent.
-"""
+Sources: BigGAN sections 2 and 3.1, appendix E (the priors that were tried); docs/papers/biggan.md, "Latent
+distributions". Every draw takes its generator of random numbers. Truncation resamples: a normal variable is drawn again
+until what it gives lies within the threshold. It is for priors with tails; the others refuse it. Shapes: N batch, Z
+latent."""
 
 import math
 from collections.abc import Callable
@@ -158,7 +158,8 @@ class VariedNormal(Normal):
 @dataclass(frozen=True)
 class ScaledTruncatedNormal(Normal):
     """t times a normal cut at 2, t the truncation (1 for none): what the released TensorFlow Hub and Hugging Face
-    generators are sampled with, instead of the paper's resampling (spec section 8)."""
+    generators are sampled with, instead of the paper's resampling (docs/papers/biggan.md, "Truncation, sampling, and
+    standing statistics")."""
 
     def check_truncation(self, truncation: float | None) -> None:
         """Outside (0, 1] the released statistics end."""

@@ -1,11 +1,11 @@
 """What the players minimise. Pure functions of verdicts: no module, no state, no rank.
 
-Each returns named terms whose sum is the loss, each a mean over the batch, so that logs can show them apart. Sources: BigGAN
-section 2 and appendix H (hinge, its margin, Wasserstein); Goodfellow et al. 2014 (non-saturating); Mao et al. 2017 (least
-squares); Huang et al. 2024, R3GAN (relativistic pairing, meant to go with R1 and R2); Salimans et al. 2016, sections 3.1,
-3.4 and 5 (feature matching, one-sided label smoothing, K + 1 classes; spec 2). Section 4 there warns of one that is not
-here: a generator that is trained to raise the Inception Score makes adversarial examples for that network. Shapes: N batch.
-"""
+Each returns named terms whose sum is the loss, each a mean over the batch, so that logs can show them apart. Sources:
+BigGAN section 2 and appendix H (hinge, its margin, Wasserstein); Goodfellow et al. 2014 (non-saturating); Mao et al. 2017
+(least squares); Huang et al. 2024, R3GAN (relativistic pairing, meant to go with R1 and R2); Salimans et al. 2016,
+sections 3.1, 3.4 and 5 (feature matching, one-sided label smoothing, K + 1 classes; docs/papers/improved_gan.md). Section
+4 there warns of one that is not here: a generator that is trained to raise the Inception Score makes adversarial examples
+for that network. Shapes: N batch."""
 
 import math
 from dataclasses import dataclass
@@ -63,7 +63,7 @@ def even_odds(real_target: float) -> float:
 class Hinge(Objective):
     """E[relu(m - D(x, y))] + E[relu(m + D(G(z, y), y))] for D, -E[D(G(z, y), y)] for G; the margin m is 1 in BigGAN.
 
-    Half of it hurts, up to 3 is no cure for collapse, more is unstable (BigGAN section 4.2; spec section 10)."""
+    Half of it hurts, up to 3 is no cure for collapse, more is unstable (BigGAN section 4.2 and appendix G)."""
 
     margin: float = 1.0
     boundary = 0.0

@@ -56,7 +56,8 @@ def biggan_deep_512() -> RunConfig:
 
 
 def imagenet(name: str, model: ModelConfig, **rates: float) -> RunConfig:
-    """The paper's settings for ImageNet (spec section 5); start of the average from the author's PyTorch code."""
+    """The paper's settings for ImageNet (appendix C; docs/papers/biggan.md, "Training settings"); start of the average
+    from the author's PyTorch code."""
     train = TrainConfig(steps=150_000, ema_start=20_000, sample_every=1000, checkpoint_every=1000)
     return RunConfig(preset=name, model=model, train=dataclasses.replace(train, **rates))
 
@@ -64,7 +65,7 @@ def imagenet(name: str, model: ModelConfig, **rates: float) -> RunConfig:
 def sagan_128() -> RunConfig:
     """SA-GAN at 128 px, BigGAN's baseline (Table 1, row 1): FID 18.65, IS 52.52 on ImageNet after 1,000,000 steps.
 
-    Zhang et al. 2018, spec section 6.1. The average of the generator, from step 2,000, is BigGAN's addition.
+    Zhang et al. 2018; docs/papers/biggan.md, "SA-GAN". The average of the generator, from step 2,000, is BigGAN's addition.
     """
     return RunConfig(
         preset="sagan-128",
@@ -84,9 +85,8 @@ def sagan_128() -> RunConfig:
 def sngan_128() -> RunConfig:
     """SN-GAN with projection discriminator at 128 px: IS 29.7, intra-FID 103.1 on ImageNet after 450,000 steps, batch 64.
 
-    Miyato & Koyama 2018, spec section 6.2: five D steps, twice the batch for G, both rates 2e-4, falling to 0 from step
-    400,000; no average. DEVIATION from the released code: no noise is added to the quantised pixels.
-    """
+    Miyato & Koyama 2018; docs/papers/biggan.md, "SN-GAN": five D steps, twice the batch for G, both rates 2e-4, falling
+    to 0 from step 400,000; no average. DEVIATION from the released code: no noise is added to the quantised pixels."""
     return RunConfig(
         preset="sngan-128",
         model=SNGANConfig(resolution=128),
@@ -155,7 +155,7 @@ def cifar10() -> RunConfig:
 
 def cifar10_gpu() -> RunConfig:
     """CIFAR-10 at the width of the author's PyTorch script (ch 64, batch 50, 4 discriminator steps, both rates 2e-4,
-    N(0, 0.02) initialisation, average from step 1,000); spec 4a."""
+    N(0, 0.02) initialisation, average from step 1,000); docs/papers/biggan.md, "BigGAN layer tables"."""
     return RunConfig(
         preset="cifar10-gpu",
         model=BigGANConfig(resolution=32, width=64, class_embedding="per-class", z_entry="input", initialization="normal"),

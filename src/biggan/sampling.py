@@ -1,6 +1,6 @@
 """Drawing images from a generator: a seed per image, truncation, standing statistics, sheets.
 
-Source: BigGAN section 3.1 (truncation by resampling) and appendix C.1 (standing statistics); spec section 8.
+Source: BigGAN section 3.1 (truncation by resampling) and appendix C.1 (standing statistics).
 Image number k of a seed is the same for any batch size and any device, to rounding. The files written are PNG.
 Shapes: N images, Z latent, R resolution.
 """
@@ -51,7 +51,8 @@ class StatisticsTable(NamedTuple):
     def at(self, truncation: float | None) -> dict[str, Tensor]:
         """{name: (C,)}; between two sets, 1 - f times the lower plus f times the upper, f the share of the way up.
 
-        DEVIATION from pytorch-pretrained-BigGAN, which swaps these two weights (spec section 8)."""
+        DEVIATION from pytorch-pretrained-BigGAN, which swaps these two weights (docs/papers/biggan.md, "Truncation,
+        sampling, and standing statistics")."""
         if truncation is None:
             return {name: values[-1] for name, values in self.values.items()}
         upper = min(bisect.bisect_right(self.truncations, truncation), len(self.truncations) - 1)

@@ -1,9 +1,8 @@
 """The named studies: which settings each compares, and what the paper found.
 
-Sources: BigGAN table 1, sections 3.1, 4.1 and 4.2, appendices E, H and I; spec sections 9 to 12. Salimans et al. 2016,
-table 3; spec 2, section 9. Not here: running them (see
-study).
-"""
+Sources: BigGAN table 1, sections 3.1, 4.1 and 4.2, appendices E, H and I; docs/papers/biggan.md, "Results" to "Negative
+results and sweeps". Salimans et al. 2016, table 3; docs/papers/improved_gan.md, "Results". Not here: running them (see
+study)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -142,7 +141,7 @@ def collapse(base: RunConfig) -> list[Row]:
 def improved(base: RunConfig) -> list[Row]:
     """Table 3 of Salimans et al. 2016: everything but feature matching and historical averaging, then without one thing. G's
     loss is the same in all rows. The smoothing, the strength of averaging and the reference batch are ours: the paper gives
-    none for CIFAR-10 (spec 2, section 12)."""
+    none for CIFAR-10 (docs/papers/improved_gan.md, "Not confirmed")."""
     labels: Settings = {"objective.loss": "semi-supervised", "data.labels_per_class": None}
     none: Settings = {"objective.loss": "non-saturating", "train.discriminator_average": None, "data.labels_per_class": None}
     smooth: Settings = {"objective.real_target": 0.9, "objective.generator_target": 1.0, "objective.feature_matching": None}

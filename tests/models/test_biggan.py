@@ -29,7 +29,7 @@ def test_attention_stands_where_the_config_says(generator):
 
 
 def test_each_block_has_its_own_chunk_of_z(generator):
-    """Skip-z: changing chunk i leaves everything before block i as it was (spec section 2)."""
+    """Skip-z: changing chunk i leaves everything before block i as it was (BigGAN appendix B)."""
     g, _ = models.build(small(32), generator)
     g.eval()
     z, y = torch.randn(1, 80, generator=generator), torch.tensor([1])

@@ -1,4 +1,5 @@
-"""Every family of the table against the spec's parameter counts, sums of products written out, and itself in parts."""
+"""Every family of the table against the parameter counts of docs/papers/biggan.md, sums of products written out, and
+itself in parts."""
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def on_meta(config) -> tuple[nn.Module, nn.Module]:
     ids=lambda value: f"{value.family}-{value.resolution}" if hasattr(value, "family") else str(value),
 )
 def test_parameter_counts(config, g_count, d_count):
-    """Spec section 4d."""
+    """docs/papers/biggan.md, "Parameter counts"."""
     g, d = on_meta(config.__class__(**{**vars(config), "num_classes": 1000}))
     assert count(g) == g_count
     assert count(d) == d_count
@@ -61,7 +62,7 @@ def test_parameter_counts(config, g_count, d_count):
     ],
 )
 def test_parameter_counts_of_table_1(options, millions):
-    """Both networks together; spec section 9, notes to Table 1."""
+    """Both networks together; docs/papers/biggan.md, "Table 1", the notes below it."""
     assert sum(map(count, on_meta(BigGANConfig(num_classes=1000, **options)))) / 1e6 == pytest.approx(millions, abs=0.006)
 
 
@@ -70,7 +71,7 @@ def test_sagan_is_the_baseline_of_table_1():
 
 
 def test_biggan_128_layer_by_layer():
-    """Spec section 4d, breakdown of BigGAN-128."""
+    """docs/papers/biggan.md, "Parameter counts", layer by layer: BigGAN 128."""
     g, d = on_meta(BigGANConfig(num_classes=1000))
     assert count(g.embedding) == 128_000
     assert count(g.linear) == 516_096
@@ -84,7 +85,7 @@ def test_biggan_128_layer_by_layer():
 
 
 def test_biggan_deep_128_layer_by_layer():
-    """Spec section 4d, breakdown of deep-128, with three output channels."""
+    """docs/papers/biggan.md, "Parameter counts", layer by layer: deep 128, with three output channels."""
     g, d = on_meta(BigGANDeepConfig(num_classes=1000, output_channels=3))
     assert count(g.embedding) == 128_000
     assert count(g.linear) == 8_421_376
@@ -191,7 +192,7 @@ def test_flop_are_the_products_of_the_layers(name, resolution):
 
 
 def test_sngan_differs_from_sagan_where_the_papers_do():
-    """Spec section 6.2: no spectral norm in G, no attention, D's hidden width that of the inputs."""
+    """docs/papers/biggan.md, "SN-GAN": no spectral norm in G, no attention, D's hidden width that of the inputs."""
     sagan, sngan = on_meta(SAGANConfig(num_classes=10)), on_meta(SNGANConfig(num_classes=10))
     assert {type(layer.rule).__name__ for layer in sngan[0].modules() if isinstance(layer, Weighted)} == {"Plain"}
     assert {type(layer.rule).__name__ for layer in sngan[1].modules() if isinstance(layer, Weighted)} == {"Spectral"}

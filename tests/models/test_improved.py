@@ -1,4 +1,5 @@
-"""The networks of Salimans et al. 2016 against spec 2, sections 8 and 10: layers, parameter counts, images, verdicts."""
+"""The networks of Salimans et al. 2016 against docs/papers/improved_gan.md, "Network and training tables" and "ImageNet
+configuration": layers, parameter counts, images, verdicts."""
 
 import dataclasses
 from itertools import pairwise

@@ -1,4 +1,5 @@
-"""The networks of Salimans et al. 2016 against the same ones written out from the tables of spec 2, sections 8 and 10."""
+"""The networks of Salimans et al. 2016 against the same ones written out from docs/papers/improved_gan.md, "Network and
+training tables" and "ImageNet configuration"."""
 
 import pytest
 import torch
@@ -146,7 +147,8 @@ def test_how_weights_start(config, drawing, judging, started, learns, generator)
 
 
 def test_the_generator_for_imagenet(generator):
-    """Channels as in section 10; every stage gets the noise that stands in z after that of the stage before."""
+    """Channels as in docs/papers/improved_gan.md, "ImageNet configuration"; every stage gets the noise that stands in z
+    after that of the stage before."""
     config = ImprovedImageNetConfig(num_classes=3, generator_norm="batch", reference_batch=1)
     g = models.build(config, generator)[0]
     assert torch.equal(g.output.bias, torch.full((3,), -0.45))

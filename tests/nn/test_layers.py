@@ -67,7 +67,7 @@ def test_orthogonal_initialisation(generator):
     [("glorot", 3, 1), ("glorot", 1, 1), ("glorot-residual", 3, math.sqrt(2)), ("glorot-residual", 1, 1)],
 )
 def test_glorot_initialisation(name, kernel, gain, generator):
-    """Uniform within gain sqrt(6 / (fan in + fan out)), spec sections 6.1 and 6.2."""
+    """Uniform within gain sqrt(6 / (fan in + fan out)): docs/papers/biggan.md, "SA-GAN" and "SN-GAN"."""
     layer = Conv2d(64, 96, kernel, rule=Plain)
     initialize(layer, INITIALIZERS[name], generator)
     bound = gain * math.sqrt(6 / ((64 + 96) * kernel**2))

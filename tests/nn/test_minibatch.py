@@ -76,7 +76,8 @@ def test_two_ranks_are_one_batch(layer, generator):
 
 
 def test_start_from_data(layer, generator):
-    """Spec 2, section 2: half the mean distance of the nearest other image becomes 1, and the mean output 0."""
+    """docs/papers/improved_gan.md, "Minibatch discrimination": half the mean distance of the nearest other image becomes
+    1, and the mean output 0."""
     torch.nn.init.zeros_(layer.log_scale)
     features = 5 * torch.randn(20, A, generator=generator)
     with starting_from_data(layer):
@@ -100,7 +101,7 @@ def test_start_from_data_that_says_nothing(layer, rows, generator):
 
 
 def test_before_the_start(generator):
-    """Spec 2, section 2."""
+    """docs/papers/improved_gan.md, "Minibatch discrimination"."""
     layer = MinibatchDiscrimination(A, B, C)
     initialize(layer, normal_of(0.05), generator)
     assert torch.equal(layer.bias, torch.full((B,), -1.0))

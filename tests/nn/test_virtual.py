@@ -13,7 +13,8 @@ REFERENCE = 5
 
 
 def by_formula(x):
-    """Spec 2, section 5: w = 1 / (B + 1), m = w m_x + (1 - w) m_r, q likewise; (x - m) / sqrt(q - m^2 + 1e-5)."""
+    """docs/papers/improved_gan.md, "Virtual batch normalization": w = 1 / (B + 1), m = w m_x + (1 - w) m_r, q likewise;
+    (x - m) / sqrt(q - m^2 + 1e-5)."""
     x = x.astype(np.float64)
     reference, live, w = x[:REFERENCE], x[REFERENCE:], 1 / (REFERENCE + 1)
     m_r, q_r = reference.mean((0, 2, 3)), (reference**2).mean((0, 2, 3))

@@ -35,7 +35,7 @@ def test_energy_against_loops(shape, generator):
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
 def test_gradient_is_four_times_the_masked_gram_times_w(shape, generator):
-    """Spec section 7: the gradient of || WW' * (1 - I) ||^2 is 4 (WW' * (1 - I)) W."""
+    """docs/papers/biggan.md, "Orthogonal regularization": the gradient of || WW' * (1 - I) ||^2 is 4 (WW' * (1 - I)) W."""
     weight = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
     off_diagonal_energy(weight).backward()
     w = weight.detach()
@@ -98,7 +98,7 @@ def test_full_form_against_autograd_of_the_formula(shape, generator):
 
 
 def test_the_gradient_form_is_half_of_the_printed_loss(generator):
-    """Spec section 7: the author's strength s is a loss of weight s / 2."""
+    """docs/papers/biggan.md, "Orthogonal regularization": the author's strength s is a loss of weight s / 2."""
     net = network(generator)
     Orthogonal(0.5e-2).penalty(net, CONTEXT).backward()
     wanted = net[0].weight.grad.clone()

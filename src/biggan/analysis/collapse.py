@@ -1,6 +1,6 @@
 """Seeing collapse come, in the logged numbers of a run: the same rules watch a live run and read an old log.
 
-Source: BigGAN section 4; spec section 10: the first singular value of some layers of G, typically its first linear one,
+Source: BigGAN section 4, appendices F and G: the first singular value of some layers of G, typically its first linear one,
 grows and explodes; D's loss goes towards 0, then jumps; D turns against real images; samples become alike; the scores
 worsen within a few hundred steps. The thresholds are ours, chosen on the runs of records/2026-11-21_collapse: no fixed
 value of a singular value marks collapse (section 4.1), so every rule compares a run with its own past.

@@ -1,8 +1,8 @@
 """What a generator does between and beside its training images: paths through its latents and classes, blends of classes,
 the real images nearest to its own, the classes that leak into each other, and whom its discriminator believes.
 
-Source: BigGAN, spec sections 10 and 13. Shapes: N images, Z latent, K classes, F features.
-"""
+Source: BigGAN sections 4 and 4.2 (docs/papers/biggan.md, "Collapse analysis", "Qualitative findings"). Shapes: N images,
+Z latent, K classes, F features."""
 
 import math
 from collections.abc import Iterable
@@ -153,7 +153,7 @@ def worst_pairs(counts: Tensor, most: int) -> list[tuple[int, int, float]]:
 
 @torch.no_grad()
 def called_real(discriminator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
-    """The share of images that a discriminator in evaluation mode scores above 0 (spec section 10: memorisation)."""
+    """The share of images that a discriminator in evaluation mode scores above 0 (BigGAN section 4.2: memorization)."""
     real, count = 0, 0
     for images, labels in batches:
         signed = images.to(device).float().div(127.5).sub(1)

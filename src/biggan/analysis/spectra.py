@@ -1,9 +1,9 @@
 """What the paper watches of every weight while networks train, as plain numbers.
 
-Source: BigGAN section 4 and appendix F (the first three singular values of each weight; Frobenius norms); spec section 10. A
-weight is seen as (outputs, everything else), raw, before its rule; every parameter with two or more dimensions counts, class
-embeddings too. Numbers are named "sigma0/generator/linear.weight": what, network, parameter.
-"""
+Source: BigGAN section 4 and appendix F (the first three singular values of each weight; Frobenius norms);
+docs/papers/biggan.md, "Collapse analysis". A weight is seen as (outputs, everything else), raw, before its rule; every
+parameter with two or more dimensions counts, class embeddings too. Numbers are named "sigma0/generator/linear.weight":
+what, network, parameter."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The truncation curve: scores of one generator at many thresholds (BigGAN section 3.1 and Table 2, spec section 8).
+"""The truncation curve: scores of one generator at many thresholds (BigGAN section 3.1 and Table 2).
 
 At each threshold the statistics of batch normalisation are collected anew. Not here: files and plots of it (see plots).
 """

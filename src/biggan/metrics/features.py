@@ -1,9 +1,9 @@
 """What turns images into features and class logits: Inception, DINOv2, or a module out of a file.
 
 `inception` is the network of 2015 that published scores are made with, as torch-fidelity carries it over from TensorFlow,
-with its resizing; logits are without the bias, as released (spec improved_gan section 6). `dinov2` is ViT-L/14 (Oquab et al.
-2023) with the preparation of Stein et al. 2023. `module:FILE` is a torch.export program or a TorchScript module from uint8
-(N, 3, R, R) to (features (N, F), logits (N, K) or None).
+with its resizing; logits are without the bias, as released (docs/papers/improved_gan.md, "Inception Score"). `dinov2` is
+ViT-L/14 (Oquab et al. 2023) with the preparation of Stein et al. 2023. `module:FILE` is a torch.export program or a
+TorchScript module from uint8 (N, 3, R, R) to (features (N, F), logits (N, K) or None).
 
 Loading a `module:FILE` runs what is in the file: torch.export may unpickle objects and evaluate expressions, and a
 TorchScript module is a program that can write files. It is therefore loaded only where its user says that it is trusted, or

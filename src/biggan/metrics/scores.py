@@ -1,9 +1,8 @@
 """Scores of generated images, from features and logits alone: Inception Score, Frechet distance, kernel distance.
 
-Sources: Salimans et al. 2016 section 4 (Inception Score; spec improved_gan section 6), Heusel et al. 2017 (FID), Binkowski
-et al. 2018 (KID). Everything in float64. Not here: what made the features (see features), neighbours (see manifold).
-Shapes: N images, F features, K classes.
-"""
+Sources: Salimans et al. 2016 section 4 (Inception Score; docs/papers/improved_gan.md, "Inception Score"), Heusel et al.
+2017 (FID), Binkowski et al. 2018 (KID). Everything in float64. Not here: what made the features (see features),
+neighbours (see manifold). Shapes: N images, F features, K classes."""
 
 import math
 from typing import NamedTuple

@@ -1,8 +1,7 @@
 """BigGAN (Brock, Donahue, Simonyan 2019, appendix B), and its ancestors SA-GAN and SN-GAN, which have the same layers.
 
-Layer tables: spec 4a, which fits the paper's parameter counts (70.4M and 88.0M at 128 px); the tables printed in the paper
-do not (spec 4b). The networks themselves are in models/residual.
-"""
+Layer tables: docs/papers/biggan.md, "BigGAN layer tables", which fit the paper's parameter counts (70.4M and 88.0M at 128
+px); the tables printed in the paper do not ("The printed tables" there). The networks themselves are in models/residual."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -15,7 +14,7 @@ from biggan.nn.init import InitializerName
 
 
 class Layout(NamedTuple):
-    """One row of spec 4a; widths in units of the base width, block outputs in order."""
+    """One row of docs/papers/biggan.md, "BigGAN layer tables"; widths in units of the base width, block outputs in order."""
 
     first: int  # width of the generator's 4x4 input
     generator: tuple[int, ...]  # each block doubles the size
@@ -25,7 +24,7 @@ class Layout(NamedTuple):
     discriminator_attention: tuple[int, ...]
 
 
-# The spec gives no attention for 32 and 64 px. At 64 px we attend at 32x32, half the output size, as 128 px does.
+# No source gives attention for 32 and 64 px. At 64 px we attend at 32x32, half the output size, as 128 px does.
 LAYOUTS: dict[int, Layout] = {
     32: Layout(4, (4, 4, 4), (), (4, 4, 4, 4), 2, ()),
     64: Layout(16, (16, 8, 4, 2), (32,), (1, 2, 4, 8, 16), 4, (32,)),
@@ -48,7 +47,7 @@ class BigGANConfig(ResidualConfig):
         return tuple(LAYOUTS)
 
     def generator_stages(self) -> list[Stage]:
-        """Spec 4a, column G."""
+        """docs/papers/biggan.md, "BigGAN layer tables", column G."""
         layout, stages = LAYOUTS[self.resolution], []
         attended = self.attends("generator", layout.generator_attention)
         inputs, resolution = layout.first * self.width, BOTTOM
@@ -60,7 +59,7 @@ class BigGANConfig(ResidualConfig):
         return stages
 
     def discriminator_stages(self) -> list[Stage]:
-        """Spec 4a, column D."""
+        """docs/papers/biggan.md, "BigGAN layer tables", column D."""
         layout, stages = LAYOUTS[self.resolution], []
         attended = self.attends("discriminator", layout.discriminator_attention)
         inputs, resolution = 3, self.resolution
@@ -84,7 +83,7 @@ class BigGANConfig(ResidualConfig):
 @dataclass(frozen=True, kw_only=True)
 class SAGANConfig(BigGANConfig):
     """Self-attention GAN (Zhang et al. 2018): BigGAN's baseline, width 64, a table of gains and biases per class in each
-    norm, z at the input only. Spec section 6.1; attention at 64x64, which gave the paper's best figures."""
+    norm, z at the input only. docs/papers/biggan.md, "SA-GAN"; attention at 64x64, which gave the paper's best figures."""
 
     family: Literal["sagan"] = "sagan"
     width: int = 64
@@ -98,7 +97,7 @@ class SAGANConfig(BigGANConfig):
 @dataclass(frozen=True, kw_only=True)
 class SNGANConfig(SAGANConfig):
     """Spectrally normalised GAN with the projection discriminator (Miyato et al. 2018, Miyato & Koyama 2018): no spectral
-    normalisation in G, no attention, D's blocks as wide as their inputs. Spec section 6.2.
+    normalisation in G, no attention, D's blocks as wide as their inputs. docs/papers/biggan.md, "SN-GAN".
 
     DEVIATION from the released code: its last convolution of G starts with gain 1, ours as the other 3x3 kernels, sqrt(2).
     """

@@ -1,4 +1,4 @@
-"""BigGAN-deep (Brock, Donahue, Simonyan 2019, appendix B, tables 7 to 9; spec 4c): bottleneck blocks, four times the depth,
+"""BigGAN-deep (Brock, Donahue, Simonyan 2019, appendix B, tables 7 to 9): bottleneck blocks, four times the depth,
 the whole of z joined to the class embedding everywhere. The networks themselves are in models/residual.
 
 The 32 and 64 px rows follow the same rules; the paper has none.
@@ -15,7 +15,7 @@ from biggan.nn.blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, Parts
 
 
 class DeepLayout(NamedTuple):
-    """One row of spec 4c; widths in units of the base width, the outputs of each stage in order."""
+    """One row of BigGAN tables 7 to 9; widths in units of the base width, the outputs of each stage in order."""
 
     first: int  # width of the generator's 4x4 input
     generator: tuple[int, ...]  # each stage: a block that keeps size and width, one that doubles the size
@@ -52,7 +52,7 @@ class BigGANDeepConfig(ResidualConfig):
         return DEEP_LAYOUTS[self.resolution].stem * self.d_width
 
     def generator_stages(self) -> list[Stage]:
-        """Spec 4c, column G."""
+        """BigGAN tables 7 to 9, column G."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
         attended = self.attends("generator", layout.attention)
         inputs, resolution = layout.first * self.width, BOTTOM
@@ -64,7 +64,7 @@ class BigGANDeepConfig(ResidualConfig):
         return stages
 
     def discriminator_stages(self) -> list[Stage]:
-        """Spec 4c, column D."""
+        """BigGAN tables 7 to 9, column D."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
         attended = self.attends("discriminator", layout.attention)
         inputs, resolution = self.stem, self.resolution

@@ -1,10 +1,10 @@
 """The networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): perceptrons for MNIST, convolutions for
 CIFAR-10 and SVHN.
 
-Source: section 5 and the published code's tables; spec 2, section 8. They know no class of what they draw: labels are looked
-at by nobody. D gives K class logits l; its score is log Z, Z = sum exp l, so that D(x) = Z / (Z + 1) is the logistic
-function of the score (section 5). Departures of the published code from the paper (two hidden layers in MNIST's G instead of
-five; narrower SVHN nets) are followed.
+Source: section 5 and the published code's tables (docs/papers/improved_gan.md, "Network and training tables"). They know no
+class of what they draw: labels are looked at by nobody. D gives K class logits l; its score is log Z, Z = sum exp l, so that
+D(x) = Z / (Z + 1) is the logistic function of the score (section 5). Departures of the published code from the paper (two
+hidden layers in MNIST's G instead of five; narrower SVHN nets) are followed.
 
 Shapes: N batch, Z latent, F features, K classes, R resolution.
 """

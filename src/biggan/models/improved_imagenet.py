@@ -1,8 +1,8 @@
 """The 128 px networks of "Improved Techniques for Training GANs": a G with virtual batch norm whose every stage gets fresh
 noise, a D with minibatch features and K + 1 logits.
 
-Source: section 6.4 and the published code; spec 2, section 10. The noise of all stages is part of z, so that z alone decides
-an image.
+Source: section 6.4 and the published code (docs/papers/improved_gan.md, "ImageNet configuration"). The noise of all stages
+is part of z, so that z alone decides an image.
 
 DEVIATION from the published code: D's layers are weight-normalised with a start from data, as in the other networks of the
 paper, instead of batch norm with the statistics of the real half for half of the channels and of the generated half for the

@@ -2,8 +2,8 @@
 
 A family subclasses `ResidualConfig` with its own defaults and its table of layers (biggan, with SA-GAN and SN-GAN;
 biggan_deep); the networks (residual) are built from what is made here and look at sizes alone. Sources: BigGAN appendices
-B, H and I; spec sections 2, 3, 6 and 12.
-"""
+B, H and I; docs/papers/biggan.md, "Generator" to "Spectral normalization", "Inherited components", "Negative results and
+sweeps"."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

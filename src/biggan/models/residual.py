@@ -1,8 +1,8 @@
 """The generator and the discriminator of every residual family: what BigGAN, BigGAN-deep, SA-GAN and SN-GAN have in common.
 
-Source: Brock, Donahue, Simonyan 2019, section 3 and appendix B; spec sections 2 and 3. Blocks, their order and the places of
-attention come from the family's config, layers from models/options. Single-device mathematics: nothing here knows ranks,
-precision or optimisers.
+Source: Brock, Donahue, Simonyan 2019, section 3 and appendix B (docs/papers/biggan.md, "Generator" and "Discriminator").
+Blocks, their order and the places of attention come from the family's config, layers from models/options. Single-device
+mathematics: nothing here knows ranks, precision or optimisers.
 
 Shapes: N batch, Z latent, E class embedding (class weights (N, K) with tables per class), F features, R resolution.
 """

@@ -1,4 +1,5 @@
-"""Self-attention over pixels, as released by Zhang et al. 2019 (SA-GAN) and used by BigGAN; spec section 3, "Attention".
+"""Self-attention over pixels, as released by Zhang et al. 2019 (SA-GAN) and used by BigGAN; docs/papers/biggan.md,
+"Self-attention".
 
 Keys and values are max-pooled 2x2; no scaling of the dot products; out = x + gamma * o(attended), gamma starts at 0.
 Shapes: N batch, C channels, H W pixels.

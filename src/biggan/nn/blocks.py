@@ -1,5 +1,6 @@
-"""Residual blocks of BigGAN and BigGAN-deep; spec sections 2 and 3. Upsampling (nearest or bilinear) and 2x2 averaging
-commute with 1x1 convolutions, so every skip works at the lower resolution; the 3x3 ones take the resampling in (nn/layers).
+"""Residual blocks of BigGAN and BigGAN-deep (appendix B; docs/papers/biggan.md, "Generator" and "Discriminator"). Upsampling
+(nearest or bilinear) and 2x2 averaging commute with 1x1 convolutions, so every skip works at the lower resolution; the 3x3
+ones take the resampling in (nn/layers).
 
 What a block is made of comes from outside, as `Parts`, so that kernels, norms and rules are chosen in one place.
 Shapes: N batch, I inputs, O outputs, E condition, HW pixels.

@@ -1,8 +1,7 @@
 """What stands at the end of a discriminator: the verdict on an image.
 
-Source: Miyato & Koyama 2018 (projection), spec sections 3 and 6.3. Shapes: N batch, F features, E embedding, K classes,
-HW pixels.
-"""
+Source: Miyato & Koyama 2018 (projection), BigGAN appendix B; docs/papers/biggan.md, "Discriminator". Shapes: N batch, F
+features, E embedding, K classes, HW pixels."""
 
 from typing import NamedTuple
 
@@ -100,7 +99,7 @@ class PooledClassHead(nn.Module):
 
 class SharedEmbedding(nn.Module):
     """One table of class vectors for all conditional layers: (N,) int64 -> (N, E). No weight rule: spectral normalisation of
-    it cripples G (spec section 2)."""
+    it cripples G (docs/papers/biggan.md, "Generator")."""
 
     def __init__(self, classes: int, dimension: int) -> None:
         super().__init__()

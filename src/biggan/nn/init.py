@@ -25,12 +25,12 @@ def normal(weight: Tensor, generator: torch.Generator) -> None:
 
 
 def glorot(weight: Tensor, generator: torch.Generator) -> None:
-    """Uniform with variance 2 / (inputs + outputs) (Glorot & Bengio 2010), as SA-GAN; spec section 6.1."""
+    """Uniform with variance 2 / (inputs + outputs) (Glorot & Bengio 2010), as SA-GAN (docs/papers/biggan.md, "SA-GAN")."""
     nn.init.xavier_uniform_(weight, generator=generator)
 
 
 def glorot_residual(weight: Tensor, generator: torch.Generator) -> None:
-    """Glorot with gain sqrt(2) for k x k kernels, 1 for the rest, as SN-GAN; spec section 6.2."""
+    """Glorot with gain sqrt(2) for k x k kernels, 1 for the rest, as SN-GAN (docs/papers/biggan.md, "SN-GAN")."""
     spatial = weight.dim() == 4 and weight.shape[-1] > 1
     nn.init.xavier_uniform_(weight, gain=math.sqrt(2) if spatial else 1.0, generator=generator)
 

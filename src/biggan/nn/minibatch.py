@@ -1,8 +1,8 @@
 """Minibatch discrimination: how alike each image's features are to those of the others in its batch.
 
-Source: Salimans et al. 2016, section 3.2, and the published CIFAR-10 layer; spec 2, section 2. Real and generated images are
-compared among themselves only. The formula's sum is over all images; the text and the code leave the image itself out, and
-so do we.
+Source: Salimans et al. 2016, section 3.2, and the published CIFAR-10 layer (docs/papers/improved_gan.md, "Minibatch
+discrimination"). Real and generated images are compared among themselves only. The formula's sum is over all images; the
+text and the code leave the image itself out, and so do we.
 
 Shapes: N images of all parts, P of one part, A features, B kernels, C dimensions of each.
 """

@@ -1,9 +1,9 @@
 """What layers add at random in training, and nothing of it in evaluation: Gaussian noise.
 
-Source: Salimans et al. 2016, sections 5 and 6; spec 2, section 8 (after every layer of D). On a CPU drawing normal numbers
-would take longer than the layers themselves: they are read there from a table of four million, from a random place on in
-each pass (the noise table of Salimans et al. 2017, "Evolution strategies").
-"""
+Source: Salimans et al. 2016, sections 5 and 6; docs/papers/improved_gan.md, "Network and training tables" (after every
+layer of D). On a CPU drawing normal numbers would take longer than the layers themselves: they are read there from a
+table of four million, from a random place on in each pass (the noise table of Salimans et al. 2017, "Evolution
+strategies")."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,9 +1,10 @@
 """Batch normalisation for generators: batch statistics in training, standing statistics afterwards.
 
 Source: BigGAN appendix B (conditional gain centred at 1, bias at 0, both from bias-free spectrally normalised linear maps)
-and appendix C.1 (standing statistics); spec sections 2 and 8. There are no running averages: they would belong to the raw
-weights, while samples are drawn with averaged ones. A module in evaluation mode uses its standing statistics, and
-`collecting_statistics` fills them with equal-weight averages of the means and variances of whole batches.
+and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
+statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged ones.
+A module in evaluation mode uses its standing statistics, and `collecting_statistics` fills them with equal-weight averages
+of the means and variances of whole batches.
 
 Statistics are float32 for any input type. Shapes: N batch, C channels, E condition, HW pixels.
 """
@@ -152,7 +153,8 @@ class NoNorm(nn.Module):
 
 class ClassTable(nn.Module):
     """A row of C numbers for each class, starting at 0; conditions are class weights (N, K), one-hot or blends.
-    Conditional batch normalisation before the shared embedding (Dumoulin et al. 2017; SA-GAN; spec section 6.1)."""
+    Conditional batch normalisation before the shared embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md,
+    "SA-GAN")."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """What is done to a weight before it is used: spectral normalisation, weight normalisation, or nothing.
 
-Source: Miyato et al. 2018 (spectral normalisation), as used in G and D by BigGAN, section 2; spec section 3, "SN".
-A weight is seen as a matrix of shape (outputs, everything else). Each training forward makes one step of power iteration
-from the kept left vector u, and no gradient passes through u and v. In evaluation the step is made but not kept,
-so evaluation, sampling and analysis never move the vectors. This file is the one home of that rule.
+Source: Miyato et al. 2018 (spectral normalisation), as used in G and D by BigGAN, section 2; docs/papers/biggan.md,
+"Spectral normalization". A weight is seen as a matrix of shape (outputs, everything else). Each training forward makes one
+step of power iteration from the kept left vector u, and no gradient passes through u and v. In evaluation the step is made
+but not kept, so evaluation, sampling and analysis never move the vectors. This file is the one home of that rule.
 
 A rule is a module made for a number of outputs; nn/layers calls it with the weight in every forward pass.
 Shapes: O outputs, M everything else.

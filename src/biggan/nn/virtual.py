@@ -1,9 +1,9 @@
 """Virtual batch normalisation: each example is normalised with a fixed reference batch and itself, never with its
 neighbours.
 
-Source: Salimans et al. 2016, section 3.5, in the exact form; spec 2, section 5 (the published code pooled the live batch at
-first). The reference batch goes through the network in front of the live one, in the same pass, with gradients. DEVIATION
-from that code: gains start at 1 (AffineNorm), not at N(1, 0.02).
+Source: Salimans et al. 2016, section 3.5, in the exact form; docs/papers/improved_gan.md, "Virtual batch normalization" (the
+published code pooled the live batch at first). The reference batch goes through the network in front of the live one, in the
+same pass, with gradients. DEVIATION from that code: gains start at 1 (AffineNorm), not at N(1, 0.02).
 
 Shapes: B reference examples, N live ones, C channels, HW pixels, Z latent, E class embedding.
 """

@@ -1,8 +1,8 @@
 """Regularisers of weights, of either player: orthogonal in three forms, the first singular value, L2, clipped gradients.
 
-Source: BigGAN sections 3.1 and 4, appendices F to H; spec sections 7 and 10. A weight is seen as (outputs, everything else),
-raw, before its rule; class embeddings (shared, D's, tables in the norms) are left out. Shapes: O outputs, M everything else.
-"""
+Source: BigGAN sections 3.1 and 4, appendices F to H; docs/papers/biggan.md, "Orthogonal regularization" and "Collapse
+analysis". A weight is seen as (outputs, everything else), raw, before its rule; class embeddings (shared, D's, tables in
+the norms) are left out. Shapes: O outputs, M everything else."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,7 +44,7 @@ class Orthogonal(Regularizer):
 @dataclass(frozen=True)
 class OrthogonalGradient(Regularizer):
     """Adds strength * 2 (W W' * (1 - I)) W to the gradient, as the author's PyTorch code does. The gradient of the printed
-    loss has a 4 there: at the same strength this is half of it (spec section 7)."""
+    loss has a 4 there: at the same strength this is half of it (docs/papers/biggan.md, "Orthogonal regularization")."""
 
     strength: float = 1e-4
 

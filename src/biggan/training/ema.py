@@ -1,5 +1,6 @@
-"""Exponential moving average of a network's weights: the generator's (BigGAN appendix C; spec section 5), and those of a
-discriminator that is to tell classes (Salimans et al. 2016, published code; spec 2, section 8).
+"""Exponential moving average of a network's weights: the generator's (BigGAN appendix C; docs/papers/biggan.md, "Training
+settings"), and those of a discriminator that is to tell classes (Salimans et al. 2016, published code;
+docs/papers/improved_gan.md, "Network and training tables").
 
 The paper's decay is 0.9999. Before `start` the average is a copy of the raw weights. After it the decay used is
 min(decay, (1 + n) / (10 + n)), n steps later, so that a short run averages over a fixed share of its length.

@@ -1,8 +1,8 @@
 """One generator step of BigGAN training: the alternation of the two players, and accumulation of gradients.
 
-Source: BigGAN section 3 and appendix C; the order of events is spec section 5, "One G iteration": a few discriminator
-steps, each on fresh real images, latents and labels, then one generator step, then the moving average. In a discriminator
-step generated and real images go through D in one concatenated pass, and G runs without gradients.
+Source: BigGAN section 3 and appendix C; the order of events is docs/papers/biggan.md, "One generator step": a few
+discriminator steps, each on fresh real images, latents and labels, then one generator step, then the moving average. In a
+discriminator step generated and real images go through D in one concatenated pass, and G runs without gradients.
 
 DEVIATION from BigGAN appendix C: with accumulation, G's batch statistics are those of a micro-batch, because those of the
 whole batch would need every activation at once.
