@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from biggan.checkpoint import RunFolder
-from biggan.precision import keep_freed_memory
-from biggan.presets import preset
-from biggan.training.loop import sums_of
-from biggan.training.state import build_game, state_of
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.configs.presets import preset
+from biggan.runtime.memory import keep_freed_memory
+from biggan.training.async_checkpoint import CheckpointWriter
+from biggan.training.resume import state_of
+from biggan.training.setup import build_game
 from biggan.training.step import train_step
-from biggan.training.writing import CheckpointWriter
+from biggan.training.trainer import sums_of
 
 STEPS, EVERY = 12, 4
 

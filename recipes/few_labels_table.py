@@ -6,10 +6,11 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from biggan.checkpoint import RunFolder
-from biggan.config import RunConfig, from_json, to_json
-from biggan.settings import replaced
-from biggan.stats import read_log
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.configs.json_io import from_json, to_json
+from biggan.configs.overrides import replaced
+from biggan.configs.run import RunConfig
+from biggan.runtime.metric_logger import read_log
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from biggan.metrics.manifold import overlap
+from biggan.metrics.prdc import overlap
 from biggan.metrics.scores import Moments, SplitEntropies, frechet_distance, kernel_distance
 
 IMAGES, NEIGHBOURS, WIDTH, LOGITS, PIECE = 50_000, 10_000, 2048, 1008, 1024

@@ -16,13 +16,13 @@ import time
 import urllib.request
 from pathlib import Path
 
-from biggan.data import open_source
-from biggan.data.layouts import Packed, Shards
+from biggan.configs.presets import preset
+from biggan.data.dataset import open_source
+from biggan.data.formats import Packed, Shards
 from biggan.data.prepare import prepare
 from biggan.data.sources import list_source
-from biggan.precision import keep_freed_memory
-from biggan.presets import preset
-from biggan.training.state import build_game
+from biggan.runtime.memory import keep_freed_memory
+from biggan.training.setup import build_game
 from biggan.training.step import train_step
 
 PORT = 8917

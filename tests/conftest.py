@@ -12,17 +12,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from biggan.cli import main
-from biggan.config import RunConfig, TrainConfig
-from biggan.data import DataConfig
+from biggan.cli.main import main
+from biggan.configs.presets import preset
+from biggan.configs.run import RunConfig
+from biggan.configs.train import TrainConfig
+from biggan.data.dataset import DataConfig
 from biggan.metrics.features import remember_trust, sha256_of
 from biggan.models.biggan import BigGANConfig
-from biggan.presets import preset
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-LONGEST = ("test_faults.py", "test_distributed.py", "test_shards.py")
+LONGEST = ("test_faults.py", "test_distributed.py", "test_webdataset.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from conftest import call, tiny_config
 
-from biggan.checkpoint import RunFolder
-from biggan.cli.make import start_from
-from biggan.config import PLACES, RunConfig, to_json
-from biggan.errors import CheckpointError
-from biggan.presets import preset
-from biggan.settings import flatten, replaced
-from biggan.starting import config_of
+from biggan.checkpoints.init_from import config_of
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.cli.train import start_from
+from biggan.configs.json_io import to_json
+from biggan.configs.overrides import flatten, replaced
+from biggan.configs.presets import preset
+from biggan.configs.run import PLACES, RunConfig
+from biggan.runtime.errors import CheckpointError
 
 HARMLESS = {
     "data.classes",  # chooses among what the source has

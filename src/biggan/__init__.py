@@ -1,9 +1,9 @@
 """biggan: train, sample, measure and understand large class-conditional GANs."""
 
-from biggan.data import open_source
-from biggan.errors import BigganError, TrainingDiverged, UserError
+from biggan.data.dataset import open_source
 from biggan.pretrained import from_pretrained
-from biggan.sampling import Sampler, Samples
+from biggan.runtime.errors import BigganError, TrainingDiverged, UserError
+from biggan.sampling.sampler import Sampler, Samples
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,5 +1,5 @@
 """`python -m biggan`; in several processes `torchrun --nproc-per-node 2 -m biggan -- train ...`."""
 
-from biggan.cli import main
+from biggan.cli.main import main
 
 main()

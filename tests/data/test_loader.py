@@ -8,8 +8,9 @@ import torch
 from conftest import shared_file, write_pictures
 from PIL import EpsImagePlugin, Image
 
-from biggan.data import loader, open_source
-from biggan.errors import DataError
+from biggan.data import loader
+from biggan.data.dataset import open_source
+from biggan.runtime.errors import DataError
 
 
 @pytest.fixture

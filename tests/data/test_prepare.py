@@ -9,12 +9,13 @@ import torch
 from conftest import call, write_pictures
 from PIL import Image
 
-from biggan.data import layouts, open_source
+from biggan.data import formats
+from biggan.data.dataset import open_source
+from biggan.data.formats import Packed, Shards, open_packed
 from biggan.data.inspection import inspect
-from biggan.data.layouts import Packed, Shards, open_packed
 from biggan.data.prepare import filtered, prepare
 from biggan.data.sources import list_source
-from biggan.errors import DataError
+from biggan.runtime.errors import DataError
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_packed_set_is_the_set(pictures, tmp_path):
 
 
 def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "CHUNK", 8)
+    monkeypatch.setattr(formats, "CHUNK", 8)
     whole = prepare(list_source(str(pictures)), tmp_path / "whole", Packed(16))
     seen = []
 
@@ -73,7 +74,7 @@ def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch
 
 
 def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(layouts, "LANES", 16)
+    monkeypatch.setattr(formats, "LANES", 16)
     layout = Shards(16, shard_images=5)
     whole = prepare(list_source(str(pictures)), tmp_path / "whole", layout)
     assert (whole.images, whole.class_counts, len(whole.shards)) == (42, (29, 10, 3), 16)

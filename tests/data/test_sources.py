@@ -9,9 +9,10 @@ from conftest import write_pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from biggan.data import open_source, sources
+from biggan.data import sources
+from biggan.data.dataset import open_source
 from biggan.data.sources import decode, list_source
-from biggan.errors import DataError
+from biggan.runtime.errors import DataError
 
 
 def zip_of(folder, target):

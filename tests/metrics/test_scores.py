@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from biggan.errors import DataError
-from biggan.metrics import manifold
-from biggan.metrics.manifold import nearest, overlap
+from biggan.metrics import prdc
+from biggan.metrics.prdc import nearest, overlap
 from biggan.metrics.scores import Moments, SplitEntropies, frechet_distance, kernel_distance
+from biggan.runtime.errors import DataError
 
 fidelity = pytest.importorskip("torch_fidelity")
 
@@ -96,7 +96,7 @@ def test_overlap(generator, monkeypatch, rows):
     """Precision and recall by torch-fidelity; density and coverage from whole tables of distances in numpy."""
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-    monkeypatch.setattr(manifold, "ROWS", rows)
+    monkeypatch.setattr(prdc, "ROWS", rows)
     real, fake = features(300, 8, generator), features(200, 8, generator, 0.2)
     found = overlap(real, fake)
     assert (found.precision, found.recall) == pytest.approx(calculate_precision_recall_full(fake, real, 3))

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan import models
-from biggan.footprint import uncomputed
-from biggan.models import FAMILIES
+from biggan.models import registry
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.models.options import ResidualConfig
+from biggan.models.registry import FAMILIES
+from biggan.models.resnet_config import ResidualConfig
 from biggan.nn.attention import SelfAttention
+from biggan.nn.batch_norm import collecting_statistics
 from biggan.nn.layers import Conv2d, Embedding, Linear, Weighted
-from biggan.nn.norm import collecting_statistics
+from biggan.profiling.flops import uncomputed
 
 
 def count(module: nn.Module) -> int:
@@ -120,7 +120,7 @@ def small(name: str, resolution: int = 32, **changes: object):
 @pytest.mark.parametrize(("name", "resolution"), EVERYWHERE)
 def test_forward_and_backward_at_every_resolution(name, resolution, generator):
     config = small(name, resolution)
-    g, d = models.build(config, generator)
+    g, d = registry.build(config, generator)
     z, y = torch.randn(2, config.z_dim, generator=generator), torch.tensor([0, 2])
     image = g(z, y)
     assert image.shape == (2, 3, resolution, resolution)
@@ -136,7 +136,7 @@ def test_forward_and_backward_at_every_resolution(name, resolution, generator):
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_evaluation_does_not_depend_on_the_batch(name, generator):
     config = small(name, discriminator_norm="batch")
-    g, d = models.build(config, generator)
+    g, d = registry.build(config, generator)
     z, y = torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0])
     g.eval()
     d.eval()

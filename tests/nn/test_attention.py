@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.footprint import Attention
 from biggan.nn.attention import SelfAttention, attend
-from biggan.nn.init import INITIALIZERS, initialize
+from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Conv2d
-from biggan.nn.spectral import Spectral
+from biggan.nn.spectral_norm import Spectral
+from biggan.profiling.flops import Attention
 
 
 def test_against_explicit_sums(generator):

@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from biggan.nn.init import INITIALIZERS, initialize
+from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Conv2d, Linear
-from biggan.nn.spectral import Plain, Spectral
+from biggan.nn.reparametrization import Plain
+from biggan.nn.spectral_norm import Spectral
 
 RULE = partial(Spectral, epsilon=1e-4)
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from biggan.nn import weight_norm
-from biggan.nn.init import initialize, normal_of
+from biggan.nn.initialization import initialize, normal_of
 from biggan.nn.weight_norm import WeightNormed, starting_from_data, starts_from_data
 
 LAYERS = {

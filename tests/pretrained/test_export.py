@@ -19,7 +19,7 @@ TINY = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--t
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of two steps."""
-    from biggan.cli import main
+    from biggan.cli.main import main
 
     folder = tmp_path_factory.mktemp("exported") / "run"
     with pytest.raises(SystemExit) as exit_:
@@ -52,13 +52,13 @@ def test_onnx(capsys, run, given, tmp_path):
 @pytest.mark.parametrize("preset", ["biggan-deep", "sagan", "sngan"])
 def test_onnx_of_every_family(preset, tmp_path):
     pytest.importorskip("onnxruntime")
-    from biggan import models
-    from biggan.checkpoint import ModelCard, save_model_folder
+    from biggan.checkpoints.model_dir import ModelCard, save_model_folder
+    from biggan.models import registry
 
-    config = models.FAMILIES[preset].config(
+    config = registry.FAMILIES[preset].config(
         resolution=32, num_classes=3, width=8, embedding_dim=8, generator_attention=(16,), discriminator_attention=()
     )
-    g, _ = models.build(config, torch.Generator().manual_seed(0))
+    g, _ = registry.build(config, torch.Generator().manual_seed(0))
     with torch.no_grad():
         g.attention["16"].gamma.fill_(0.5)
     card = ModelCard(model=config, class_names=("a", "b", "c"), step=0, trained_on="nothing")

@@ -5,10 +5,10 @@ import torch
 from conftest import shared_file
 from safetensors.torch import load_file
 
-from biggan.models import FAMILIES
+from biggan.models.registry import FAMILIES
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.hugging_face import read_hugging_face
-from biggan.sampling import StatisticsTable
+from biggan.sampling.standing_statistics import StatisticsTable
 
 
 @pytest.mark.parametrize("name", ["32_tiny", "32_unshared_tiny", "128_tiny", "deep_128_tiny"])

@@ -12,13 +12,15 @@ from conftest import call, shared_file
 from safetensors.torch import load_file, save_file
 
 import biggan
-from biggan import models
-from biggan.checkpoint import ModelFolder, RunFolder
-from biggan.errors import CheckpointError
+from biggan.checkpoints.model_dir import ModelFolder
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.pretrained.download import released
 from biggan.pretrained.importing import find_files, imagenet_names
-from biggan.training.state import build_game, load_but_classes, start_from
+from biggan.runtime.errors import CheckpointError
+from biggan.training.resume import load_but_classes, start_from
+from biggan.training.setup import build_game
 
 
 def test_hugging_face_folder(capsys, hugging_face, tmp_path):
@@ -190,7 +192,7 @@ def test_a_model_folder_that_contradicts_itself(capsys, hugging_face, tmp_path, 
 @pytest.mark.parametrize(("embedding", "classes"), [(8, (1, 4)), (10, (10, 4)), (4, (10, 4))])
 def test_tables_are_told_from_other_sizes_that_equal_the_number_of_classes(embedding, classes):
     config = BigGANConfig(resolution=32, width=2, embedding_dim=embedding)
-    there, here = (models.build(dataclasses.replace(config, num_classes=k), torch.Generator()) for k in classes)
+    there, here = (registry.build(dataclasses.replace(config, num_classes=k), torch.Generator()) for k in classes)
     for source, network in zip(there, here, strict=True):
         left = load_but_classes(network, source.state_dict(), classes, "it")
         assert all("embedding" in name for name in left)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from conftest import shared_file
 from safetensors.torch import load_file, save_file
 
-from biggan.errors import CheckpointError
-from biggan.nn.spectral import power_iteration
+from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.hugging_face import read_hugging_face, starting_vector
-from biggan.sampling import StatisticsTable
-from biggan.weights import read_tensors
+from biggan.runtime.errors import CheckpointError
+from biggan.runtime.tensor_files import read_tensors
+from biggan.sampling.standing_statistics import StatisticsTable
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import torch
 from conftest import call
 
 import biggan
-from biggan.checkpoint import RunFolder, read_checkpoint
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.tensors import read_checkpoint
 from biggan.training.evaluation import Evaluator
 
 

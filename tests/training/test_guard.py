@@ -9,8 +9,8 @@ from conftest import tiny_config
 from test_resume import train
 from test_step import game_of, pieces, real_batch
 
-from biggan.errors import TrainingDiverged
-from biggan.training import loop
+from biggan.runtime.errors import TrainingDiverged
+from biggan.training import trainer
 from biggan.training.step import train_step
 
 
@@ -46,7 +46,7 @@ def test_no_weight_is_touched_from_the_bad_step_on(generator):
 
 
 def test_a_run_ends_with_the_name_and_what_was_good_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "train_step", poisoned(times=99))
+    monkeypatch.setattr(trainer, "train_step", poisoned(times=99))
     with pytest.raises(TrainingDiverged, match=r"step 3: gradient of generator/blocks.1.conv_2.bias .*step-00000002"):
         train(tiny_config(steps=6, checkpoint_every=2, log_every=2), tmp_path / "run")
     steps = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
@@ -74,7 +74,7 @@ def rolling(**options):
 
 
 def test_rolling_back_and_carrying_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "train_step", poisoned(times=2))
+    monkeypatch.setattr(trainer, "train_step", poisoned(times=2))
     notes = []
     folder = train(rolling(), tmp_path / "run", notes.append)
     returns = [note for note in notes if "return number" in note]
@@ -86,7 +86,7 @@ def test_rolling_back_and_carrying_on(tmp_path, monkeypatch):
 
 
 def test_rolling_back_is_bounded(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "train_step", poisoned(times=99))
+    monkeypatch.setattr(trainer, "train_step", poisoned(times=99))
     notes = []
     with pytest.raises(TrainingDiverged):
         train(rolling(max_rollbacks=2), tmp_path / "run", notes.append)
@@ -95,7 +95,7 @@ def test_rolling_back_is_bounded(tmp_path, monkeypatch):
 
 def test_rates_after_a_return_are_those_of_a_resumed_run(tmp_path, monkeypatch):
     """The number of returns is in the checkpoint: a run killed afterwards carries on at the lowered rates."""
-    monkeypatch.setattr(loop, "train_step", poisoned(times=1))
+    monkeypatch.setattr(trainer, "train_step", poisoned(times=1))
     folder = train(rolling(), tmp_path / "run")
     seen = []
 
@@ -103,7 +103,7 @@ def test_rates_after_a_return_are_those_of_a_resumed_run(tmp_path, monkeypatch):
         seen.append(game.generator.schedule.base)
         return train_step(game, step, *reals)
 
-    monkeypatch.setattr(loop, "train_step", listening)
+    monkeypatch.setattr(trainer, "train_step", listening)
     config = rolling()
     train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=7)), folder.path)
     assert seen == [config.train.generator_lr / 2]

@@ -8,20 +8,22 @@ import pytest
 import torch
 from conftest import call, tiny_config, write_pictures
 
-from biggan.checkpoint import RunFolder, read_checkpoint
-from biggan.classifier import open_classifier
-from biggan.config import resolve
-from biggan.data import DataConfig, facts_of, open_data, open_source
-from biggan.data.labels import labelled_part
-from biggan.errors import CheckpointError, ConfigError, DataError
-from biggan.losses import ObjectiveConfig
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.tensors import read_checkpoint
+from biggan.configs.overrides import replaced
+from biggan.configs.run import resolve
+from biggan.data.dataset import DataConfig, facts_of, open_data, open_source
+from biggan.data.labeled_subset import labelled_part
 from biggan.metrics.classification import ClassifyConfig, mistakes
 from biggan.models.biggan import BigGANConfig
-from biggan.models.improved import PerceptronConfig
-from biggan.settings import replaced
-from biggan.training.loop import fit
-from biggan.training.state import begin_from_data, build_game, resume
+from biggan.models.improved_gan import PerceptronConfig
+from biggan.objectives.losses import ObjectiveConfig
+from biggan.pretrained.classifier import open_classifier
+from biggan.runtime.errors import CheckpointError, ConfigError, DataError
+from biggan.training.resume import resume
+from biggan.training.setup import begin_from_data, build_game
 from biggan.training.step import train_step
+from biggan.training.trainer import fit
 
 
 def semi_supervised(model=None, **changes):

@@ -7,13 +7,14 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from biggan.config import RunConfig
-from biggan.errors import TrainingDiverged
+from biggan.configs.overrides import replaced
+from biggan.configs.run import RunConfig
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.settings import replaced
+from biggan.runtime.errors import TrainingDiverged
 from biggan.training.ema import EMA
-from biggan.training.state import build_game, state_of
+from biggan.training.resume import state_of
+from biggan.training.setup import build_game
 from biggan.training.step import discriminator_turn, generator_turn, to_signed_range, train_step
 
 
@@ -122,7 +123,7 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
     """The losses of a step may be finite and its update not."""
     from test_resume import train
 
-    from biggan.training import loop
+    from biggan.training import trainer
 
     def spoil(game, step, *images):
         scalars = train_step(game, step, *images)
@@ -131,7 +132,7 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
                 game.generator.network.linear.weight[0, 0] = float("inf")
         return scalars
 
-    monkeypatch.setattr(loop, "train_step", spoil)
+    monkeypatch.setattr(trainer, "train_step", spoil)
     with pytest.raises(TrainingDiverged, match=r"step 3: generator/linear\.weight .*step-00000002"):
         train(tiny_config(steps=5, checkpoint_every=1), tmp_path / "run")
 

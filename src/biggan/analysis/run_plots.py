@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from biggan.analysis.collapse import Alarm, Line
+from biggan.analysis.collapse_rules import Alarm, Line
 from biggan.data.sources import open_image
-from biggan.errors import ConfigError
+from biggan.runtime.errors import ConfigError
 
 SCORES = (
     "fid",

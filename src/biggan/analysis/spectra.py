@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from biggan.nn.heads import SharedEmbedding
+from biggan.nn.embeddings import SharedEmbedding
 from biggan.nn.layers import Embedding
-from biggan.nn.spectrum import leading, short_side
+from biggan.nn.singular_values import leading, short_side
 
 COUNT = 3
 

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan import sets
-from biggan.distributed import World
-from biggan.errors import ConfigError
-from biggan.metrics.collect import Images, Progress
 from biggan.metrics.evaluate import Evaluation, Wanted, evaluate
 from biggan.metrics.features import Extractor
-from biggan.sampling import Sampler
+from biggan.metrics.statistics import Images, Progress
+from biggan.runtime.distributed import World
+from biggan.runtime.errors import ConfigError
+from biggan.sampling import image_sets
+from biggan.sampling.sampler import Sampler
 
 DISTANCES = ("fid", "frechet_distance")
+
 ENTROPIES = ("inception_score", "exp_kl_score")
+
 MOST_THRESHOLDS = 100
 
 
@@ -76,7 +78,7 @@ def curve(
 ) -> Iterator[Point]:
     """One point after the other; the same seed at each, so that neighbouring points share their latents."""
     for threshold in thresholds:
-        samples = sets.drawn(sampler, name, truncation=threshold, seed=seed)
+        samples = image_sets.drawn(sampler, name, truncation=threshold, seed=seed)
         yield Point(
             threshold,
             evaluate(samples, reference, extractor, wanted, cache=cache, world=world, progress=progress, report=report),
@@ -94,7 +96,7 @@ def survival(
     it."""
     saturated, scores = [], []
     for truncation in (None, threshold):
-        samples = sets.drawn(sampler, name, truncation=truncation, seed=seed)
+        samples = image_sets.drawn(sampler, name, truncation=truncation, seed=seed)
         extreme = [((batch == 0) | (batch == 255)).float().mean() for batch, _ in samples.batches(min(images, 512))]
         saturated.append(sum(extreme).item() / len(extreme))
         evaluation = evaluate(samples, None, extractor, (Wanted("is", images),))

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.arguments import parse, progress_bar
-from biggan.errors import ConfigError
-from biggan.precision import DeviceName
-from biggan.randomness import addressed_generator
+from biggan.cli.common import parse, progress_bar
+from biggan.runtime.errors import ConfigError
+from biggan.runtime.precision import DeviceName
+from biggan.runtime.rng import addressed_generator
 
 if TYPE_CHECKING:
     from biggan.data.sources import Listing
@@ -35,30 +35,14 @@ class ClassifyCommand:
     device: DeviceName = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
-class GamesCommand:
-    """Play two games in two numbers with gradient descent, historical averaging, extragradient and optimistic steps: the
-    paths, and the distance to the equilibrium."""
-
-    game: Literal["both", "xy", "bent"] = "both"
-    """xy; bent: the paper's (f(x) - 1)(y - 1)."""
-    rate: float = 0.02
-    """Length of a step, times the slope."""
-    strength: float = 0.3
-    """Of historical averaging."""
-    steps: int = 2000
-    out: Path = Path("games")
-    """Folder for a plot of each game."""
-
-
 def classify(arguments: list[str]) -> int:
     """biggan classify RUN IMAGES [options]"""
     command = parse(ClassifyCommand, arguments, "biggan classify")
     if command.batch < 1:
         raise ConfigError(f"--batch {command.batch} must be at least 1")
-    from biggan.checkpoint import ModelFolder
-    from biggan.classifier import open_classifier
+    from biggan.checkpoints.model_dir import ModelFolder
     from biggan.data.sources import list_source
+    from biggan.pretrained.classifier import open_classifier
 
     classifier = open_classifier(command.model, command.device)
     resolution = ModelFolder(command.model).card.model.resolution
@@ -85,7 +69,7 @@ def classify(arguments: list[str]) -> int:
 
 def in_batches(listing: "Listing", order: list[int], resolution: int, batch: int) -> Iterator[Tensor]:
     """The images of a listing in this order, uint8 (<= batch, 3, R, R). Raises DataError on one that cannot be read."""
-    from biggan.data.layouts import pixels_of
+    from biggan.data.formats import pixels_of
 
     for first in range(0, len(order), batch):
         part = [pixels_of(listing, index, resolution=resolution)[0] for index in order[first : first + batch]]
@@ -104,31 +88,3 @@ def write_csv(file: Path, rows: list[tuple[str, str, float]]) -> None:
             writer.writerows((image, name, f"{probability:.6f}") for image, name, probability in rows)
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error}): give another --out") from error
-
-
-def games(arguments: list[str]) -> int:
-    """biggan games [options]"""
-    command = parse(GamesCommand, arguments, "biggan games")
-    from biggan.analysis.game_plots import plot_game
-    from biggan.games import GAMES, check, distances, is_far, solvers, turns
-
-    check(command.rate, command.strength, command.steps)
-    names = GAMES if command.game == "both" else (command.game,)
-    try:
-        command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{command.out} cannot be written ({error}): give another --out") from error
-    for name in names:
-        game = GAMES[name]
-        paths = {
-            title: solver.path(game, command.steps) for title, solver in solvers(command.rate, command.strength).items()
-        }
-        print(f"{game.title}: equilibrium {tuple(game.equilibrium)}, from {tuple(game.start)}, {command.steps} steps")
-        for title, path in paths.items():
-            away = distances(path, game)
-            ends = f"runs away, at step {len(path) - 1}" if is_far(path[-1]) else f"ends {away[-1]:.1e} away"
-            print(f"  {title:21} {ends}, after {turns(path, game):.1f} turns around it")
-        file = command.out / f"{name}.png"
-        plot_game(game.title, game.equilibrium, paths, file)
-        print(f"  plot {file}")
-    return 0

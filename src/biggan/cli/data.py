@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 import tyro
 
-from biggan.cli.arguments import counted, parse, progress_bar
-from biggan.errors import ConfigError, suggestion
+from biggan.cli.common import counted, parse, progress_bar
+from biggan.runtime.errors import ConfigError, suggestion
 
 SHOWN = 20  # classes, and broken files, that are listed one by one
 
@@ -64,7 +64,7 @@ def inspect(arguments: list[str]) -> int:
     command = parse(InspectCommand, arguments, "biggan data inspect")
     refuse_below_one(command, "resolution")
     from biggan.data import inspection, sources
-    from biggan.sampling import sheet
+    from biggan.sampling.image_io import sheet
 
     found = inspection.inspect(
         sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10, progress=progress_bar
@@ -102,7 +102,7 @@ def prepare(arguments: list[str]) -> int:
     if command.format == "packed" and (command.quality, command.shard_images) != (None, PrepareCommand.shard_images):
         raise ConfigError("--quality and --shard-images go with --format wds")
     from biggan.data import prepare as preparing
-    from biggan.data.layouts import Packed, Shards
+    from biggan.data.formats import Packed, Shards
     from biggan.data.sources import list_source
 
     filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import tyro
 from tqdm import tqdm
 
-from biggan.cli.arguments import parse, progress_bar, say, say_nothing
-from biggan.errors import ConfigError
-from biggan.precision import DeviceName, choose_precision
+from biggan.cli.common import parse, progress_bar, say, say_nothing
+from biggan.runtime.errors import ConfigError
+from biggan.runtime.precision import DeviceName, choose_precision
 
 if TYPE_CHECKING:
-    from biggan.distributed import World
-    from biggan.metrics.collect import Images
     from biggan.metrics.evaluate import Evaluation
     from biggan.metrics.features import Extractor
-    from biggan.sampling import Sampler
+    from biggan.metrics.statistics import Images
+    from biggan.runtime.distributed import World
+    from biggan.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ class EvaluateCommand(Measuring):
 def evaluate(arguments: list[str]) -> int:
     """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
     command = parse(EvaluateCommand, arguments, "biggan evaluate")
-    from biggan.distributed import together
     from biggan.metrics.evaluate import evaluate, parse_recipe, table
+    from biggan.runtime.distributed import together
 
     wanted = parse_recipe(command.recipe)
     device = choose_precision(command.device, "auto", "channels-last").device
@@ -96,8 +96,8 @@ def evaluate(arguments: list[str]) -> int:
 
 def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Images | None"]:
     """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
-    from biggan import sets
     from biggan.metrics.evaluate import parse_recipe
+    from biggan.sampling import image_sets
 
     for spec in (command.samples, command.data):
         if spec is not None and ":" not in spec and not Path(spec).exists():
@@ -119,18 +119,19 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Imag
     if sampler is None:
         samples = open_real(command, command.samples, size, world)
     else:
-        samples = sets.drawn(sampler, command.samples, truncation=command.truncation, seed=command.seed)
+        samples = image_sets.drawn(sampler, command.samples, truncation=command.truncation, seed=command.seed)
     if other is not None:
-        drawn = sets.drawn(other, command.data, seed=command.seed + 1)
-        return samples, sets.first_of(drawn, max(want.images for want in parse_recipe(command.recipe)))
+        drawn = image_sets.drawn(other, command.data, seed=command.seed + 1)
+        return samples, image_sets.first_of(drawn, max(want.images for want in parse_recipe(command.recipe)))
     return samples, None if command.data is None else open_real(command, command.data, size, world)
 
 
 def open_real(command: Measuring, spec: str, size: int, world: "World") -> "Images":
     """A data set as a set to be measured; the first rank of each machine decodes it for the others."""
-    from biggan import sets
-    from biggan.data import default_cache, open_source
-    from biggan.distributed import first_on_each_machine
+    from biggan.data.dataset import open_source
+    from biggan.runtime.atomic_io import default_cache
+    from biggan.runtime.distributed import first_on_each_machine
+    from biggan.sampling import image_sets
 
     source = None
 
@@ -140,7 +141,7 @@ def open_real(command: Measuring, spec: str, size: int, world: "World") -> "Imag
         source = open_source(spec, size, **options, progress=progress_bar if world.is_first else as_it_is)
 
     first_on_each_machine(open_here, world)
-    return sets.real(source)
+    return image_sets.real(source)
 
 
 def is_model(where: str) -> bool:
@@ -168,8 +169,8 @@ def resolution_of(sampler: "Sampler") -> int:
 
 def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
     """The extractor; the first rank fetches its weights for all."""
-    from biggan.distributed import on_first
     from biggan.metrics.features import open_extractor
+    from biggan.runtime.distributed import on_first
 
     device = choose_precision(command.device, "auto", "channels-last").device
     options = {"weights": command.extractor_weights, "cache": cache_of(command), "device": device, "bf16": command.bf16}
@@ -180,7 +181,7 @@ def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
 
 def cache_of(command: Measuring) -> Path:
     """Where weights and reference statistics are kept."""
-    from biggan.data import default_cache
+    from biggan.runtime.atomic_io import default_cache
 
     return (command.cache or default_cache()) / "metrics"
 

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.analysis.collapse import WatchConfig
-from biggan.cli.arguments import parse, say, value_of
-from biggan.cli.make import start_from
-from biggan.config import RunConfig
-from biggan.errors import CheckpointError, ConfigError, suggestion
+from biggan.cli.common import parse, say, value_of
+from biggan.cli.train import start_from
+from biggan.configs.monitor import WatchConfig
+from biggan.configs.overrides import replaced
+from biggan.configs.presets import preset
+from biggan.configs.run import RunConfig
 from biggan.metrics.evaluate import EvalConfig
-from biggan.presets import preset
-from biggan.settings import replaced
-from biggan.studies import STUDIES
+from biggan.runtime.errors import ConfigError, suggestion
+from biggan.studies.definitions import STUDIES
 
 if TYPE_CHECKING:
-    from biggan.study import Run
+    from biggan.studies.runner import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def study(arguments: list[str]) -> int:
     config.check()
     if config.data.source is None:
         raise ConfigError(f"study {name} needs images: add --data SOURCE")
-    from biggan.study import measure_survival, runs_of, written
+    from biggan.studies.runner import measure_survival, runs_of, written
 
     out = command.out or Path("studies") / name
     runs = runs_of(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
@@ -118,7 +118,7 @@ def for_a_study(config: RunConfig, base: RunConfig, steps: int | None) -> RunCon
 
 def train_one(run: "Run") -> bool:
     """One run, as a process of its own, unless it is done; whether it came to its end, which may be that it diverged."""
-    from biggan.study import diverged, is_done
+    from biggan.studies.runner import diverged, is_done
 
     if is_done(run):
         say(f"{run.row.name}, seed {run.seed}: done")
@@ -137,7 +137,8 @@ def train_one(run: "Run") -> bool:
 
 def write_table(name: str, runs: "list[Run]", out: Path) -> str:
     """table.md, results.json, plots and a sheet for each row, of the runs that are done; the table."""
-    from biggan.study import is_done, markdown, record, result_of
+    from biggan.studies.runner import is_done, result_of
+    from biggan.studies.table import markdown, record
 
     found = [(run, result) for run in runs if is_done(run) and (result := result_of(run)) is not None]
     if len(found) < len(runs):
@@ -156,48 +157,3 @@ def write_table(name: str, runs: "list[Run]", out: Path) -> str:
     sheets = {run.row.name: sorted(run.folder.samples.glob("*.png")) for run, _ in reversed(found)}
     sheet_of_rows({row: files[-1] for row, files in reversed(sheets.items()) if files}, out / "samples.png")
     return text
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnalyzeCommand:
-    """What befell a run: alarms over its logs, and plots of its losses, scores, singular values and samples over time."""
-
-    run: tyro.conf.Positional[Path]
-    """A run folder, or a folder with its logs."""
-    out: Path | None = None
-    """Folder for the plots; None: analysis/ in the run."""
-    metric_factor: float | None = None
-    """A score so many times worse than the best raises an alarm; None: as the run has it."""
-
-
-def analyze(arguments: list[str]) -> int:
-    """biggan analyze RUN [options]"""
-    command = parse(AnalyzeCommand, arguments, "biggan analyze")
-    from biggan.analysis.collapse import scan
-    from biggan.analysis.run_plots import plot_run
-    from biggan.checkpoint import RunFolder
-    from biggan.starting import config_of
-    from biggan.stats import read_run
-
-    config = config_of(command.run).watch if RunFolder(command.run).config_file.exists() else WatchConfig()
-    if command.metric_factor is not None:
-        config = replaced(config, {"metric_factor": command.metric_factor})
-    config.check()
-    lines = read_run(command.run)
-    if not lines:
-        raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")
-    alarms = scan(lines, config)
-    for alarm in alarms:
-        print(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
-    if not alarms:
-        print(f"no alarm in {lines[-1]['step']} steps")
-    for earlier in sorted(command.run.glob("return-*")):
-        print(f"the run went back: its logs as they were are in {earlier}, which can be analyzed too")
-    out = command.out or command.run / "analysis"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for plot in plot_run(lines, alarms, out):
-            print(f"plot {plot}")
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
-    return 0

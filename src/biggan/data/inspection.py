@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biggan.data.layouts import pixels_of
+from biggan.data.formats import pixels_of
 from biggan.data.loader import Progress, no_progress
 from biggan.data.prepare import area, attempt
 from biggan.data.sources import Listing
-from biggan.errors import DataError
+from biggan.runtime.errors import DataError
 
 
 class Inspection(NamedTuple):

@@ -21,14 +21,16 @@ import torch
 from torch import Tensor
 
 from biggan.data.sources import Listing, decode
-from biggan.distributed import ranks_here
-from biggan.errors import DataError
-from biggan.precision import to_device
-from biggan.randomness import addressed_generator
+from biggan.runtime.distributed import ranks_here
+from biggan.runtime.errors import DataError
+from biggan.runtime.memory import total_memory
+from biggan.runtime.precision import to_device
+from biggan.runtime.rng import addressed_generator
 
 CACHE_FORMAT = 1  # raise it when decoding changes, so that old caches are not used
 
 Progress = Callable[[Iterable, int, str], Iterable]
+
 """Passes an iterable through while showing how far it is: (iterable, total, what)."""
 
 
@@ -253,8 +255,3 @@ def write_cache(folder: Path, decoded: Decoded) -> None:
             scratch.rename(folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def total_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

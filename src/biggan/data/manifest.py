@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from biggan.errors import DataError
-from biggan.files import write_file
+from biggan.runtime.atomic_io import write_file
+from biggan.runtime.errors import DataError
 
 FORMAT = 2
+
 NAME = "manifest.json"
+
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
 """Of a shard beside its manifest: nothing that leads elsewhere, or that the program which fetches it could take for more."""
 
 

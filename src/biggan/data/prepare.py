@@ -17,15 +17,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from biggan.data.layouts import Layout, Size
+from biggan.data.formats import Layout, Size
 from biggan.data.loader import Progress, no_progress
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, write_manifest
 from biggan.data.sources import Listing
-from biggan.errors import DataError, suggestion
-from biggan.files import write_file
-from biggan.randomness import addressed_generator
+from biggan.runtime.atomic_io import write_file
+from biggan.runtime.errors import DataError, suggestion
+from biggan.runtime.rng import addressed_generator
 
 JOURNAL = "progress.jsonl"
+
 REJECTED = "rejected.jsonl"
 
 

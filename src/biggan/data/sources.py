@@ -16,13 +16,18 @@ from typing import IO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from biggan.errors import DataError, first_line, suggestion
+from biggan.runtime.errors import DataError, first_line, suggestion
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # of these suffixes, as Pillow calls them
+
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
+
 EMBEDDED = ("digits",)
+
 LARGEST_IMAGE = 100_000_000  # pixels; beyond it a file is taken for a bomb
+
 LARGEST_FILE = 1 << 28  # bytes of one unpacked file in an archive
 
 

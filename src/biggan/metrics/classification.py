@@ -1,12 +1,34 @@
-"""How often a classifier is wrong."""
+"""TODO: split from classifier."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from biggan.errors import ConfigError
+from biggan.runtime.errors import ConfigError
+
+
+class Classifier:
+    """`network`, a discriminator that gives class logits, in evaluation mode, as a function of uint8 images."""
+
+    def __init__(self, network: nn.Module, device: torch.device, class_names: tuple[str, ...]) -> None:
+        self.network, self.device, self.class_names = network, device, class_names
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, R, R) -> (N, K), float32. Minibatch features, where the network has them, compare the images
+        given."""
+        x = images.to(self.device, torch.float32).div_(127.5).sub_(1)  # (N, 3, R, R) in [-1, 1]
+        labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)  # not looked at
+        return self.network(x, labels).class_logits_NK[:, : len(self.class_names)]  # without "generated", if it is there
+
+    def predictions(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For uint8 batches: the most likely class (N,), and its probability among the classes (N,), on the CPU."""
+        for images in batches:
+            probability_N, class_N = self.logits(images).softmax(1).max(1)
+            yield class_N.cpu(), probability_N.cpu()
 
 
 @dataclass(frozen=True, kw_only=True)

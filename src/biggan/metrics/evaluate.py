@@ -11,16 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from biggan.distributed import ALONE, World
-from biggan.errors import ConfigError, DataError, suggestion
-from biggan.files import write_file
-from biggan.metrics import manifold
-from biggan.metrics.collect import SPLITS, Collected, Images, Progress, collect, reference_of
+from biggan.metrics import prdc
 from biggan.metrics.features import Extractor
 from biggan.metrics.scores import SUBSET_SEED, SUBSETS, Moments, frechet_distance, kernel_distance
+from biggan.metrics.statistics import SPLITS, Collected, Images, Progress, collect, reference_of
+from biggan.runtime.atomic_io import write_file
+from biggan.runtime.distributed import ALONE, World
+from biggan.runtime.errors import ConfigError, DataError, suggestion
 
 SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")
-LEAST = {"is": SPLITS, "prdc": manifold.NEIGHBOUR_OF_DENSITY + 1}  # images; 2 for the others
+
+LEAST = {"is": SPLITS, "prdc": prdc.NEIGHBOUR_OF_DENSITY + 1}  # images; 2 for the others
+
 NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 
 
@@ -142,7 +144,7 @@ def evaluate(
             "arithmetic": extractor.arithmetic,
         },
         "kid": {"subsets": SUBSETS, "seed": SUBSET_SEED},
-        "prdc": {"neighbour": manifold.NEIGHBOUR, "neighbour_of_density": manifold.NEIGHBOUR_OF_DENSITY},
+        "prdc": {"neighbour": prdc.NEIGHBOUR, "neighbour_of_density": prdc.NEIGHBOUR_OF_DENSITY},
         "versions": {name: version(name) for name in ("biggan", "torch")},
     }
     return Evaluation({name: score for want in wanted for name, score in scores[want.score].items()}, recipe)
@@ -189,7 +191,7 @@ def compared(
     if "prdc" in n:
         ours, theirs = found.features[: n["prdc"]], real.features[: n["prdc"]]
         counts = {"images": len(ours), "reference_images": len(theirs)}
-        overlap = manifold.overlap(theirs, ours)._asdict()
+        overlap = prdc.overlap(theirs, ours)._asdict()
         scores["prdc"] = {name: {"value": value, **counts} for name, value in overlap.items()}
     if "intra" in n:
         scores["intra"] = {f"intra_{fid}": intra_class(found, real, n["intra"], classes)}

@@ -25,13 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.errors import CheckpointError, ConfigError, first_line
-from biggan.files import default_cache, write_file
-from biggan.weights import Progress, fetch, read_tensors, silent
+from biggan.runtime.atomic_io import default_cache, write_file
+from biggan.runtime.download import Progress, fetch, silent
+from biggan.runtime.errors import CheckpointError, ConfigError, first_line
+from biggan.runtime.tensor_files import read_tensors
 
 INCEPTION_AT = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
 DINOV2 = "facebook/dinov2-large"
+
 TRUSTED = "trusted_extractors.json"  # in the cache: of files whose code may be run
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biggan.errors import DataError
+from biggan.runtime.errors import DataError
 
 KID_DEGREE = 3
+
 SUBSETS, SUBSET_SEED = 100, 2020  # of the kernel distance
 
 

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from biggan.models.options import BOTTOM, ResidualConfig, Stage
-from biggan.nn.blocks import DiscriminatorBlock, GeneratorBlock, Parts
-from biggan.nn.init import InitializerName
+from biggan.models.resnet_config import BOTTOM, ResidualConfig, Stage
+from biggan.nn.initialization import InitializerName
+from biggan.nn.residual_blocks import DiscriminatorBlock, GeneratorBlock, Parts
 
 
 class Layout(NamedTuple):

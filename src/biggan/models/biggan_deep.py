@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from biggan.errors import ConfigError
-from biggan.models.options import BOTTOM, ResidualConfig, Stage
-from biggan.nn.blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, Parts
+from biggan.models.resnet_config import BOTTOM, ResidualConfig, Stage
+from biggan.nn.residual_blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, Parts
+from biggan.runtime.errors import ConfigError
 
 
 class DeepLayout(NamedTuple):

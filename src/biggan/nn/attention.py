@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.nn.init import Initializer
+from biggan.nn.initialization import Initializer
 
 
 class SelfAttention(nn.Module):

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.nn.init import Initializer
-from biggan.nn.spectral import WeightRule
+from biggan.nn.initialization import Initializer
+from biggan.nn.reparametrization import WeightRule
 
 Resampling = Literal["none", "up", "down"]
+
 Interpolation = Literal["nearest", "bilinear"]
 
 

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.nn.init import Initializer
+from biggan.nn.initialization import Initializer
 from biggan.nn.layers import Weighted, transposed
-from biggan.nn.spectral import Plain
+from biggan.nn.reparametrization import Plain
 
 EPSILON = 1e-6  # added to the squared length
+
 Map = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # inputs, weight (O, I, ...), bias (O,) or none -> outputs
 
 

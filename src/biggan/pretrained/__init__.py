@@ -9,12 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from biggan.checkpoint import ModelFolder
-from biggan.errors import CheckpointError
-from biggan.models import FAMILIES
-from biggan.precision import DeviceName, PrecisionName, choose_precision
+from biggan.checkpoints.model_dir import ModelFolder
+from biggan.models.registry import FAMILIES
 from biggan.pretrained.download import looks_like_a_hub_name, snapshot
-from biggan.sampling import Sampler, StatisticsTable
+from biggan.runtime.errors import CheckpointError
+from biggan.runtime.precision import DeviceName, PrecisionName, choose_precision
+from biggan.sampling.sampler import Sampler
+from biggan.sampling.standing_statistics import StatisticsTable
 
 
 def from_pretrained(

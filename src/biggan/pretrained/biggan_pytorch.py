@@ -15,18 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from biggan.checkpoint import Tensors
-from biggan.errors import CheckpointError, ConfigError
-from biggan.latents import LatentConfig
-from biggan.models import FAMILIES, ModelConfig
+from biggan.checkpoints.tensors import Tensors
 from biggan.models.biggan import LAYOUTS, BigGANConfig
 from biggan.models.biggan_deep import DEEP_LAYOUTS, BigGANDeepConfig
-from biggan.models.options import BOTTOM
+from biggan.models.registry import FAMILIES, ModelConfig
+from biggan.models.resnet_config import BOTTOM
 from biggan.pretrained.translate import Foreign, divided, needed, translate
-from biggan.weights import read_tensors
+from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.tensor_files import read_tensors
+from biggan.sampling.latents import LatentConfig
 
 # Singular values kept for its log, and counters of its batch normalisation.
 EXCEPTIONS = (r".*\.sv\d+", r"sv\d+", r".*num_batches_tracked", r".*accumulation_counter")
+
 SUFFIXES = (
     (r"bn(\d)\.bn\.", r"bn\1."),
     (r"output_layer\.0\.bn\.", "output_layer.0."),

@@ -6,11 +6,13 @@ Whatever cannot be fetched ends in an error that names the files to fetch by han
 import re
 from pathlib import Path
 
-from biggan.errors import CheckpointError, first_line
-from biggan.weights import Progress, fetch
+from biggan.runtime.download import Progress, fetch
+from biggan.runtime.errors import CheckpointError, first_line
 
 WANTED = ("config.json", "*.safetensors", "pytorch_model.bin")
+
 RELEASED = ("biggan-deep-128", "biggan-deep-256", "biggan-deep-512")
+
 RELEASED_AT = "https://s3.amazonaws.com/models.huggingface.co/biggan"
 
 

@@ -17,15 +17,18 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from biggan.checkpoint import ModelCard, ModelFolder, RunFolder, save_model_folder
-from biggan.config import RunConfig, from_json, to_json
-from biggan.errors import CheckpointError, ConfigError, first_line
-from biggan.files import write_file
-from biggan.nn.frozen import frozen
+from biggan.checkpoints.model_dir import ModelCard, ModelFolder, save_model_folder
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.configs.json_io import from_json, to_json
+from biggan.configs.run import RunConfig
+from biggan.nn.inference import frozen
 from biggan.pretrained import from_pretrained
-from biggan.sampling import Sampler
+from biggan.runtime.atomic_io import write_file
+from biggan.runtime.errors import CheckpointError, ConfigError, first_line
+from biggan.sampling.sampler import Sampler
 
 InputName = Literal["class", "embedding"]
+
 ONNX_TOLERANCE = 1e-3
 
 

@@ -17,17 +17,18 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from biggan.checkpoint import Tensors
-from biggan.errors import CheckpointError, ConfigError
-from biggan.latents import LatentConfig
-from biggan.models import FAMILIES
+from biggan.checkpoints.tensors import Tensors
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.models.options import BOTTOM
-from biggan.nn.spectral import power_iteration
+from biggan.models.registry import FAMILIES
+from biggan.models.resnet_config import BOTTOM
+from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.translate import Foreign, translate
-from biggan.weights import read_tensors
+from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.tensor_files import read_tensors
+from biggan.sampling.latents import LatentConfig
 
 EXCEPTIONS = (r".*num_batches_tracked",)
+
 NAMES = (
     (r"\.snconv1x1_(theta|phi|g)\b", r".\1"),
     (r"\.snconv1x1_o_conv\b", ".o"),
@@ -41,6 +42,7 @@ NAMES = (
     (r"\.offset\b", ".bias"),
     (r"\.weight_orig$", ".weight"),
 )
+
 SPECTRAL_TOLERANCE = 1e-5
 
 

@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.checkpoint import ModelCard, save_model_folder
-from biggan.errors import CheckpointError, ConfigError
+from biggan.checkpoints.model_dir import ModelCard, save_model_folder
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.download import RELEASED, looks_like_a_hub_name, released, snapshot
 from biggan.pretrained.hugging_face import read_hugging_face
 from biggan.pretrained.translate import Foreign
-from biggan.weights import Progress
+from biggan.runtime.download import Progress
+from biggan.runtime.errors import CheckpointError, ConfigError
 
 IMAGENET = 1000
 

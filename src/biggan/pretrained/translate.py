@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from biggan.checkpoint import Tensors
-from biggan.errors import CheckpointError
-from biggan.latents import LatentConfig
-from biggan.models import ModelConfig
+from biggan.checkpoints.tensors import Tensors
+from biggan.models.registry import ModelConfig
+from biggan.runtime.errors import CheckpointError
+from biggan.sampling.latents import LatentConfig
 
 
 class Foreign(NamedTuple):

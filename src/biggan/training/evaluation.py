@@ -11,17 +11,19 @@ from collections.abc import Callable
 
 import torch
 
-from biggan.checkpoint import ModelCard, RunFolder
-from biggan.config import RunConfig
-from biggan.data import Source, default_cache
-from biggan.distributed import World, any_rank, on_first
-from biggan.metrics.collect import Images
+from biggan.checkpoints.model_dir import ModelCard
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.configs.run import RunConfig
+from biggan.data.dataset import Source
 from biggan.metrics.evaluate import evaluate, higher_is_better, parse_recipe, refuse_impossible
 from biggan.metrics.features import open_extractor
-from biggan.precision import Precision
-from biggan.sampling import Sampler
-from biggan.sets import drawn, first_of, real
-from biggan.stats import StatsFile
+from biggan.metrics.statistics import Images
+from biggan.runtime.atomic_io import default_cache
+from biggan.runtime.distributed import World, any_rank, on_first
+from biggan.runtime.metric_logger import StatsFile
+from biggan.runtime.precision import Precision
+from biggan.sampling.image_sets import drawn, first_of, real
+from biggan.sampling.sampler import Sampler
 
 
 class Evaluator:

@@ -4,15 +4,10 @@ A gradient that is not finite stops both optimisers on the device itself, in the
 what they were before it; the host learns of it when it next looks. HOUSE: non-finite values are evidence, never repaired.
 """
 
-import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Guard:
@@ -52,25 +47,3 @@ class Guard:
                 index = int(bad.float().argmax())
                 return int(self.step.item()), f"gradient of {player}/{self.names[player][index]}"
         raise AssertionError("a gradient was found bad, but none is marked")
-
-
-class Stop:
-    """Whether, and by which signal, the process was asked to stop."""
-
-    def __init__(self) -> None:
-        self.name: str | None = None
-
-    def __call__(self, number: int, frame: Any) -> None:
-        self.name = signal.Signals(number).name
-
-
-@contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Inside, SIGTERM and SIGUSR1 only leave a note, for the loop to end in good order; outside, they do what they did."""
-    stop = Stop()
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,83 @@
+"""What a run may start from: another run, one checkpoint of it (RUN@STEP), or a model folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from biggan.checkpoints.model_dir import ModelFolder
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.tensors import Tensors, read_checkpoint, split_by_prefix
+from biggan.configs.json_io import from_json
+from biggan.configs.overrides import flatten
+from biggan.configs.run import PLACES, RunConfig, with_own_places
+from biggan.models.registry import ModelConfig
+from biggan.runtime.errors import CheckpointError
+from biggan.sampling.latents import LatentConfig
+
+
+class Start(NamedTuple):
+    """A folder, and the step of one of its checkpoints; None: the newest."""
+
+    path: Path
+    step: int | None = None
+
+
+def parse_start(text: str) -> Start:
+    """ "RUN@STEP", or a run or model folder."""
+    where, _, step = text.rpartition("@")
+    if where and step.isdigit() and not Path(text).exists():
+        return Start(Path(where), int(step))
+    return Start(Path(text))
+
+
+def model_of(path: Path) -> tuple[ModelConfig, LatentConfig]:
+    """The model of a run or a model folder, and its latents. Raises CheckpointError where there is neither."""
+    run = RunFolder(path)
+    if run.checkpoints.is_dir() and run.config_file.exists():
+        config = config_of(path)
+        return config.model, config.latent
+    card = ModelFolder(path).card
+    return card.model, card.latent
+
+
+def config_of(path: Path, own: RunConfig | None = None, report: Callable[[str], None] = lambda line: None) -> RunConfig:
+    """The config of a run, which may be somebody else's: what names files, programs and places in it is not taken over, but
+    as in `own` (None: as by default), and the report says which. Raises CheckpointError where there is none."""
+    file, own = RunFolder(path).config_file, own or RunConfig()
+    try:
+        stored = from_json(file.read_text(), RunConfig, file)
+    except OSError as error:
+        raise CheckpointError(f"{path} holds no run ({error}): name a run folder") from error
+    config = with_own_places(stored, own)
+    before, after = flatten(stored), flatten(config)
+    left = sorted(name for name in PLACES - {"preset", "init_from"} if before[name] != after[name])
+    if left:
+        report(f"{file}: not taken over, since they name files, programs or places: {', '.join(left)}; give what is needed")
+    return config
+
+
+def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Tensors]:
+    """The networks that another run may start from: "generator", "ema", and "discriminator" and "classifier" where there are
+    any; from a checkpoint "generator_optimizer" and "discriminator_optimizer" too.
+
+    From the checkpoint named, else the newest of a run folder, else from a model folder. Raises CheckpointError where
+    there is none of these.
+    """
+    run = RunFolder(start.path)
+    if start.step is not None:
+        found = run.list_checkpoints()
+        named = next((path for path in found if path.name == f"step-{start.step:08d}"), None)
+        if named is None:
+            there = ", ".join(str(int(path.name.rpartition("-")[2])) for path in found) or "none"
+            raise CheckpointError(
+                f"{start.path} has no checkpoint of step {start.step} (there are: {there}): name one of these, "
+                "or train with a larger --train.keep-checkpoints"
+            )
+        return split_by_prefix(read_checkpoint(named).tensors)
+    checkpoint = run.load_newest(report, set_aside=False) if run.config_file.exists() else None
+    if checkpoint is not None:
+        return split_by_prefix(checkpoint.tensors)
+    folder = ModelFolder(start.path)
+    average, raw = folder.load("generator"), folder.load("training_generator")
+    others = {name: folder.load(name) for name in ("discriminator", "classifier")}
+    return {"generator": raw or average, "ema": average} | {name: w for name, w in others.items() if w is not None}

@@ -1,0 +1,67 @@
+"""TODO: split from checkpoint."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from biggan.runtime.errors import CheckpointError
+
+Tensors = dict[str, Tensor]
+
+
+class Checkpoint(NamedTuple):
+    """The tensors and counters of a training state after `step` generator steps."""
+
+    step: int
+    tensors: Tensors
+    counters: dict[str, Any]
+    path: Path
+
+
+class DamagedCheckpoint(CheckpointError):
+    """What is on disk is not what was written."""
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint folder, verified. Raises DamagedCheckpoint, or CheckpointError when the system refuses to read it."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        data = (path / "tensors.safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+            raise DamagedCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
+        return Checkpoint(manifest["step"], safetensors.torch.load(data), manifest["counters"], path)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({error})") from error
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read ({error}): try again, or look at the disk") from error
+
+
+def metadata_of(file: Path) -> dict[str, str]:
+    """The free text in the head of a safetensors file."""
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:
+    """{"part/name": tensor} as {"part": {"name": tensor}}."""
+    parts: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        part, key = name.split("/", 1)
+        parts.setdefault(part, {})[key] = tensor
+    return parts
+
+
+def packed(tensors: Tensors) -> bytes:
+    """Tensors, from any device and in any layout, as the bytes of a safetensors file; two names may share one tensor."""
+    seen: set[int] = set()
+    copies = {}
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        copies[name] = copy.clone() if copy.data_ptr() in seen else copy
+        seen.add(copy.data_ptr())
+    return safetensors.torch.save(copies)

@@ -1,0 +1,60 @@
+"""TODO: split from cli.study."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from biggan.cli.common import parse
+from biggan.configs.monitor import WatchConfig
+from biggan.configs.overrides import replaced
+from biggan.runtime.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeCommand:
+    """What befell a run: alarms over its logs, and plots of its losses, scores, singular values and samples over time."""
+
+    run: tyro.conf.Positional[Path]
+    """A run folder, or a folder with its logs."""
+    out: Path | None = None
+    """Folder for the plots; None: analysis/ in the run."""
+    metric_factor: float | None = None
+    """A score so many times worse than the best raises an alarm; None: as the run has it."""
+
+
+def analyze(arguments: list[str]) -> int:
+    """biggan analyze RUN [options]"""
+    command = parse(AnalyzeCommand, arguments, "biggan analyze")
+    from biggan.analysis.collapse_rules import scan
+    from biggan.analysis.run_plots import plot_run
+    from biggan.checkpoints.init_from import config_of
+    from biggan.checkpoints.run_dir import RunFolder
+    from biggan.runtime.metric_logger import read_run
+
+    config = config_of(command.run).watch if RunFolder(command.run).config_file.exists() else WatchConfig()
+    if command.metric_factor is not None:
+        config = replaced(config, {"metric_factor": command.metric_factor})
+    config.check()
+    lines = read_run(command.run)
+    if not lines:
+        raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")
+    alarms = scan(lines, config)
+    for alarm in alarms:
+        print(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
+    if not alarms:
+        print(f"no alarm in {lines[-1]['step']} steps")
+    for earlier in sorted(command.run.glob("return-*")):
+        print(f"the run went back: its logs as they were are in {earlier}, which can be analyzed too")
+    out = command.out or command.run / "analysis"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for plot in plot_run(lines, alarms, out):
+            print(f"plot {plot}")
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
+    return 0

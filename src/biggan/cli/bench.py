@@ -1,0 +1,76 @@
+"""biggan bench."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from biggan.cli.common import parse, preset_argument, value_of
+from biggan.cli.train import start_from
+from biggan.configs.run import RunConfig
+from biggan.runtime.errors import ConfigError, suggestion
+
+MEASURED = ("train", "sample", "data", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchCommand:
+    """Measure speed on this machine: of a preset's training on random images, of its generator, of reading a data set, or
+    of an extractor (--eval.extractor)."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    compare: tuple[str, ...] = ()
+    """train: a second setting, run alternately with the first: train.precision=fp32 train.memory_format=contiguous ..."""
+    batch: int = 64
+    """sample, evaluate: images per pass."""
+    compile: bool = False
+    """sample: with torch.compile too."""
+    rounds: int = 5
+    """How often each setting is timed; the medians are reported."""
+    seconds: float = 5.0
+    """Length of each timing."""
+    trust_extractor: bool = False
+    """evaluate: run the code in the FILE of --eval.extractor module:FILE. It is remembered by the file's sha256."""
+
+    def check(self) -> None:
+        """Raises ConfigError on what cannot be measured."""
+        for name in ("batch", "rounds", "seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"--{name} {getattr(self, name)} must be above 0")
+        self.config.check()
+
+
+def bench(arguments: list[str]) -> int:
+    """biggan bench WHAT PRESET [options]"""
+    what = arguments[0] if arguments else ""
+    if what in ("-h", "--help"):
+        print(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]\n\nbiggan bench train --help: the presets.")
+        return 0
+    if what not in MEASURED:
+        raise ConfigError(f"bench {what}: name what to measure; {suggestion(what, MEASURED)}")
+    base = start_from(preset_argument(f"bench {what}", arguments[1:]), value_of("--init-from", arguments))
+    prog = f"biggan bench {what} {' '.join(arguments[1:2])}"
+    command = parse(BenchCommand, arguments[2:], prog, BenchCommand(config=base))
+    command.check()
+    if command.compare and what != "train":
+        raise ConfigError(f"--compare goes with bench train, not bench {what}")
+    if what == "data" and command.config.data.source is None:
+        raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
+    from biggan.configs.overrides import with_settings
+    from biggan.profiling.benchmark import bench_data, bench_evaluate, bench_sample, bench_train
+    from biggan.runtime.memory import keep_freed_memory
+
+    keep_freed_memory()
+    timing = {"rounds": command.rounds, "seconds": command.seconds}
+    if what == "sample":
+        print(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
+    elif what == "evaluate":
+        print(bench_evaluate(command.config, batch=command.batch, trust_extractor=command.trust_extractor, **timing), end="")
+    elif what == "data":
+        print(bench_data(command.config, seconds=command.seconds), end="")
+    else:
+        settings = {"this setting": command.config}
+        if command.compare:
+            settings[" ".join(command.compare)] = with_settings(command.config, command.compare)
+        print(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
+    return 0

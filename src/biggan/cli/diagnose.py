@@ -1,0 +1,113 @@
+"""biggan truncation, leakage, memorisation: what a model has learned."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import tyro
+
+from biggan.cli.common import parse, say
+from biggan.cli.evaluate import Measuring, images_bar, open_extractor_for, open_real, sampler_of
+from biggan.cli.explore import write_sheet
+from biggan.runtime.distributed import ALONE
+from biggan.runtime.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakageCommand(Measuring):
+    """Which classes are taken for which: an external classifier on images generated of every class."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    per_class: int = 100
+    """Images of each class."""
+    worst: int = 6
+    """Pairs that are named, and shown on the sheet."""
+    truncation: float | None = None
+    out: Path = Path("leakage")
+    """Folder for confusion.json and worst.png."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorisationCommand(Measuring):
+    """How many images the discriminator of a run calls real: of its training set, of images held out, of generated ones."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, with its last checkpoint."""
+    held_out: str
+    """Real images that it was not trained on; --data: those that it was."""
+    n: int = 10_000
+    """At most so many of each."""
+
+
+def leakage(arguments: list[str]) -> int:
+    """biggan leakage RUN --extractor module:FILE [options]"""
+    command = parse(LeakageCommand, arguments, "biggan leakage")
+    if command.per_class < 1 or command.worst < 1:
+        raise ConfigError("--per-class and --worst must be at least 1")
+    from biggan.analysis.diagnostics import confusion, worst_pairs
+
+    sampler, extractor = sampler_of(command.model, command.device, ALONE), open_extractor_for(command, ALONE)
+    names = sampler.class_names
+    total = command.per_class * len(names)
+    labels = sampler.labels_in_turn(total, None)
+    batches = sampler.batches(range(total), labels, truncation=command.truncation, seed=command.seed, batch=100)
+    pictures = zip(batches, labels.split(100), strict=True)
+    counts, examples = confusion(images_bar(pictures, total, "drawing"), extractor, len(names))
+    pairs = worst_pairs(counts, command.worst)
+    right = counts.diagonal().sum().item() / total
+    print(f"named as asked {right:.1%} of {total} images")
+    for asked, named, share in pairs:
+        print(f"  {share:6.1%} of {names[asked]} are named {names[named]}")
+    record = {"classes": names, "asked_by_named": counts.tolist(), "extractor": extractor.name, "sha256": extractor.sha256}
+    record |= {"truncation": command.truncation, "seed": command.seed, "per_class": command.per_class}
+    try:
+        command.out.mkdir(parents=True, exist_ok=True)
+        (command.out / "confusion.json").write_text(json.dumps(record) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{command.out} cannot be written ({error}): give another --out") from error
+    if pairs:
+        blank = torch.zeros_like(next(iter(examples.values()))[0])
+        rows = [(examples[asked, named] + [blank] * 10)[:10] for asked, named, _ in pairs]
+        write_sheet(torch.stack([image for row in rows for image in row]), 10, command.out / "worst.png")
+    print(f"counts and a row for each pair: {command.out}")
+    return 0
+
+
+def memorisation(arguments: list[str]) -> int:
+    """biggan memorisation RUN --data TRAIN --held-out TEST [options]"""
+    command = parse(MemorisationCommand, arguments, "biggan memorisation")
+    if command.data is None or command.n < 1:
+        raise ConfigError("memorisation compares two real sets: add --data SOURCE (trained on), and --n at least 1")
+    from biggan.analysis.diagnostics import called_real
+    from biggan.checkpoints.init_from import initial_weights, parse_start
+    from biggan.models.registry import FAMILIES
+    from biggan.sampling import image_sets
+
+    weights = initial_weights(parse_start(str(command.model)), say)
+    if "discriminator" not in weights:
+        raise CheckpointError(f"{command.model} holds no discriminator: name a run folder with its checkpoints")
+    sampler = sampler_of(command.model, command.device, ALONE)
+    config, device = sampler.generator.config, sampler.precision.device
+    sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
+    sampler.statistics_at, sampler.statistics_table = "nowhere", None
+    discriminator = FAMILIES[config.family].discriminator(config)
+    discriminator.load_state_dict(weights["discriminator"])
+    discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)
+    train = open_real(command, command.data, config.resolution, ALONE)
+    held_out = open_real(command, command.held_out, config.resolution, ALONE)
+    for images in (train, held_out):
+        if images.class_names != sampler.class_names:
+            raise ConfigError(f"{images.description['data']} has other classes than the model")
+    drawn = image_sets.drawn(sampler, str(command.model), seed=command.seed)
+    for name, images in (("trained on", train), ("held out", held_out), ("generated", drawn)):
+        count = min(command.n, images.count or command.n)
+        with sampler.precision.autocast():
+            share = called_real(discriminator, images_bar(images.batches(count), count, name), device)
+        print(f"{name:12} {share:6.1%} of {count} images are called real")
+    return 0

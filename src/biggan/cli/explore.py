@@ -1,0 +1,194 @@
+"""biggan interpolate, mix, neighbours."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import tyro
+from torch import Tensor
+
+from biggan.cli.common import parse
+from biggan.cli.evaluate import Measuring, images_bar, open_extractor_for, open_real, resolution_of, sampler_of
+from biggan.runtime.distributed import ALONE
+from biggan.runtime.errors import ConfigError
+from biggan.runtime.precision import DeviceName
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterpolateCommand:
+    """Walk between latents, between classes, or both: a sheet with a row for each walk, a GIF or an MP4 that plays them."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    between: Literal["latents", "classes", "both"] = "both"
+    """latents: the class stays; classes: the latent stays."""
+    classes: str | None = None
+    """Names or numbers, comma-separated: the stops; None: all classes in turn."""
+    rows: int = 6
+    """How many walks."""
+    steps: int = 9
+    """Images on each, its ends included."""
+    way: Literal["spherical", "linear"] = "spherical"
+    """Between latents; classes are always mixed evenly."""
+    truncation: float | None = None
+    seed: int = 0
+    device: DeviceName = "auto"
+    out: Path = Path("interpolation.png")
+    """.png: a sheet; .gif or .mp4: the steps one after the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixCommand:
+    """Images of a mixture of classes, beside those of each class alone."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    classes: str
+    """Each class and its weight: cat:0.6,dog:0.4."""
+    n: int = 10
+    """Images in a row."""
+    truncation: float | None = None
+    seed: int = 0
+    device: DeviceName = "auto"
+    out: Path = Path("mix.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighboursCommand(Measuring):
+    """The real images nearest to generated ones: does the generator copy?"""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    extractor: str = "pixels"
+    """What nearness is measured by: pixels, inception, dinov2 or module:FILE, whose code is run: see --trust-extractor."""
+    classes: str | None = None
+    """Names or numbers, comma-separated; None: all classes in turn."""
+    n: int = 10
+    """How many generated images, a row each."""
+    count: int = 8
+    """Real images beside each."""
+    truncation: float | None = None
+    out: Path = Path("neighbours.png")
+
+
+def interpolate(arguments: list[str]) -> int:
+    """biggan interpolate RUN [options]"""
+    command = parse(InterpolateCommand, arguments, "biggan interpolate")
+    refuse_too_few(rows=(command.rows, 1), steps=(command.steps, 2))
+    from biggan.analysis.latent_space import paths
+
+    sampler = sampler_of(command.model, command.device, ALONE)
+    images = paths(
+        sampler,
+        command.between,
+        sampler.class_numbers(words_of(command.classes)),
+        rows=command.rows,
+        steps=command.steps,
+        way=command.way,
+        truncation=command.truncation,
+        seed=command.seed,
+    )
+    if command.out.suffix == ".png":
+        write_sheet(images.flatten(0, 1), command.steps, command.out)
+    else:
+        write_frames(images.transpose(0, 1), command.out)
+    print(f"{command.rows} walks of {command.steps} images: {command.out}")
+    return 0
+
+
+def mix(arguments: list[str]) -> int:
+    """biggan mix RUN --classes A:0.6,B:0.4 [options]"""
+    command = parse(MixCommand, arguments, "biggan mix")
+    refuse_too_few(n=(command.n, 1))
+    from biggan.analysis.latent_space import blends, weights_of
+
+    sampler = sampler_of(command.model, command.device, ALONE)
+    weights_K = weights_of(command.classes, sampler)
+    parts = weights_K.nonzero().flatten().tolist()
+    rows = [weights_K, *torch.eye(len(weights_K))[parts]]
+    options = {"truncation": command.truncation, "seed": command.seed}
+    write_sheet(torch.cat([blends(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
+    shares = ", ".join(f"{weights_K[number]:.0%} {sampler.class_names[number]}" for number in parts)
+    print(f"first row {shares}; then each alone: {command.out}")
+    return 0
+
+
+def neighbours(arguments: list[str]) -> int:
+    """biggan neighbours RUN --data SOURCE [options]"""
+    command = parse(NeighboursCommand, arguments, "biggan neighbours")
+    refuse_too_few(n=(command.n, 1), count=(command.count, 1))
+    if command.data is None:
+        raise ConfigError("neighbours are looked for among real images: add --data SOURCE")
+    from biggan.analysis.nearest_neighbors import neighbours
+
+    sampler = sampler_of(command.model, command.device, ALONE)
+    real = open_real(command, command.data, resolution_of(sampler), ALONE)
+    extractor = None if command.extractor == "pixels" else open_extractor_for(command, ALONE)
+    classes = words_of(command.classes)
+    drawn = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
+    count = min(command.count, real.count)
+    found = neighbours(drawn.images, images_bar(real.batches(real.count), real.count, "looking"), extractor, count)
+    rows = torch.cat([drawn.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
+    write_sheet(rows.flatten(0, 1), 1 + count, command.out)
+    print("distances of the nearest, by " + command.extractor)
+    for number, (label, distances) in enumerate(zip(drawn.labels.tolist(), found.distances.tolist(), strict=True)):
+        shown = " ".join(f"{distance:.4g}" for distance in distances)
+        print(f"  {number:3} {sampler.class_names[label]:16} {shown}")
+    print(f"first column drawn, then real, nearest first: {command.out}")
+    return 0
+
+
+def words_of(classes: str | None) -> list[str] | None:
+    """The names in "cat, dog"."""
+    return None if classes is None else [name.strip() for name in classes.split(",")]
+
+
+def write_sheet(images: Tensor, columns: int, out: Path) -> None:
+    """Raises ConfigError where it cannot be written."""
+    from biggan.sampling.image_io import sheet
+
+    save_picture(sheet(images, columns=columns), out)
+
+
+def save_picture(picture: "Image.Image", out: Path) -> None:
+    """Raises ConfigError where it cannot be written."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(out)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the picture cannot be written to {out} ({error}): give another --out") from error
+
+
+def write_frames(images: Tensor, out: Path, *, per_second: int = 12) -> None:
+    """uint8 (steps, rows, 3, R, R) as a film, there and back; rows side by side. Raises ConfigError where it cannot be
+    written, or an MP4 is wanted without imageio."""
+    from biggan.sampling.image_io import sheet
+
+    frames = [sheet(step, columns=len(step)) for step in [*images, *images.flip(0)[1:-1]]]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".gif":
+            frames[0].save(out, save_all=True, append_images=frames[1:], duration=1000 // per_second, loop=0)
+            return
+        if out.suffix != ".mp4":
+            raise ConfigError(f"--out {out}: use .png, .gif or .mp4")
+        import imageio.v3
+        import numpy as np
+
+        even = [np.asarray(frame)[: frame.height // 2 * 2, : frame.width // 2 * 2] for frame in frames]  # H.264 wants that
+        imageio.v3.imwrite(out, even, fps=per_second, codec="libx264", macro_block_size=2)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{out}: films need imageio: pip install 'biggan[video]', or use .gif") from error
+    except OSError as error:
+        raise ConfigError(f"the film cannot be written to {out} ({error}): give another --out") from error
+
+
+def refuse_too_few(**numbers: tuple[int, int]) -> None:
+    """Raises ConfigError where a number is below its least."""
+    for name, (value, least) in numbers.items():
+        if value < least:
+            raise ConfigError(f"--{name} {value} must be at least {least}")

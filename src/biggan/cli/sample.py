@@ -1,0 +1,64 @@
+"""TODO: split from cli.make."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from biggan.cli.common import parse, progress_bar
+from biggan.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from biggan.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleCommand:
+    """Draw images from a trained generator: one PNG each, and grid.png with all."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    n: int = 64
+    """How many images."""
+    classes: str | None = None
+    """Names or numbers, comma-separated, given out in turn; None: all classes."""
+    truncation: float | None = None
+    """Draw every latent coordinate again until it is at most this far from 0; smaller: more typical, less varied."""
+    seed: int = 0
+    compile: bool = False
+    """Compile the generator first (torch.compile, some ten seconds): worth it for thousands of images."""
+    out: Path = Path("samples")
+    """Folder to write to."""
+
+
+def sample(arguments: list[str]) -> int:
+    """biggan sample RUN [options]"""
+    command = parse(SampleCommand, arguments, "biggan sample")
+    from biggan.pretrained import from_pretrained
+    from biggan.runtime.distributed import together
+
+    sampler = from_pretrained(command.model, compiled=command.compile)
+    with together(sampler.precision.device) as sampler.world:
+        grid = draw(sampler, command)
+    if sampler.world.is_first:
+        print(f"images {command.n} in {command.out}\ngrid   {grid}")
+    return 0
+
+
+def draw(sampler: "Sampler", command: SampleCommand) -> Path:
+    """Draw and write the images, as one of the ranks; the grid's path."""
+    from biggan.sampling.image_io import write_pictures
+
+    classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
+    labels = sampler.labels_in_turn(command.n, classes)
+    batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
+    if not sampler.world.is_first:
+        for _ in batches:  # helping; the first rank writes
+            pass
+        return command.out
+    shown = progress_bar(batches, -(-command.n // 64), "drawing")
+    try:
+        return write_pictures(shown, labels, sampler.class_names, command.out)
+    except OSError as error:
+        raise ConfigError(f"the images cannot be written to {command.out} ({error}): give another --out") from error

@@ -1,0 +1,133 @@
+"""biggan train, biggan sample."""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from biggan.cli.common import counted, names_of, parse, preset_argument, progress_bar, say, say_as, say_nothing, value_of
+from biggan.configs.json_io import to_json
+from biggan.configs.run import RunConfig, resolve
+from biggan.runtime.errors import ConfigError
+from biggan.sampling.latents import LatentConfig
+
+if TYPE_CHECKING:
+    from biggan.checkpoints.run_dir import RunFolder
+    from biggan.runtime.distributed import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a generator on your images. Giving the same command again carries on where the run stopped."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run: Path | None = None
+    """Folder for everything that the run writes; None: runs/PRESET."""
+    dry_run: bool = False
+    """Print the run, its arithmetic, parameter counts and an estimate of memory and time, and start nothing."""
+    trust_extractor: bool = False
+    """Run the code in the FILE of --eval.extractor module:FILE. It is remembered by the file's sha256, so that this is
+    needed once for a file."""
+
+
+def train(arguments: list[str]) -> int:
+    """biggan train PRESET [options]"""
+    base = start_from(preset_argument("train", arguments), value_of("--init-from", arguments))
+    command = parse(TrainCommand, arguments[1:], f"biggan train {arguments[0]}", TrainCommand(config=base))
+    from biggan.checkpoints.run_dir import RunFolder
+    from biggan.profiling.benchmark import describe
+    from biggan.runtime.distributed import together
+    from biggan.runtime.memory import keep_freed_memory
+    from biggan.runtime.precision import choose_precision
+
+    config = command.config
+    if config.init_from is not None:
+        config = dataclasses.replace(config, init_from=config.init_from.rstrip("/"))
+    config.check()
+    if command.dry_run:
+        config = assume_classes(config)
+        print(to_json(config) + describe(config), end="")
+        return 0
+    if config.data.source is None:
+        raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
+    folder = RunFolder(command.run or Path("runs") / config.preset)
+    keep_freed_memory()
+    device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
+    with together(device) as world:
+        step = train_in(world, config, folder, trust_extractor=command.trust_extractor)
+    if world.is_first:
+        sheets = sorted(folder.samples.glob("*.png"))
+        model = folder.model if folder.model.exists() else "none yet"
+        print(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
+        if folder.model.exists():
+            print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+        if (folder.model / "classifier.safetensors").exists():
+            print(f"       biggan classify {folder.path} IMAGES")
+    return 0
+
+
+def train_in(world: "World", config: RunConfig, folder: "RunFolder", *, trust_extractor: bool) -> int:
+    """Open the data, claim the folder and train, as one of the ranks; returns the step reached."""
+    from biggan.data.dataset import facts_of, open_data, streamed
+    from biggan.data.loader import no_progress
+    from biggan.profiling.benchmark import describe
+    from biggan.runtime.distributed import first_on_each_machine, on_first
+    from biggan.training.trainer import fit
+
+    report = say if world.is_first else say_nothing
+    source = None
+
+    def open_here() -> None:
+        """Keeps the source here: it is too large to be handed from rank to rank."""
+        nonlocal source
+        progress = progress_bar if world.is_first else no_progress
+        # What one rank cannot read of a stream, the others do not know of.
+        lost = report if world.is_first or not streamed(config.data) else partial(say_as, world.rank)
+        source = open_data(config.data, config.model.resolution, progress=progress, report=lost)
+
+    first_on_each_machine(open_here, world)  # the others find it decoded
+    config = resolve(config, facts_of(source))
+    (small_w, small_h), (large_w, large_h) = source.sizes
+    report(
+        f"data: {source.count} images of {counted(source.num_classes)} ({names_of(source.class_names)}), "
+        f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
+    )
+    for line in describe(config, measure=False, world=world).splitlines():
+        report(line)
+    on_first(lambda: folder.claim(config))
+    return fit(config, source, folder, report, world, trust_extractor=trust_extractor)
+
+
+def start_from(base: RunConfig, path: str | None) -> RunConfig:
+    """The preset with the model and the latents of a folder that the run is to start from; for RUN@STEP all that the run was
+    made with, because that is for changing one thing of it, but for what names files, programs and places."""
+    if path is None:
+        return base
+    from biggan.checkpoints.init_from import config_of, model_of, parse_start
+    from biggan.runtime.distributed import world
+
+    start = parse_start(path)
+    if start.step is not None:
+        report = say if world().is_first else say_nothing
+        base = dataclasses.replace(config_of(start.path, base, report), found=None)
+    model, latent = model_of(start.path)
+    # The released generators were trained on plain normal latents; only their demos scale and cut them.
+    latent = LatentConfig() if latent.distribution == "scaled-truncated-normal" else latent
+    return dataclasses.replace(base, model=dataclasses.replace(model, num_classes=None), latent=latent)
+
+
+def assume_classes(config: RunConfig) -> RunConfig:
+    """For a dry run: the number of classes from the names in the source, or, without one, ImageNet's. Decodes nothing."""
+    from biggan.data.dataset import summary
+
+    if config.data.source is not None:
+        images, names = summary(config.data)
+        classes = len(names)
+        say(f"data: {images} images of {counted(classes)} ({names_of(names)})")
+    else:
+        classes = config.model.num_classes or 1000
+        say(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))

@@ -1,0 +1,152 @@
+"""TODO: split from cli.learned."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import tyro
+
+from biggan.cli.common import parse, say, say_nothing
+from biggan.cli.evaluate import (
+    Measuring,
+    as_it_is,
+    cache_of,
+    images_bar,
+    open_extractor_for,
+    open_real,
+    resolution_of,
+    sampler_of,
+)
+from biggan.cli.explore import save_picture
+from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.precision import choose_precision
+from biggan.sampling.latents import LatentConfig
+
+if TYPE_CHECKING:
+    from biggan.analysis.truncation import Point
+    from biggan.runtime.distributed import World
+
+RESAMPLED = "drawn again"
+
+UNTRUNCATED = 6.0  # no latent coordinate is beyond it, so that this truncation is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruncationCommand(Measuring):
+    """Scores at many truncations: JSON, plots and a sheet at each threshold."""
+
+    model: tyro.conf.Positional[Path]
+    """A run folder, or a model folder."""
+    thresholds: str = "0.1:2:7"
+    """LOW:HIGH:COUNT at equal ratios, or a list; sampling without truncation comes first in any case."""
+    recipe: str = "fid10k,is10k,prdc10k"
+    """Scores and how many images each."""
+    latents: bool = False
+    """Beside truncation by drawing again, the scaled form of the released demos: t times a normal cut at 2."""
+    store: bool = False
+    """Keep the statistics of every threshold with the model: sampling at these and between them then needs no collecting."""
+    out: Path | None = None
+    """Folder; None: truncation/ in the folder of the model."""
+
+
+def truncation(arguments: list[str]) -> int:
+    """biggan truncation RUN --data SOURCE [options]"""
+    command = parse(TruncationCommand, arguments, "biggan truncation")
+    if command.data is None:
+        raise ConfigError("a truncation curve compares with real images: add --data SOURCE")
+    from biggan.analysis.truncation import columns
+    from biggan.analysis.truncation_plots import plot_curves
+    from biggan.runtime.distributed import together
+
+    folder = command.out or command.model / "truncation"
+    device = choose_precision(command.device, "auto", "channels-last").device
+    with together(device) as world:
+        measured = measure_curves(command, folder, world)
+    if not world.is_first:
+        return 0
+    best = columns(measured.curves[RESAMPLED], measured.real_entropy)
+    for what, point in best.items():
+        print(f"{what}: threshold {point.name}")
+    record = {
+        "score_of_real_images": measured.real_entropy,
+        "best": {what: point.threshold for what, point in best.items()},
+        "curves": {label: [point.record() for point in points] for label, points in measured.curves.items()},
+        "recipe": measured.curves[RESAMPLED][0].evaluation.recipe,
+    }
+    try:
+        (folder / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
+        plots = plot_curves(measured.curves, folder)
+    except OSError as error:
+        raise ConfigError(f"the curve cannot be written to {folder} ({error}): give another --out") from error
+    if command.store:
+        store_statistics(command.model, measured.statistics)
+    print("\n".join(f"plot {plot}" for plot in plots))
+    return 0
+
+
+class Measured(NamedTuple):
+    """What a truncation curve is drawn from."""
+
+    curves: dict[str, list["Point"]]
+    statistics: dict[float | None, dict[str, torch.Tensor]]
+    """Of batch normalisation, at each threshold."""
+    real_entropy: float | None
+    """The Inception Score of the real images, if it was asked for."""
+
+
+def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> Measured:
+    """Every point, printed as it comes, with its sheet; as one of the ranks."""
+    from biggan.analysis.truncation import curve, thresholds_of
+    from biggan.metrics.evaluate import evaluate, parse_recipe
+
+    wanted, thresholds = parse_recipe(command.recipe), [None, *thresholds_of(command.thresholds)]
+    if command.store and thresholds[1] >= UNTRUNCATED:
+        raise ConfigError(
+            f"--store keeps thresholds below {UNTRUNCATED:g}, where they stop to matter: leave out larger ones"
+        )
+    samplers = {RESAMPLED: sampler_of(command.model, command.device, world)}
+    if command.latents:
+        samplers["scaled"] = scaled = sampler_of(command.model, command.device, world)
+        scaled.prior = LatentConfig(distribution="scaled-truncated-normal").prior()
+    for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
+        sampler.statistics_at, sampler.statistics_table = "nowhere", None
+    reference = open_real(command, command.data, resolution_of(samplers[RESAMPLED]), world)
+    extractor = open_extractor_for(command, world)
+    report, progress = (say, images_bar) if world.is_first else (say_nothing, as_it_is)
+    shared = {"cache": cache_of(command), "world": world, "progress": progress, "report": report}
+    entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]
+    real = evaluate(reference, None, extractor, tuple(entropy), **shared).scores if entropy else {}
+
+    measured = Measured({}, {}, next((score["mean"] for score in real.values()), None))
+    for label, sampler in samplers.items():
+        asked = thresholds if label == RESAMPLED else [t for t in thresholds if t is not None and t <= 1]
+        points = curve(sampler, str(command.model), asked, reference, extractor, wanted, seed=command.seed, **shared)
+        for point in points:
+            measured.curves.setdefault(label, []).append(point)
+            sheet = sampler.class_sheet(truncation=point.threshold, seed=command.seed)
+            if label == RESAMPLED:
+                buffers = sampler.generator.named_buffers()
+                measured.statistics[point.threshold] = {n: value.clone() for n, value in buffers if ".standing" in n}
+            if world.is_first:
+                save_picture(sheet, folder / f"sheet-{label.replace(' ', '-')}-{point.name}.png")
+                scores = "  ".join(f"{score} {point.value(score):.4g}" for score in point.evaluation.scores)
+                print(f"{label:12} {point.name:>6}  {scores}", flush=True)
+    return measured
+
+
+def store_statistics(model: Path, table: dict[float | None, dict[str, torch.Tensor]]) -> None:
+    """Write what was collected at each threshold into the model folder. Raises CheckpointError where that cannot be done."""
+    from biggan.checkpoints.model_dir import ModelFolder, save_model_folder
+
+    folder = ModelFolder(model)
+    if folder.path.is_file():
+        raise CheckpointError(f"{model} is one file: statistics go with a model folder")
+    ascending = sorted(threshold for threshold in table if threshold is not None)
+    sets = [table[threshold] for threshold in ascending] + [table[None]]
+    card = dataclasses.replace(folder.card, statistics_at=(*ascending, UNTRUNCATED))
+    statistics = {name: torch.stack([values[name] for values in sets]).cpu() for name in sets[0]}
+    save_model_folder(folder.path, card, {"statistics": statistics})
+    say(f"statistics of {len(sets)} truncations are kept in {folder.path}")

@@ -1,0 +1,1 @@
+"""A run as one frozen value: RunConfig, presets, overrides, migrations."""

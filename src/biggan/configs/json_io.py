@@ -1,0 +1,65 @@
+"""TODO: split from config."""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from biggan.runtime.errors import ConfigError, suggestion
+
+
+def to_json(config: object) -> str:
+    """Any config as JSON text."""
+    return json.dumps(TypeAdapter(type(config)).dump_python(config, mode="json"), indent=2) + "\n"
+
+
+def from_json(text: str, kind: type, where: Path) -> typing.Any:
+    """The config of type `kind` in JSON text from the file `where`.
+
+    Raises ConfigError on unknown keys, with a suggestion, and on values of a wrong type.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is not valid JSON ({error})") from error
+    refuse_unknown_keys(data, kind, str(where))
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        first = relevant_error(error)
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{where}: {place}={first['input']!r}: {first['msg']}") from error
+
+
+def relevant_error(error: ValidationError) -> typing.Any:
+    """The first of pydantic's errors that is not about a member of a union that the data was not meant for."""
+    errors = error.errors()
+    others = {item["loc"][:-1] for item in errors if item["loc"][-1] == "family"}
+    meant = [item for item in errors if not any(item["loc"][: len(other)] == other for other in others)]
+    if meant:
+        return meant[0]
+    families = ", ".join(item["ctx"]["expected"] for item in errors if item["loc"][-1] == "family")
+    return errors[0] | ({"msg": f"Input should be one of {families}"} if families else {})
+
+
+def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
+    """Raises ConfigError on the first key, at any depth, that the dataclass `kind` does not have."""
+    if isinstance(kind, types.UnionType):
+        kind = member_of(kind, data)
+    if not dataclasses.is_dataclass(kind) or not isinstance(data, dict):
+        return
+    hints = typing.get_type_hints(kind)
+    for key, value in data.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown key {key!r}; {suggestion(key, hints)}")
+        refuse_unknown_keys(value, hints[key], f"{where}: {key}")
+
+
+def member_of(union: types.UnionType, data: object) -> object:
+    """The dataclass of a union that the data is for: told by its `family`, or the only one."""
+    members = [option for option in union.__args__ if dataclasses.is_dataclass(option)]
+    family = data.get("family") if isinstance(data, dict) else None
+    return next((member for member in members if getattr(member, "family", family) == family), None)

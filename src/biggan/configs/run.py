@@ -1,0 +1,144 @@
+"""A whole run as one frozen value: RunConfig, its JSON round trip, and the checks that span fields.
+
+Each part is a dataclass beside its component. Nobody writes into a config after `check`; unknown keys are errors.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import tyro
+
+from biggan.configs.monitor import WatchConfig
+from biggan.configs.overrides import flatten, replaced
+from biggan.configs.train import TrainConfig
+from biggan.data.dataset import DataConfig, DataFacts
+from biggan.metrics.classification import ClassifyConfig
+from biggan.metrics.evaluate import EvalConfig
+from biggan.models.biggan import BigGANConfig
+from biggan.models.registry import ModelConfig, check_layer
+from biggan.objectives.diffaugment import AugmentConfig
+from biggan.objectives.losses import ObjectiveConfig
+from biggan.objectives.regularization import RegularizationConfig
+from biggan.runtime.errors import ConfigError
+from biggan.sampling.latents import LatentConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run does."""
+
+    preset: tyro.conf.Suppress[str] = "custom"
+    model: ModelConfig = field(default_factory=BigGANConfig)
+    latent: LatentConfig = field(default_factory=LatentConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    classify: ClassifyConfig = field(default_factory=ClassifyConfig)
+    init_from: str | None = None
+    """A run or a model folder whose weights the run starts from; its model and its latents are then those of the folder.
+    RUN@STEP: one of its checkpoints, and then all that the run was made with holds here too, but for what is given, and for
+    data sources, extractors and folders, which have to be given again: the run may be somebody else's."""
+    found: tyro.conf.Suppress[DataFacts | None] = None
+    """What was found in the data; filled in when it is opened."""
+
+    def check(self) -> None:
+        """Raises ConfigError on the first field, or combination of fields, that makes no sense."""
+        self.model.check()
+        self.latent.check()
+        self.data.check()
+        self.objective.check()
+        self.augment.check()
+        self.regularization.check()
+        self.train.check()
+        self.eval.check()
+        self.watch.check()
+        self.classify.check()
+        self.check_classes()
+        if self.train.moments == "keep" and self.init_from is None:
+            raise ConfigError("train.moments=keep is for a run that starts from another: add --init-from RUN")
+
+    def check_classes(self) -> None:
+        """Raises ConfigError where a D shall tell classes that cannot, or is given labels that it does not use."""
+        supervised, family = self.objective.loss == "semi-supervised", self.model.family
+        if supervised and not self.model.gives_classes:
+            how = "use a preset improved-*, or --model.discriminator-head classes"
+            raise ConfigError(f"objective.loss=semi-supervised: D of model.family={family} gives no class logits: {how}")
+        if self.data.labels_per_class is not None and not supervised:
+            per_class = self.data.labels_per_class
+            raise ConfigError(f"data.labels_per_class={per_class} is for --objective.loss semi-supervised: leave it out")
+        if self.train.discriminator_average is not None and not supervised:
+            average = self.train.discriminator_average
+            raise ConfigError(
+                f"train.discriminator_average={average} is for a D that learns classes (--objective.loss semi-supervised), "
+                f"not for the {self.objective.loss} loss: give None"
+            )
+        if self.classify.test is not None and self.train.discriminator_average is None:
+            raise ConfigError("classify.test needs an averaged discriminator: add --train.discriminator-average 0.9999")
+
+
+def resolve(config: RunConfig, facts: DataFacts) -> RunConfig:
+    """The config with what the data says written in (classes, count, content), and what follows from other fields.
+    Raises ConfigError on a contradiction."""
+    classes = len(facts.class_names)
+    if config.model.num_classes not in (None, classes):
+        raise ConfigError(
+            f"model.num_classes={config.model.num_classes} but {facts.name} has {classes} classes: leave it out"
+        )
+    model, latent = dataclasses.replace(config.model, num_classes=classes), config.latent
+    if latent.distribution == "annealed-normal" and latent.annealing_steps is None:
+        latent = dataclasses.replace(latent, annealing_steps=config.train.steps)
+    if config.objective.feature_layer is not None:
+        check_layer(model, config.objective.feature_layer)
+    return dataclasses.replace(config, model=model, latent=latent, found=facts)
+
+
+# These name a file, a program or a place: somebody else's folder shall not decide what is opened or run here. They come from
+# the command line, a preset or Python, never from a config.json.
+PLACES = {
+    "preset",  # RUN is runs/PRESET unless it is given
+    "data.source",
+    "data.cache",
+    "eval.extractor",
+    "eval.extractor_weights",
+    "watch.held_out",
+    "classify.test",
+    "init_from",
+}
+
+
+def with_own_places(stored: RunConfig, own: RunConfig) -> RunConfig:
+    """A config out of a file, in which what names files, programs and places (PLACES) is as in `own`."""
+    known = flatten(own)
+    return replaced(stored, {name: known[name] for name in PLACES})
+
+
+# A run may be resumed with other values of these: they do not change what the steps already made would have been.
+RESUMABLE = {
+    "data.source",
+    "data.cache",
+    "data.skip_broken",
+    "found.name",
+    "train.steps",
+    "train.minutes",
+    "train.log_every",
+    "train.sample_every",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+    "train.on_divergence",
+    "train.max_rollbacks",
+    "train.keep_checkpoints",
+    "train.recompute",
+}
+
+
+def differences(old: RunConfig, new: RunConfig) -> list[str]:
+    """What stands against resuming `old` as `new`: "train.batch: 50 there, 64 here"."""
+    before, after = flatten(old), flatten(new)
+    resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
+    changed = [name for name in before | after if before.get(name) != after.get(name)]
+    names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "watch.", "classify."))]
+    return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

@@ -1,0 +1,156 @@
+"""The 128 px networks of "Improved Techniques for Training GANs": a G with virtual batch norm whose every stage gets fresh
+noise, a D with minibatch features and K + 1 logits.
+
+Source: section 6.4 and the published code (docs/papers/improved_gan.md, "ImageNet configuration"). The noise of all stages
+is part of z, so that z alone decides an image.
+
+DEVIATION from the published code: D's layers are weight-normalised with a start from data, as in the other networks of the
+paper, instead of batch norm with the statistics of the real half for half of the channels and of the generated half for the
+others, which a generated batch alone does not have. Minibatch features compare each half with itself, as the paper's text
+has it (the code compares each image with both halves), and are sums.
+
+Shapes: N batch, Z latent, F features, K classes.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from biggan.models.improved_gan import SLOPE, ImprovedConfig
+from biggan.nn import weight_norm
+from biggan.nn.batch_norm import AffineNorm, Standardize
+from biggan.nn.embeddings import NoClasses
+from biggan.nn.heads import OpenClassHead, Verdict
+from biggan.nn.initialization import Initializer, initialize, normal_of
+from biggan.nn.layers import Linear, TransposedConv2d
+from biggan.nn.minibatch_discrimination import comparison
+from biggan.nn.noise import GaussianNoise, NormalTable
+from biggan.nn.reparametrization import Plain
+from biggan.nn.virtual_batch_norm import VirtualStandardize, reference_of
+
+FIRST = 8192  # numbers of z that enter at 4x4 pixels
+
+STAGES = (
+    (512, 64),
+    (256, 64),
+    (128, 32),
+    (64, 16),
+    (64, 8),
+    (64, 8),
+)  # channels and noise channels at 4x4, 8x8, ... 128x128
+
+NOISE = [noise * (4 << index) ** 2 for index, (_, noise) in enumerate(STAGES)]
+
+DARK = -0.45  # bias of the last layer at the start
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImprovedImageNetConfig(ImprovedConfig):
+    """Both networks at 128 px."""
+
+    family: Literal["improved-imagenet"] = "improved-imagenet"
+    resolution: Literal[128] = 128
+    latent_dim: Literal[201728] = 201728
+    """8192 numbers for the first layer, and the noise of all stages."""
+    input_noise: float = 0.1
+    generator_norm: Literal["batch", "virtual"] = "virtual"
+    reference_batch: int = 64
+    """Images in that batch."""
+    minibatch_kernels: int | None = 300
+    minibatch_dimensions: int = 50
+    norm_epsilon: float = 1e-5
+
+
+class Generator(nn.Module):
+    """z (N, Z) -> images (N, 3, 128, 128) in [-1, 1], float32. Classes are not looked at."""
+
+    def __init__(self, config: ImprovedImageNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = NoClasses()
+        self.reference = reference_of(config)
+        self.linear = Linear(FIRST, 16 * STAGES[0][0], rule=Plain, bias=False)
+        self.norms = nn.ModuleList(norm_of(config, channels) for channels, _ in STAGES)
+        self.blocks = nn.ModuleList(
+            TransposedConv2d(channels + noise, following[0], 5, rule=Plain, bias=False)
+            for (channels, noise), following in pairwise(STAGES)
+        )
+        self.output = DarkConv(sum(STAGES[-1]))
+
+    def embed(self, y_N: Tensor) -> Tensor:
+        """Nothing of a class: (N,) int64 -> (N, 0)."""
+        return self.embedding(y_N)
+
+    def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
+        """Latents -> images (N, 3, 128, 128) in [-1, 1]."""
+        z, _ = self.reference.joined(z_NZ, e_NE, self.embed)
+        first, *noises = z.split([FIRST, *NOISE], dim=1)
+        x = self.linear(first).unflatten(1, (-1, 4, 4))  # (N, 512, 4, 4)
+        for index, (norm, noise) in enumerate(zip(self.norms, noises, strict=True)):
+            x = torch.relu(norm(x))  # (N, C, H, W)
+            x = torch.cat([x, noise.unflatten(1, (-1, *x.shape[2:])).to(x.dtype)], dim=1)  # (N, C + noise, H, W)
+            if index < len(self.blocks):
+                x = self.blocks[index](x)  # (N, C', 2H, 2W)
+        x = self.output(self.reference.dropped(x))  # (N, 3, 128, 128)
+        return torch.tanh(x.float())  # (N, 3, 128, 128)
+
+    def forward(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
+        return self.synthesize(z_NZ, self.embed(y_N))  # (N, 3, 128, 128)
+
+
+class DarkConv(nn.Conv2d):
+    """5x5, to 3 channels, with weights N(0, 0.075) and a bias that starts below 0."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 3, 5, padding=2)
+
+    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
+        """Draw the weight anew; mutates the layer."""
+        normal_of(0.075)(self.weight, generator)
+        nn.init.constant_(self.bias, DARK)
+
+
+def norm_of(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
+    """With gain and bias, over the reference batch or the live one."""
+    if config.generator_norm == "virtual":
+        return AffineNorm(channels, standardize=VirtualStandardize(config.reference_batch, epsilon=config.norm_epsilon))
+    return AffineNorm(channels, standardize=Standardize(channels, epsilon=config.norm_epsilon))
+
+
+class Discriminator(nn.Module):
+    """Images (N, 3, 128, 128) in [-1, 1] -> Verdict with K + 1 class logits. Classes of images are not looked at."""
+
+    def __init__(self, config: ImprovedImageNetConfig) -> None:
+        super().__init__()
+        assert config.num_classes is not None, "num_classes is found before networks are built"
+        self.config = config
+        self.noise = GaussianNoise(config.input_noise, NormalTable())
+        leaky, blocks, inputs = nn.LeakyReLU(SLOPE), [], 3
+        for outputs, stride in ((64, 2), (128, 2), (256, 2), (256, 1), (256, 1), (512, 2), (512, 2)):
+            blocks.append(nn.Sequential(weight_norm.conv(inputs, outputs, 3, stride=stride, padding=1), leaky))
+            inputs = outputs
+        blocks.append(nn.Sequential(nn.Flatten(), weight_norm.dense(8192, 2560), leaky))
+        self.blocks = nn.ModuleList(blocks)
+        self.minibatch, kernels = comparison(2560, config.minibatch_kernels, config.minibatch_dimensions)
+        self.head = OpenClassHead(
+            weight_norm.dense(2560 + kernels, config.num_classes + 1, started_std=0.1, scale_learns=True)
+        )
+
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+        """The batch consists of `parts` equal parts, which minibatch features keep apart."""
+        x = self.noise(x)  # (N, 3, 128, 128)
+        for block in self.blocks:
+            x = block(x)  # (N, C, H, W), at last (N, 2560)
+        near = self.minibatch(x, parts)  # (N, kernels)
+        return self.head(x, torch.cat([x, near.to(x.dtype)], dim=1))
+
+
+def build(config: ImprovedImageNetConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:
+    """Both networks with freshly drawn weights, N(0, 0.02), in training mode, float32 on the CPU."""
+    networks = Generator(config), Discriminator(config)
+    for network in networks:
+        initialize(network, normal_of(0.02), generator)
+    return networks

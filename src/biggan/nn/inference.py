@@ -1,0 +1,84 @@
+"""A generator that will not change: the same function in evaluation mode, with everything done beforehand that can be.
+
+Weights are divided by their singular values and resampling kernels summed once; batch normalisation with standing statistics
+becomes one multiply-add per channel and sample. Shapes: N batch, C channels, E condition, HW pixels.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from biggan.nn.batch_norm import AffineNorm, ConditionalNorm, Standardize
+from biggan.nn.layers import Conv2d, Weighted
+from biggan.nn.reparametrization import Plain
+
+
+@torch.no_grad()
+def frozen(network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
+    """A copy of the network for sampling alone, its convolutions in `dtype` and `memory_format`; needs no autocast.
+
+    It keeps the statistics that the network has now: freeze again when they change."""
+    fixed = copy.deepcopy(network).eval().requires_grad_(False)
+    for parent in list(fixed.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Conv2d):
+                setattr(parent, name, FrozenConv(layer, dtype, memory_format))
+            elif isinstance(layer, ConditionalNorm) and isinstance(layer.standardize, Standardize):
+                setattr(parent, name, FrozenConditionalNorm(layer))
+            elif isinstance(layer, AffineNorm) and isinstance(layer.standardize, Standardize):
+                setattr(parent, name, FrozenAffineNorm(layer))
+    for layer in fixed.modules():
+        if isinstance(layer, Weighted):
+            layer.weight.copy_(layer.used_weight())
+            layer.rule = Plain(layer.weight.shape[0])
+    return fixed
+
+
+class FrozenConv(nn.Module):
+    """A convolution with its final kernel: (N, I, H, W) -> (N, O, H', W')."""
+
+    def __init__(self, layer: Conv2d, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        bias = None if layer.bias is None else layer.bias[: layer.kept].to(dtype)
+        self.convolve, self.padding, self.dilation = layer.convolve, layer.padding, layer.dilation
+        self.register_buffer("weight", layer.final_kernel().to(dtype).contiguous(memory_format=memory_format))
+        self.register_buffer("bias", bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.dilation)  # (N, O, H', W')
+
+
+class FrozenConditionalNorm(nn.Module):
+    """x (1 + gain(c)) / deviation + (bias(c) - mean (1 + gain(c)) / deviation): one multiply-add per channel and sample."""
+
+    def __init__(self, layer: ConditionalNorm) -> None:
+        super().__init__()
+        self.gain, self.bias = layer.gain, layer.bias
+        mean_C, scale_C = statistics_of(layer.standardize)
+        self.register_buffer("mean", mean_C)
+        self.register_buffer("scale", scale_C)
+
+    def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
+        scale_NC = (1 + self.gain(condition_NE)) * self.scale
+        shift_NC = self.bias(condition_NE) - self.mean * scale_NC
+        return torch.addcmul(shift_NC.to(x.dtype)[:, :, None, None], x, scale_NC.to(x.dtype)[:, :, None, None])
+
+
+class FrozenAffineNorm(nn.Module):
+    """The same for gains and biases that depend on nothing."""
+
+    def __init__(self, layer: AffineNorm) -> None:
+        super().__init__()
+        mean_C, scale_C = statistics_of(layer.standardize)
+        self.register_buffer("scale", layer.gain * scale_C)
+        self.register_buffer("shift", layer.bias - mean_C * layer.gain * scale_C)
+
+    def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
+        return torch.addcmul(self.shift.to(x.dtype)[:, None, None], x, self.scale.to(x.dtype)[:, None, None])
+
+
+def statistics_of(standardize: Standardize) -> tuple[Tensor, Tensor]:
+    """Standing mean, and one over the standing deviation: (C,) each."""
+    scale_C = torch.rsqrt(standardize.standing_variance + standardize.epsilon)
+    return standardize.standing_mean.clone(), scale_C

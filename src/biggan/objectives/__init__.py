@@ -1,0 +1,1 @@
+"""What the networks minimize: losses, regularizers, differentiable augmentation."""

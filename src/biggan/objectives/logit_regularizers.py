@@ -1,0 +1,47 @@
+"""TODO: split from regularizers.images."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from biggan.nn.spectral_norm import vectors_held
+from biggan.objectives.diffaugment import flip, translate
+from biggan.objectives.regularizer import Context, Regularizer
+from biggan.runtime.distributed import mean_over_ranks
+
+
+class LeCam(Regularizer):
+    """strength * (E relu(D(x) - f)^2 + E relu(r - D(G))^2), r and f the running means of D's scores on real and generated
+    images, as the released code has it; the paper's equation 5 has no relu."""
+
+    def __init__(self, strength: float, decay: float) -> None:
+        self.strength, self.decay = strength, decay
+        self.anchors: Tensor | None = None  # r and f
+
+    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+        real_N, fake_N = context.real_verdict.score_N, context.fake_verdict.score_N
+        now = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
+        before = now if self.anchors is None else self.anchors.to(now)
+        self.anchors = before.lerp(now, 1 - self.decay)
+        real, fake = self.anchors
+        return self.strength * (F.relu(real_N - fake).square().mean() + F.relu(real - fake_N).square().mean())
+
+    def memory(self) -> dict[str, Tensor]:
+        return {} if self.anchors is None else {"anchors": self.anchors}
+
+    def remember(self, tensors: dict[str, Tensor]) -> None:
+        self.anchors = tensors.get("anchors")
+
+
+@dataclass(frozen=True)
+class Consistency(Regularizer):
+    """strength * E (D(x) - D(T(x)))^2, T a random mirroring and a shift by up to an eighth; no vector is moved."""
+
+    strength: float
+
+    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+        with vectors_held(net), context.autocast():
+            moved_N = net(translate(flip(context.real)), context.real_labels).score_N
+        return self.strength * (context.real_verdict.score_N - moved_N).square().mean()

@@ -1,0 +1,30 @@
+"""The discriminator of a semi-supervised run as what it also is, a classifier: images -> classes.
+
+Source: Salimans et al. 2016, section 5: the class logits of D, with its averaged weights, nothing dropped and no noise
+added.
+"""
+
+from pathlib import Path
+
+from biggan.checkpoints.model_dir import ModelFolder
+from biggan.metrics.classification import Classifier
+from biggan.models.registry import FAMILIES
+from biggan.runtime.errors import CheckpointError
+from biggan.runtime.precision import DeviceName, choose_precision
+
+
+def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
+    """The classifier of a run folder or a model folder. Raises CheckpointError where there is none."""
+    folder = ModelFolder(path)
+    weights = folder.load("classifier")
+    if weights is None:
+        raise CheckpointError(
+            f"{path} holds no classifier: train one, by a preset such as improved-mnist (--train.discriminator-average)"
+        )
+    network = FAMILIES[folder.card.model.family].discriminator(folder.card.model)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the classifier in {path} does not fit its config.json: {str(error)[:200]}") from error
+    place = choose_precision(device, "fp32", "channels-last")
+    return Classifier(place.place(network).eval().requires_grad_(False), place.device, folder.card.class_names)

@@ -1,0 +1,1 @@
+"""Speed, FLOP and memory."""

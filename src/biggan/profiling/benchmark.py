@@ -1,0 +1,250 @@
+"""How fast, how large: images per second, FLOP per image, share of the measured peak, memory, and where the time goes.
+
+Settings are run alternately and compared by medians; a figure counts only as a ratio of two things run in one process.
+FLOP are those of footprint.py.
+"""
+
+import dataclasses
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from biggan.configs.run import RunConfig
+from biggan.data.dataset import open_data
+from biggan.metrics.features import open_extractor
+from biggan.models import registry
+from biggan.nn.inference import frozen
+from biggan.profiling.flops import footprint, uncomputed
+from biggan.runtime.atomic_io import default_cache
+from biggan.runtime.distributed import ALONE, World
+from biggan.runtime.memory import peak_memory
+from biggan.runtime.precision import Precision, choose_precision
+from biggan.sampling.compiled import Compiled
+from biggan.training.setup import build_game, plan_of
+from biggan.training.step import discriminator_turn, generator_turn, train_step
+from biggan.training.train_state import Game
+
+CLASSES_FOR_BENCH = 10
+
+
+def describe(config: RunConfig, *, measure: bool = True, world: World = ALONE) -> str:
+    """The run's arithmetic for a person: batch, parameters, and with `measure` an estimate of memory and time.
+
+    The time is FLOP over half the rate of a convolution measured here for a second: an order of magnitude.
+    """
+    plan, need = plan_of(config, world), footprint(config)
+    precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
+    arithmetic = "bf16" if precision.bf16 else "float32"
+    lines = [
+        f"device: {precision.device}, {arithmetic}, {config.train.memory_format}",
+        f"batch: {plan.batch} = {plan.micro_batch} per pass x {plan.accumulation} accumulated; {world.size} rank(s) of "
+        f"{plan.micro_batch // world.size}; "
+        f"{plan.discriminator_steps} D step(s) for {plan.generator_steps} G step(s), {plan.real_images} real images",
+        f"parameters: G {need.generator_parameters:,}, D {need.discriminator_parameters:,}; latent {config.model.z_dim}",
+    ]
+    if plan.accumulation > 1:
+        lines.append(f"note: G's batch statistics are those of {plan.micro_batch} images, the paper's of the whole batch")
+    if measure:
+        rate = 0.5 * peak_flops(precision, seconds=1.0)
+        total = need.flop_per_step / rate
+        lines += [
+            f"memory: about {(need.state_bytes + need.activation_bytes) / 2**30:.2f} GiB "
+            f"({need.state_bytes / 2**30:.2f} weights and optimisers, {need.activation_bytes / 2**30:.2f} activations)",
+            f"time: {total:.2g} s per step or more, {total * config.train.steps / 3600:.3g} h for "
+            f"{config.train.steps:,} steps ({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
+        ]
+        if config.train.minutes is not None:
+            lines.append(f"      stops after {config.train.minutes:g} minutes if that comes first")
+    return "\n".join(lines) + "\n"
+
+
+def peak_flops(precision: Precision, *, seconds: float) -> float:
+    """The best rate of a large 3x3 convolution and a large matrix product here, FLOP/s, forward only."""
+    dtype = torch.bfloat16 if precision.bf16 else torch.float32
+    size, batch = (8192, 256) if precision.device.type == "cuda" else (2048, 32)
+    a, b = (torch.randn(size, size, dtype=dtype, device=precision.device) for _ in range(2))
+    x = torch.randn(batch, 256, 32, 32, dtype=dtype, device=precision.device).to(memory_format=precision.memory_format)
+    w = torch.randn(256, 256, 3, 3, dtype=dtype, device=precision.device).to(memory_format=precision.memory_format)
+    rates = []
+    for operation, flop in (
+        (lambda: a @ b, 2 * size**3),
+        (lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * batch * 32 * 32 * 256 * 256 * 9),
+    ):
+        calls, elapsed = time_calls(operation, seconds / 2, precision.device)
+        rates.append(flop * calls / elapsed)
+    return max(rates)
+
+
+def time_calls(operation: Callable[[], object], seconds: float, device: torch.device) -> tuple[int, float]:
+    """Call for about that long, after one warm-up call; how often, and the seconds it took."""
+    operation()
+    wait(device)
+    started, calls = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        operation()
+        wait(device)
+        calls += 1
+    return calls, time.perf_counter() - started
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def bench_train(settings: dict[str, RunConfig], *, rounds: int, seconds: float) -> str:
+    """A table of the settings' training speed on random images, run alternately, and the ratio of the first two."""
+    arms = {}
+    for name, config in settings.items():
+        arms[name] = Arm(with_classes(config))
+    timings: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            timings[name].append(arm.images_per_second(seconds))
+    lines = []
+    for name, arm in arms.items():
+        lines += [name, *arm.report(statistics.median(timings[name]), timings[name]), ""]
+    if len(arms) == 2:
+        first, second = (statistics.median(values) for values in timings.values())
+        lines.append(f"ratio  {first / second:.2f}  (first over second, medians of {rounds} alternating timings)")
+    return "\n".join(lines) + "\n"
+
+
+class Arm:
+    """One setting, ready to be timed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.game: Game = build_game(config)
+        plan, size = self.game.plan, config.model.resolution
+        images = torch.randint(256, (plan.micro_batch, 3, size, size), dtype=torch.uint8)
+        labels = torch.randint(config.model.num_classes, (plan.micro_batch,))
+        device = self.game.precision.device
+        self.reals = itertools.repeat((images.to(device), labels.to(device)))
+        self.labelled = None if config.data.labels_per_class is None else self.reals
+
+    def images_per_second(self, seconds: float) -> float:
+        """Real images per second over whole steps."""
+        step = lambda: train_step(self.game, 1, self.reals, self.labelled)  # noqa: E731
+        calls, elapsed = time_calls(step, seconds, self.game.precision.device)
+        return calls * self.game.plan.real_images / elapsed
+
+    def report(self, rate: float, rates: Sequence[float]) -> list[str]:
+        """What there is to say of this setting."""
+        plan, precision = self.game.plan, self.game.precision
+        need = footprint(self.config)
+        flop_per_image = need.flop_per_step / plan.real_images
+        peak = peak_flops(precision, seconds=2.0)
+        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals, self.labelled)  # noqa: E731
+        turn_g = lambda: generator_turn(self.game, 1, 0, [next(self.reals)])  # noqa: E731
+        times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
+        seconds_d, seconds_g = plan.discriminator_steps * times[0], plan.generator_steps * times[1]
+        share_d = seconds_d / (seconds_d + seconds_g)
+        arithmetic = "bf16" if precision.bf16 else "float32"
+        return [
+            f"  device         {precision.device}, {arithmetic}, {self.config.train.memory_format}",
+            f"  images/s       {rate:.1f}  ({min(rates):.1f} to {max(rates):.1f})",
+            f"  FLOP per image {flop_per_image / 1e9:.3g} G",
+            f"  achieved       {rate * flop_per_image / 1e12:.3g} TFLOP/s, "
+            f"{rate * flop_per_image / peak:.0%} of the {peak / 1e12:.3g} measured here",
+            f"  time           D turns {share_d:.0%}, G turns {1 - share_d:.0%}",
+            f"  peak memory    {peak_memory(precision.device) / 2**30:.2f} GiB",
+        ]
+
+
+def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, compiled: bool = False) -> str:
+    """Images per second of the sampling path (nn/frozen, in the precision of the config, and `compiled` too if wanted) and
+    of the generator as it is, in float32, run alternately on one batch; weights are random, standing statistics are not
+    collected."""
+    config = with_classes(config)
+    fast = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
+    plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
+    generator, _ = registry.build(config.model, torch.Generator().manual_seed(0))
+    generator = plain.place(generator).eval().requires_grad_(False)
+    copy = frozen(generator, fast.dtype, fast.memory_format)
+    z = config.latent.prior().draw((batch, config.model.z_dim), torch.Generator().manual_seed(0)).to(fast.device)
+    y = torch.arange(batch, device=fast.device) % config.model.num_classes
+    arms = {f"frozen, {fast.dtype}": lambda: copy(z, y), "as it is, float32": lambda: generator(z, y)}
+    if compiled:
+        quick = Compiled(copy, fast.device)
+        arms = {f"compiled, {fast.dtype}": lambda: quick(z, y)} | arms
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, draw in arms.items():
+            with torch.no_grad():
+                calls, elapsed = time_calls(draw, seconds, fast.device)
+            rates[name].append(batch * calls / elapsed)
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counted:
+        meta = uncomputed(registry.FAMILIES[config.model.family].generator(config.model)).eval()
+        meta(torch.empty(1, config.model.z_dim), torch.empty(1, dtype=torch.int64))
+    peak, flop = peak_flops(fast, seconds=2.0), counted.get_total_flops()
+    lines = [f"{fast.device}, batch {batch}, {flop / 1e9:.3g} GFLOP per image, peak {peak / 1e12:.3g} TFLOP/s measured here"]
+    medians = [statistics.median(values) for values in rates.values()]
+    for (name, values), median in zip(rates.items(), medians, strict=True):
+        share = median * flop / peak
+        lines.append(f"{name:22} {median:8.1f} images/s ({min(values):.1f} to {max(values):.1f}), {share:.0%} of that peak")
+    return (
+        "\n".join(
+            [*lines, f"ratio  {medians[0] / medians[-1]:.2f}  (first over last, medians of {rounds} alternating timings)"]
+        )
+        + "\n"
+    )
+
+
+def with_classes(config: RunConfig) -> RunConfig:
+    """The config with a number of classes, where it has none."""
+    classes = config.model.num_classes or CLASSES_FOR_BENCH
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))
+
+
+def bench_data(config: RunConfig, *, seconds: float) -> str:
+    """Images per second of reading a data set: opening it, which decodes it if it is not prepared, opening it a second time,
+    and streaming it into batches. It is decoded into a cache folder of its own, which is removed."""
+    size = config.model.resolution
+    with tempfile.TemporaryDirectory() as cache:
+        started = time.perf_counter()
+        count = open_data(config.data, size, cache=Path(cache)).count
+        first = time.perf_counter() - started
+        started = time.perf_counter()
+        source = open_data(config.data, size, cache=Path(cache))
+        opening = time.perf_counter() - started
+        stream = source.stream(config.train.batch, seed=0)
+        calls, elapsed = time_calls(lambda: next(stream), seconds, torch.device("cpu"))
+    return (
+        f"{count} images at {size} px\n"
+        f"first start   {first:10.2f} s ({count / first:.0f} images/s)\n"
+        f"second start  {opening:10.2f} s\n"
+        f"streaming     {config.train.batch * calls / elapsed:10.0f} images/s in batches of {config.train.batch}\n"
+    )
+
+
+def bench_evaluate(config: RunConfig, *, batch: int, rounds: int, seconds: float, trust_extractor: bool = False) -> str:
+    """Images per second of the config's extractor on random images of the model's size, in bf16 and in float32, run
+    alternately. What the scores themselves take is in recipes/score_speed.py."""
+    precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
+    cache = (config.data.cache or default_cache()) / "metrics"
+    size = config.model.resolution
+    options = {"weights": config.eval.extractor_weights, "cache": cache, "trusted": trust_extractor}
+    images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    arms = {
+        name: open_extractor(config.eval.extractor, device=precision.device, bf16=bf16, **options)
+        for name, bf16 in (("bf16", True), ("float32", False))
+    }
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    for name, extractor in [*arms.items()] * rounds:
+        calls, elapsed = time_calls(partial(extractor, images), seconds, precision.device)
+        rates[name].append(batch * calls / elapsed)
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    lines = [f"{config.eval.extractor} on {precision.device}, batch {batch} at {size} px"]
+    for name, values in rates.items():
+        lines.append(f"{name:8} {medians[name]:8.1f} images/s ({min(values):.1f} to {max(values):.1f})")
+    lines.append(f"ratio  {medians['bf16'] / medians['float32']:.2f}  (medians of {rounds} alternating timings)")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""The floor: processes, files, clocks, random numbers, errors."""

@@ -1,0 +1,76 @@
+"""How a network is laid out and in which precision it computes: applied from outside, the networks do not know.
+
+bf16 is autocast: weights, optimiser, spectral norms and batch statistics stay float32. Training, sampling and benchmarks
+all choose here. So is torch.compile, for sampling.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from biggan.runtime.errors import ConfigError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+PrecisionName = Literal["auto", "bf16", "fp32"]
+
+MemoryFormatName = Literal["channels-last", "contiguous"]
+
+MEMORY_FORMATS = {"channels-last": torch.channels_last, "contiguous": torch.contiguous_format}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Device, arithmetic and memory layout of a run."""
+
+    device: torch.device
+    bf16: bool
+    memory_format: torch.memory_format
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations, and of weights that will not change."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    def autocast(self) -> AbstractContextManager:
+        """Around each forward pass. Casts are not cached: normalised weights are new in every pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """The network on the device, convolution weights in the memory format; mutates and returns it."""
+        return network.to(device=self.device, memory_format=self.memory_format)
+
+
+PLAIN = Precision(torch.device("cpu"), False, torch.contiguous_format)
+
+
+def choose_precision(device: DeviceName, precision: PrecisionName, memory_format: MemoryFormatName) -> Precision:
+    """Resolves "auto": the GPU where there is one; bf16 where the processor multiplies it in hardware.
+
+    Raises ConfigError for "cuda" on a machine without it.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device=cuda but torch sees no CUDA device here: use --train.device cpu")
+    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = has_fast_bf16(place) if precision == "auto" else precision == "bf16"
+    return Precision(place, bf16, MEMORY_FORMATS[memory_format])
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware (AMX or AVX-512 on a CPU, Ampere or later on CUDA)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not hasattr(torch.cpu, "get_capabilities"):  # older torch
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on the device, without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

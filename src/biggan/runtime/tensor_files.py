@@ -1,0 +1,41 @@
+"""TODO: split from weights."""
+
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from biggan.runtime.errors import CheckpointError, first_line
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """A dictionary of tensors from a safetensors file or a PyTorch file, whose code is never run.
+
+    Raises CheckpointError where that is not what the file holds."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):  # torch does not look
+            raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no such file: {file}") from error
+    except UnpicklingError as error:  # torch's own text would advise to trust the file
+        raise CheckpointError(
+            f"{file} cannot be read as tensors: it is damaged, or holds more than plain tensors, which is not trusted; "
+            "give the file with the weights of one network"
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read as tensors ({first_line(error)}): fetch it again") from error
+    if not isinstance(tensors, dict) or not all(is_plain(tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
+    return dict(tensors)
+
+
+def is_plain(value: object) -> bool:
+    """Whether it is a dense tensor of real numbers."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()

@@ -1,0 +1,1 @@
+"""Drawing images from a generator, and sets of images to be measured."""

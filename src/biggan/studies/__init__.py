@@ -1,0 +1,1 @@
+"""Tables of runs over settings and seeds, and two-player toy games."""

@@ -1,0 +1,143 @@
+"""Studies: a table of runs, one row for each setting, several seeds, ending in means and standard deviations, plots and
+sheets.
+
+Each run is one `biggan train` command of its own, so that the list of commands may be given to a cluster as it is. Whether a
+run is done is read from its folder alone. Which settings, and what the paper found, is in studies.
+"""
+
+import json
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from biggan.analysis.collapse_rules import NOT_FINITE
+from biggan.analysis.truncation import survival
+from biggan.checkpoints.init_from import config_of
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.configs.overrides import as_options, replaced
+from biggan.configs.run import RunConfig
+from biggan.metrics.evaluate import higher_is_better
+from biggan.metrics.features import open_extractor
+from biggan.pretrained import from_pretrained
+from biggan.profiling.flops import footprint
+from biggan.runtime.atomic_io import default_cache, write_file
+from biggan.runtime.errors import ConfigError
+from biggan.runtime.metric_logger import read_log
+from biggan.studies.definitions import Row, Study
+
+
+class Run(NamedTuple):
+    """One training of a study."""
+
+    row: Row
+    seed: int
+    config: RunConfig
+    folder: RunFolder
+    command: list[str]
+    """Words of a `biggan` command."""
+
+
+def runs_of(study: Study, base: RunConfig, preset: RunConfig, seeds: int, out: Path) -> list[Run]:
+    """Every run of a study, seed by seed, so that a table of one seed is there first. `base` is the preset with the user's
+    options. Raises ConfigError on settings that make no sense together, or where a start is missing."""
+    if study.needs_start and base.init_from is None:
+        raise ConfigError("this study starts from a checkpoint some time before collapse: add --init-from RUN@STEP")
+    runs = []
+    for seed in range(base.train.seed, base.train.seed + seeds):
+        for row in study.rows(base):
+            config = replaced(base, row.settings | {"train.seed": seed})
+            config.check()
+            name = "".join(c if c.isalnum() or c in ".-" else "_" for c in f"{row.name}-{seed}")
+            folder = RunFolder(out / "runs" / name)
+            command = ["train", config.preset, "--run", str(folder.path), *as_options(config, preset)]
+            runs.append(Run(row, seed, config, folder, command))
+    return runs
+
+
+def written(command: Iterable[str]) -> str:
+    """A command as a line for a shell."""
+    return shlex.join(["biggan", *command])
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run has come to its end: its last step, its time limit, an alarm that stops it, or divergence."""
+    log, checkpoints = read_log(run.folder.stats_file), run.folder.list_checkpoints()
+    if run.folder.alarmed_at() is not None and (run.config.watch.on_alarm == "stop" or diverged(run.folder)):
+        return True
+    train = run.config.train
+    if not log or not checkpoints:
+        return False
+    saved = int(checkpoints[-1].name.rpartition("-")[2])
+    over = train.minutes is not None and log[-1]["seconds"] >= 60 * train.minutes and saved == log[-1]["step"]
+    return saved >= train.steps or over
+
+
+def diverged(folder: RunFolder) -> bool:
+    """Whether a run ended with values that were not finite."""
+    alarms = alarms_of(folder)
+    return bool(alarms) and alarms[-1]["rule"] == NOT_FINITE
+
+
+def alarms_of(folder: RunFolder) -> list[dict[str, Any]]:
+    """The alarms of a run."""
+    return read_log(folder.path / "alarms.jsonl")
+
+
+def result_of(run: Run) -> dict[str, Any] | None:
+    """What the table says of a run: steps to its first alarm or its end, scores at its best evaluation (of the first score
+    of the recipe), as the paper scores the last checkpoint before collapse. None for a run that has no evaluation yet."""
+    evaluations, log = read_log(run.folder.path / "evaluations.jsonl"), read_log(run.folder.stats_file)
+    if not evaluations or not log:
+        return None
+    alarms = alarms_of(run.folder)
+    survival = survival_file(run)
+    more = json.loads(survival.read_text()) if survival.exists() else {}
+    scores = [name for name in evaluations[0] if name not in ("step", "evaluation_seconds")]
+    sign = 1 if higher_is_better(scores[0]) else -1
+    best = max(evaluations, key=lambda line: sign * line[scores[0]])
+    steps = alarms[0]["step"] if alarms else log[-1]["step"]
+    return {
+        "row": run.row.name,
+        "seed": run.seed,
+        "steps": steps,
+        "collapsed": bool(alarms),
+        "alarm": alarms[0]["rule"] if alarms else None,
+        "best_step": best["step"],
+        "scores": {name: best[name] for name in scores} | {name: more[name] for name in more if name != "step"},
+        "last": {name: evaluations[-1][name] for name in scores},
+        "minutes": log[-1]["seconds"] / 60,
+    }
+
+
+def survival_file(run: Run) -> Path:
+    """Where it is kept whether the run's model is amenable to truncation."""
+    return run.folder.path / "survival.json"
+
+
+def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
+    """Write that file for a run that is done, unless it is there. Raises UserError where the model or the extractor cannot
+    be opened."""
+    steps = read_log(run.folder.stats_file)[-1:]
+    if not is_done(run) or not run.folder.model.exists():
+        return
+    if survival_file(run).exists() and json.loads(survival_file(run).read_text())["step"] == steps[0]["step"]:
+        return
+    config = run.config
+    sampler = from_pretrained(run.folder.path, device=config.train.device)
+    extractor = open_extractor(
+        config.eval.extractor,
+        weights=config.eval.extractor_weights,
+        cache=(config.data.cache or default_cache()) / "metrics",
+        device=sampler.precision.device,
+        bf16=sampler.precision.bf16,
+        trusted=trust_extractor,
+    )
+    found = survival(sampler, str(run.folder.path), extractor) | {"step": steps[0]["step"]}
+    write_file(survival_file(run), json.dumps(found).encode())
+
+
+def parameters_of(run: Run) -> float:
+    """Millions of parameters of both networks, as the run was made."""
+    need = footprint(config_of(run.folder.path))
+    return (need.generator_parameters + need.discriminator_parameters) / 1e6

@@ -1,0 +1,40 @@
+"""Writing checkpoints while training goes on."""
+
+from threading import Thread
+from typing import Any
+
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.tensors import Tensors
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run in a thread: training waits only for the copy of the tensors, or for the checkpoint
+    before, if that is still being written."""
+
+    def __init__(self, folder: RunFolder, *, keep: int, far: bool = False) -> None:
+        self.folder = folder
+        self.keep, self.far = keep, far
+        self.thread: Thread | None = None
+        self.error: Exception | None = None
+
+    def write(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
+        """Copy the tensors and begin to write. Raises CheckpointError when the disk did not take the one before."""
+        self.finish()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self.thread = Thread(target=self.save, args=(step, copies, counters), name="checkpoint")
+        self.thread.start()
+
+    def save(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
+        """What the thread does."""
+        try:
+            self.folder.save(step, tensors, counters, keep=self.keep, far=self.far)
+        except Exception as error:  # whatever it is, it is raised where the checkpoint was wanted
+            self.error = error
+
+    def finish(self) -> None:
+        """Wait for what is being written. Raises what went wrong, CheckpointError when the disk did not take it."""
+        if self.thread is not None:
+            self.thread.join()
+        error, self.thread, self.error = self.error, None, None
+        if error is not None:
+            raise error

@@ -1,0 +1,140 @@
+"""Checkpoints: whole or not at all, verified, pruned; a run folder belongs to one run."""
+
+import dataclasses
+import json
+import resource
+import signal
+
+import pytest
+import torch
+from conftest import tiny_config
+
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.tensors import read_checkpoint
+from biggan.configs.json_io import from_json, to_json
+from biggan.configs.run import RunConfig
+from biggan.runtime.errors import CheckpointError, ConfigError
+
+TENSORS = {"a": torch.arange(1000.0), "b": torch.tensor(3, dtype=torch.int64)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.claim(tiny_config())
+    return run
+
+
+def refuse(line):
+    raise AssertionError(f"nothing to report was expected, but: {line}")
+
+
+def test_round_trip_and_pruning(folder):
+    for step in (1, 2, 3):
+        folder.save(step, {"a": TENSORS["a"] + step}, {"seconds": 1.5 * step}, keep=2)
+    assert [path.name for path in folder.list_checkpoints()] == ["step-00000002", "step-00000003"]
+    newest = folder.load_newest(refuse)
+    assert (newest.step, newest.counters) == (3, {"seconds": 4.5})
+    assert torch.equal(newest.tensors["a"], TENSORS["a"] + 3)
+
+
+def test_no_checkpoint_yet(folder):
+    assert folder.load_newest(refuse) is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "no tensors", "bad manifest"])
+def test_a_damaged_newest_is_reported_and_the_one_before_is_used(folder, damage):
+    folder.save(1, TENSORS, {}, keep=2)
+    newest = folder.save(2, TENSORS, {}, keep=2)
+    file = newest / "tensors.safetensors"
+    data = bytearray(file.read_bytes())
+    if damage == "truncated":
+        file.write_bytes(data[:-100])
+    elif damage == "flipped bit":
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif damage == "no tensors":
+        file.unlink()
+    else:
+        (newest / "manifest.json").write_text("{")
+    lines = []
+    assert folder.load_newest(lines.append).step == 1
+    assert "step-00000002" in lines[0]
+    assert "damaged" in lines[0]
+    folder.save(2, TENSORS, {}, keep=1)
+    assert folder.load_newest(refuse).step == 2, "the damaged one does not count among those that are kept"
+
+
+def test_only_damaged_ones_are_an_error(folder):
+    (folder.save(1, TENSORS, {}, keep=2) / "tensors.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="every checkpoint"):
+        folder.load_newest(lambda line: None)
+
+
+def test_a_disk_that_does_not_take_it_leaves_the_old_one(folder):
+    """The size limit of the process stands for a full disk: the system refuses the write half way."""
+    folder.save(1, TENSORS, {}, keep=2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written"):
+            folder.save(2, TENSORS, {}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert folder.load_newest(refuse).step == 1
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["step-00000001"]
+    folder.save(2, TENSORS, {}, keep=1)
+    assert torch.equal(read_checkpoint(folder.list_checkpoints()[0]).tensors["b"], TENSORS["b"])
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint(folder):
+    scratch = folder.checkpoints / ".step-00000009.writing"
+    scratch.mkdir()
+    (scratch / "manifest.json").write_text("{}")
+    assert folder.load_newest(refuse) is None
+    folder.save(9, TENSORS, {}, keep=2)
+    assert folder.load_newest(refuse).step == 9
+
+
+def test_a_folder_of_another_run_is_refused_with_the_fields(folder):
+    folder.claim(tiny_config(batch=32))
+    folder.claim(tiny_config())  # without a checkpoint there is nothing to lose
+    folder.save(1, TENSORS, {}, keep=1)
+    other = tiny_config(batch=16, steps=9)
+    with pytest.raises(CheckpointError, match=r"train\.batch: 8 there, 16 here") as caught:
+        folder.claim(other)
+    assert "steps" not in str(caught.value), "more steps are no other run"
+    folder.claim(tiny_config(steps=9))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.png").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="holds no run"):
+        RunFolder(tmp_path / "photos").claim(tiny_config())
+    assert (tmp_path / "photos" / "me.png").exists()
+
+
+def test_a_folder_whose_claim_was_cut_short_can_be_claimed(tmp_path):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / ".config.json.writing").write_text("{")
+    RunFolder(tmp_path / "run").claim(tiny_config())
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_config_round_trip(tmp_path):
+    config = dataclasses.replace(tiny_config(micro_batch=4), preset="mine")
+    assert from_json(to_json(config), RunConfig, tmp_path) == config
+
+
+def test_unknown_keys_and_bad_values_in_json(tmp_path):
+    data = json.loads(to_json(tiny_config()))
+    data["train"]["bacth"] = 3
+    with pytest.raises(ConfigError, match="unknown key 'bacth'; did you mean 'batch'"):
+        from_json(json.dumps(data), RunConfig, tmp_path)
+    data = json.loads(to_json(tiny_config()))
+    data["train"]["batch"] = "many"
+    with pytest.raises(ConfigError, match=r"train\.batch='many'"):
+        from_json(json.dumps(data), RunConfig, tmp_path)

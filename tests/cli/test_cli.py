@@ -1,0 +1,126 @@
+"""The command line as a user meets it: bad input gets one clear line and exit code 2, and costs nothing."""
+
+import json
+import resource
+import signal
+
+import pytest
+from conftest import call, write_pictures
+from PIL import Image
+
+from biggan.configs.presets import PRESETS
+
+TINY = ["--model.width", "2", "--model.embedding-dim", "8", "--train.batch", "8", "--train.standing-passes", "2"]
+TINY += ["--train.device", "cpu", "--train.precision", "fp32"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "did you mean 'train'"),
+        (["train"], "needs a preset"),
+        (["train", "digit"], "did you mean 'digits'"),
+        (["train", "digits", "--train.bach", "3"], "did you mean '--train.batch'"),
+        (["train", "digits", "--train.batch", "many"], "'many'"),
+        (["train", "digits", "--train.precision", "fp12"], "'fp32'"),
+        (["train", "digits", "--train.batch", "50", "--train.micro-batch", "7"], "use --train.micro-batch 5"),
+        (["train", "digits", "--train.steps", "0"], "above 0"),
+        (["train", "digits", "--train.generator-lr", "nan"], "at least 0"),
+        (["train", "digits", "--model.resolution", "48"], "32, 64, 128, 256, 512"),
+        (["train", "digits", "--model.num-classes", "7"], "has 10 classes"),
+        (["train", "cifar10"], "add --data"),
+        (["train", "cifar10", "--data", "absent.zip"], "no such file"),
+        (["train", "digits", "--regularization.generator.orthogonal", "-1"], "None for off"),
+        (["sample", "absent"], "holds no model"),
+        (["sample"], "model"),
+        (["bench", "data", "cifar10"], "add --data"),
+        (["bench", "sample", "digits", "--compare", "train.batch=3"], "goes with bench train"),
+        (["bench", "sample", "digits", "--rounds", "0"], "--rounds 0 must be above 0"),
+        (["bench", "tarin"], "did you mean 'train'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, *words)
+    assert code == 2
+    lines = [line for line in err.splitlines() if not line.startswith("data: ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("biggan: ")
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_bad_folders(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = call(capsys, "train", "cifar10", "--data", tmp_path / "empty", "--run", tmp_path / "run")
+    assert (code, "holds no image" in err) == (2, True)
+    write_pictures(tmp_path / "set", {"a": 12, "b": 12})
+    (tmp_path / "set" / "a" / "1.png").write_bytes(b"broken")
+    words = ["train", "cifar10", "--data", tmp_path / "set", "--run", tmp_path / "run", "--train.steps", "1", *TINY]
+    code, _, err = call(capsys, *words)
+    assert (code, "a/1.png" in err, "--data.skip-broken" in err) == (2, True, True)
+    assert not (tmp_path / "run").exists()
+    code, _, err = call(capsys, *words, "--data.skip-broken")
+    assert (code, "1 of 24 images could not be read" in err) == (0, True)
+
+
+def test_another_config_in_the_run_folder(capsys, tmp_path):
+    words = ["train", "digits", "--run", tmp_path / "run", "--train.steps", "1", *TINY]
+    assert call(capsys, *words)[0] == 0
+    before = (tmp_path / "run" / "config.json").read_text()
+    assert json.loads(before)["found"]["sizes"] == [[8, 8], [8, 8]]
+    code, _, err = call(capsys, *words, "--train.seed", "4")
+    assert (code, "train.seed: 0 there, 4 here" in err) == (2, True)
+    assert (tmp_path / "run" / "config.json").read_text() == before
+
+
+def test_a_full_disk_ends_in_one_line_and_costs_no_checkpoint(capsys, tmp_path):
+    """The size limit of the process stands for a full disk: the system refuses the write half way."""
+    words = ["train", "digits", "--run", tmp_path / "run", *TINY, "--train.checkpoint-every", "1", "--train.steps"]
+    assert call(capsys, *words, "1")[0] == 0
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        code, _, err = call(capsys, *words, "2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 2
+    assert "biggan: " in err.splitlines()[-1]
+    assert "still there" in err.splitlines()[-1]
+    code, _, err = call(capsys, *words, "2")
+    assert (code, "resuming from step 1" in err) == (0, True)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_dry_run_of_every_preset_starts_nothing(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = call(capsys, "train", name, "--dry-run", "--train.device", "cpu")
+    assert code == 0
+    settings, end = json.JSONDecoder().raw_decode(out)
+    assert settings["preset"] == name
+    for word in ("per pass", "parameters", "memory", "time"):
+        assert word in out[end:]
+    assert not list(tmp_path.iterdir())
+
+
+def test_train_then_sample(capsys, tmp_path):
+    code, out, _ = call(capsys, "train", "digits", "--run", tmp_path / "run", "--train.steps", "2", *TINY)
+    assert code == 0
+    shown = dict(line.split(None, 1) for line in out.splitlines())
+    with Image.open(shown["sheet"]) as picture:
+        assert picture.size == (10 * 33 + 1, 10 * 33 + 1)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["found"]["images"] == 1797
+    words = ["sample", tmp_path / "run", "--n", "4", "--classes", "3,7", "--truncation", "0.7", "--out", tmp_path / "out"]
+    assert call(capsys, *words)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["00000-3.png", "00001-7.png", "00002-3.png", "00003-7.png", "grid.png"]
+    for bad, message in (
+        (["--classes", "11"], "no class '11'"),
+        (["--truncation", "0"], "at least 0.001"),
+        (["--n", "0"], "least 1"),
+    ):
+        code, _, err = call(capsys, "sample", tmp_path / "run", *bad, "--out", tmp_path / "no")
+        assert (code, message in err) == (2, True)
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,266 @@
+"""Each thing that the papers varied: it trains on the digits, and it changes what it should in the networks."""
+
+import dataclasses
+import math
+from typing import get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_config
+from torch import nn
+
+from biggan.data.dataset import facts_of, open_source
+from biggan.models import registry
+from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
+from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.nn.batch_norm import AffineNorm, ClassTable, ConditionalNorm, NoNorm, PerceptronMap, Standardize
+from biggan.nn.embeddings import OneHot, ProjectedEmbedding, SharedEmbedding
+from biggan.nn.layers import Conv2d, Weighted
+from biggan.nn.residual_blocks import unchanged
+from biggan.sampling.latents import LatentConfig, LatentName
+from biggan.training.setup import build_game
+from biggan.training.step import train_step
+
+TINY = {"resolution": 32, "width": 4, "embedding_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_source("embedded:digits", 32)
+
+
+def train_20_steps(config, digits):
+    """20 steps; every logged value and every weight stays finite, and both players move."""
+    facts = facts_of(digits)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, num_classes=len(facts.class_names)), found=facts
+    )
+    config.check()
+    game = build_game(config)
+    players = (game.generator.network, game.discriminator.network)
+    before = [[p.detach().clone() for p in player.parameters()] for player in players]
+    stream = digits.stream(game.plan.micro_batch, start_image=0, seed=0)
+    for step in range(1, 21):
+        scalars = train_step(game, step, stream)
+        assert all(math.isfinite(value) for value in scalars.values()), (step, scalars)
+    for player, old in zip(players, before, strict=True):
+        assert all(p.isfinite().all() for p in player.parameters())
+        moved = [not torch.equal(p, q) for p, q in zip(player.parameters(), old, strict=True)]
+        assert sum(moved) > 0.9 * len(moved)
+    return game
+
+
+OPTIONS = {
+    "BigGAN": BigGANConfig(**TINY),
+    "BigGAN-deep": BigGANDeepConfig(**TINY),
+    "SA-GAN": SAGANConfig(**TINY, generator_attention=(16,), discriminator_attention=(16,)),
+    "SN-GAN": SNGANConfig(**TINY),
+    "per-class embedding": BigGANConfig(**TINY, class_embedding="per-class", z_entry="input"),
+    "embedding shared by G and D": BigGANConfig(**TINY, class_embedding="shared-with-discriminator"),
+    "z at the input": BigGANConfig(**TINY, z_entry="input"),
+    "z whole": BigGANConfig(**TINY, z_entry="whole"),
+    "z in chunks, deep": BigGANDeepConfig(**TINY, z_entry="chunks"),
+    "extra block": BigGANConfig(**TINY, extra_blocks=1),
+    "extra block, deep": BigGANDeepConfig(**TINY, extra_blocks=1),
+    "kernel 5 in G": BigGANConfig(**TINY, generator_kernel=5),
+    "kernel 7 in D": BigGANConfig(**TINY, discriminator_kernel=7),
+    "dilation in G": BigGANConfig(**TINY, generator_dilation=2),
+    "dilation in D": BigGANConfig(**TINY, discriminator_dilation=2),
+    "bilinear": BigGANConfig(**TINY, upsampling="bilinear"),
+    "weight norm, no batch norm": BigGANConfig(**TINY, generator_weights="weight-norm", generator_norm="none"),
+    "plain weights in G": BigGANConfig(**TINY, generator_weights="plain"),
+    "no norm but spectral": BigGANConfig(**TINY, generator_norm="none"),
+    "batch norm in D": BigGANConfig(**TINY, discriminator_norm="batch"),
+    "conditional batch norm in D": BigGANConfig(**TINY, discriminator_norm="conditional-batch"),
+    "perceptron conditioning": BigGANConfig(**TINY, conditioning="perceptron"),
+    "dropout in D": BigGANConfig(**TINY, discriminator_dropout=0.5),
+    "attention at 8 and 16": BigGANConfig(**TINY, generator_attention=(8, 16), discriminator_attention=(8, 16)),
+    "N(0, 0.02)": BigGANConfig(**TINY, initialization="normal"),
+    "Glorot": BigGANConfig(**TINY, initialization="glorot"),
+    "SN-GAN's hidden width": BigGANConfig(**TINY, discriminator_hidden="inputs"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_trains(name, digits):
+    game = train_20_steps(dataclasses.replace(tiny_config(), model=OPTIONS[name]), digits)
+    assert game.guard.first_bad() is None
+
+
+@pytest.mark.parametrize("name", get_args(LatentName))
+def test_every_prior_trains(name, digits):
+    config = dataclasses.replace(tiny_config(), latent=LatentConfig(distribution=name))
+    game = train_20_steps(config, digits)
+    assert game.prior == config.latent.prior()
+
+
+def test_larger_generator_batches_and_falling_rates_train(digits):
+    config = tiny_config(generator_batches=2, lr_decay_start=10, steps=20, batch=8, micro_batch=4)
+    game = train_20_steps(config, digits)
+    sizes = [len(z) for z, _ in game.draw(1, "generator turn", 0, game.plan.generator_batches)]
+    assert sizes == [8, 8]
+    schedule = game.generator.schedule
+    assert [schedule.rate(step) / schedule.base for step in (1, 10, 15, 20)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def pair(**options):
+    """Generator and discriminator with these options, all weights drawn alike."""
+    config = BigGANConfig(**(TINY | {"num_classes": 3} | options))
+    config.check()
+    return registry.build(config, torch.Generator().manual_seed(0))
+
+
+def layers(network: nn.Module, kind: type) -> list[nn.Module]:
+    return [layer for layer in network.modules() if isinstance(layer, kind)]
+
+
+def test_class_embeddings():
+    shared, _ = pair()
+    assert isinstance(shared.embedding, SharedEmbedding)
+    assert not layers(shared, ClassTable)
+    tables, _ = pair(class_embedding="per-class", z_entry="input")
+    assert isinstance(tables.embedding, OneHot)
+    assert len(layers(tables, ClassTable)) == 2 * len(layers(tables, ConditionalNorm)) == 12
+    assert all(table.weight.shape == (3, 16) for table in layers(tables, ClassTable))
+    y = torch.tensor([2, 0])
+    assert torch.equal(tables.embed(y), F.one_hot(y, 3).float())
+
+
+def test_one_table_for_both_players_is_trained_by_both(digits):
+    config = dataclasses.replace(tiny_config(discriminator_steps=1), model=OPTIONS["embedding shared by G and D"])
+    game = train_20_steps(config, digits)
+    g, d = game.generator.network, game.discriminator.network
+    assert isinstance(d.head.embedding, ProjectedEmbedding)
+    assert d.head.embedding.table.weight is g.embedding.weight
+    for player in (game.generator, game.discriminator):
+        state = player.optimizer.state[g.embedding.weight]
+        assert state["step"] == 20
+        assert state["exp_avg_sq"].any()
+
+
+def test_where_z_enters():
+    whole, _ = pair(z_entry="whole", latent_dim=20)
+    z, e = torch.randn(2, 20), torch.randn(2, 8)
+    first, conditions = whole.entry.distribute(z, e)
+    assert torch.equal(first, torch.cat([e, z], 1))
+    assert len(conditions) == 3
+    assert all(torch.equal(condition, first) for condition in conditions)
+    alone, _ = pair(z_entry="input", latent_dim=20)
+    first, conditions = alone.entry.distribute(z, e)
+    assert torch.equal(first, z)
+    assert all(torch.equal(condition, e) for condition in conditions)
+    chunks, _ = pair(z_entry="chunks", latent_dim=20, extra_blocks=1)
+    first, conditions = chunks.entry.distribute(z, e)
+    assert torch.equal(first, z[:, :5])
+    expected = [torch.cat([e, z[:, start : start + 5]], 1) for start in (5, 5, 10, 10, 15, 15)]
+    assert all(map(torch.equal, conditions, expected))
+
+
+def test_extra_blocks_keep_size_and_width():
+    g, d = pair(extra_blocks=2)
+    assert [block.resize is unchanged for block in g.blocks] == [False, True, True] * 3
+    assert [block.resize is unchanged for block in d.blocks] == [False, True, True] * 2 + [True, True]
+    x = torch.randn(2, 16, 8, 8)
+    assert g.blocks[1](x, torch.randn(2, 28)).shape == x.shape
+    assert d.blocks[1](x, None).shape == x.shape
+
+
+@pytest.mark.parametrize(("player", "index"), [("generator", 0), ("discriminator", 1)])
+def test_kernels_and_dilation(player, index):
+    for kernel in (3, 5, 7):
+        networks = pair(**{f"{player}_kernel": kernel})
+        spatial = [[conv.weight.shape[-1] for conv in layers(n, Conv2d) if conv.weight.shape[-1] > 1] for n in networks]
+        assert set(spatial[index]) == {kernel}
+        assert set(spatial[1 - index]) == {3}
+    networks = pair(**{f"{player}_dilation": 2})
+    dilations = [{conv.dilation for conv in layers(n, Conv2d) if conv.weight.shape[-1] > 1} for n in networks]
+    assert dilations[index] == {2}
+    assert dilations[1 - index] == {1}
+
+
+def test_bilinear_upsampling_is_what_the_block_does():
+    """The block written out: upsample first, as the papers draw it, in main path and skip."""
+    g, _ = pair(upsampling="bilinear")
+    block = g.blocks[0].eval()
+    x, condition = torch.randn(2, 16, 4, 4), torch.randn(2, 28)
+    up = lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")  # noqa: E731
+    conv = lambda layer, x: F.conv2d(x, layer.used_weight(), layer.bias, padding=layer.padding)  # noqa: E731
+    h = conv(block.conv_1, up(F.relu(block.norm_1(x, condition))))
+    h = conv(block.conv_2, F.relu(block.norm_2(h, condition)))
+    assert torch.allclose(block(x, condition), h + conv(block.skip, up(x)), atol=1e-5)
+
+
+def test_weight_rules_and_norms_of_the_generator():
+    for name, rule in (("spectral", "Spectral"), ("weight-norm", "WeightNorm"), ("plain", "Plain")):
+        g, d = pair(generator_weights=name)
+        assert {type(layer.rule).__name__ for layer in layers(g, Weighted)} == {rule}
+        assert {type(layer.rule).__name__ for layer in layers(d, Weighted)} == {"Spectral"}
+    assert len(layers(pair()[0], Standardize)) == 7
+    bare, _ = pair(generator_norm="none")
+    assert not layers(bare, Standardize)
+    assert len(layers(bare, ConditionalNorm)) == 6, "gains and biases stay"
+
+
+def test_norms_of_the_discriminator():
+    assert not layers(pair()[1], Standardize)
+    assert len(layers(pair()[1], NoNorm)) == 7
+    _, plain = pair(discriminator_norm="batch")
+    assert len(layers(plain, AffineNorm)) == len(layers(plain, Standardize)) == 7
+    _, conditional = pair(discriminator_norm="conditional-batch")
+    assert len(layers(conditional, ConditionalNorm)) == 7
+    x = torch.randn(4, 3, 32, 32)
+    y = torch.tensor([0, 1, 2, 0])
+    with torch.no_grad():
+        before = conditional(x, y).features_NF
+        conditional.blocks[3].norm_1.bias.weight[1] += 1
+        after = conditional(x, y).features_NF
+    assert not torch.allclose(after[1], before[1])
+
+
+def test_hidden_widths_of_the_discriminator():
+    widths = {}
+    for name in ("outputs", "inputs"):
+        _, d = pair(resolution=64, discriminator_hidden=name, generator_attention=(), discriminator_attention=())
+        widths[name] = [block.conv_1.weight.shape[0] for block in d.blocks]
+    assert widths == {"outputs": [4, 8, 16, 32, 64], "inputs": [4, 4, 8, 16, 32]}
+
+
+def test_attention_where_it_is_asked_for():
+    for network in pair(generator_attention=(8, 16), discriminator_attention=(8, 16)):
+        assert sorted(network.attention, key=int) == ["8", "16"]
+        assert [type(layer).__name__ for layer in network.attention.values()] == ["SelfAttention"] * 2
+    usual, _ = pair()
+    assert not usual.attention
+
+
+def test_perceptron_conditioning():
+    g, _ = pair(conditioning="perceptron")
+    assert len(layers(g, PerceptronMap)) == 12
+
+
+def test_dropout_stands_before_the_last_layer_and_only_in_training():
+    _, d = pair(discriminator_dropout=0.5)
+    x, y = torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64)
+    kept = (d(x, y).features_NF != 0).float().mean() / (d.eval()(x, y).features_NF != 0).float().mean()
+    assert kept.item() == pytest.approx(0.5, abs=0.05)
+    verdict = d(x, y)
+    expected = d.head.linear(verdict.features_NF).squeeze(1) + (d.head.embedding(y) * verdict.features_NF).sum(1)
+    assert torch.allclose(verdict.score_N, expected)
+
+
+def test_output_channels_beyond_three_are_only_kept_as_parameters():
+    three, _ = pair(output_channels=3)
+    wide, _ = pair(output_channels=None, width=8)
+    assert three.output_conv.weight.shape[0] == 3
+    assert wide.output_conv.weight.shape[0] == 8
+    assert wide(torch.randn(2, 80), torch.tensor([0, 1])).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(("name", "spread"), [("normal", 0.02), ("glorot", math.sqrt(2 / ((16 + 16) * 9)))])
+def test_initialisations_reach_the_layers(name, spread):
+    for network in pair(initialization=name):
+        assert network.blocks[1].conv_2.weight.detach().std().item() == pytest.approx(spread, rel=0.1)
+    g, _ = pair(initialization="orthogonal")
+    rows = g.blocks[1].conv_2.weight.detach().flatten(1)
+    assert torch.allclose(rows @ rows.T, torch.eye(16), atol=1e-5)

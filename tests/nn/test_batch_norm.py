@@ -1,0 +1,132 @@
+"""Batch normalisation against sums written out by hand."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from biggan.nn.batch_norm import AffineNorm, ClassTable, ConditionalNorm, PerceptronMap, Standardize, collecting_statistics
+from biggan.nn.initialization import INITIALIZERS, initialize
+from biggan.nn.layers import Linear
+from biggan.nn.spectral_norm import Spectral
+
+LINEAR = partial(Linear, rule=partial(Spectral, epsilon=1e-4))
+
+
+def hand_standardised(x, epsilon):
+    """Plain loops in float64."""
+    out = torch.empty_like(x, dtype=torch.float64)
+    for c in range(x.shape[1]):
+        values = x[:, c].double().flatten()
+        mean = values.sum() / len(values)
+        variance = ((values - mean) ** 2).sum() / len(values)
+        out[:, c] = (x[:, c].double() - mean) / (variance + epsilon) ** 0.5
+    return out
+
+
+def conditional(standardize):
+    maps = {name: LINEAR(5, 3, bias=False) for name in ("gain", "bias")}
+    return ConditionalNorm(standardize=standardize, **maps)
+
+
+def test_conditional_by_hand(generator):
+    norm = conditional(Standardize(3, epsilon=1e-4))
+    initialize(norm, INITIALIZERS["orthogonal"], generator)
+    x, condition = torch.randn(4, 3, 2, 2, generator=generator) * 3 + 1, torch.randn(4, 5, generator=generator)
+    norm(x, condition)  # lets the vectors of the power iteration settle on something
+    norm.gain.eval()
+    norm.bias.eval()
+    gain, bias = norm.gain.used_weight().double(), norm.bias.used_weight().double()
+    expected = torch.empty(4, 3, 2, 2, dtype=torch.float64)
+    standard = hand_standardised(x, 1e-4)
+    for n in range(4):
+        for c in range(3):
+            expected[n, c] = standard[n, c] * (1 + gain[c] @ condition[n].double()) + bias[c] @ condition[n].double()
+    assert torch.allclose(norm(x, condition).double(), expected, atol=1e-5)
+
+
+def test_gain_is_centred_at_one_and_bias_at_zero(generator):
+    norm = conditional(Standardize(3, epsilon=1e-4))
+    initialize(norm, INITIALIZERS["orthogonal"], generator)
+    x = torch.randn(4, 3, 2, 2, generator=generator)
+    assert torch.allclose(norm(x, torch.zeros(4, 5)).double(), hand_standardised(x, 1e-4), atol=1e-5)
+
+
+def test_plain_starts_as_standardisation(generator):
+    norm = AffineNorm(3, standardize=Standardize(3, epsilon=1e-4))
+    initialize(norm, INITIALIZERS["orthogonal"], generator)
+    x = torch.randn(4, 3, 2, 2, generator=generator)
+    assert torch.allclose(norm(x).double(), hand_standardised(x, 1e-4), atol=1e-5)
+
+
+def test_sum_over_ranks_gives_the_statistics_of_the_whole_batch(generator):
+    whole = torch.randn(4, 3, 2, 2, generator=generator)
+    norm = Standardize(3, epsilon=1e-4)
+    norm.sum_over_ranks = lambda values: 2 * values  # two ranks that hold the same half
+    doubled = norm(whole)
+    assert torch.allclose(doubled.double(), hand_standardised(whole, 1e-4), atol=1e-5)
+
+
+def test_standing_statistics_are_equal_weight_averages(generator):
+    norm = Standardize(3, epsilon=1e-4).eval()
+    batches = [torch.randn(8, 3, 2, 2, generator=generator) * (i + 1) for i in range(3)]
+    with collecting_statistics(norm):
+        for batch in batches:
+            norm(batch)
+    means = torch.stack([batch.transpose(0, 1).flatten(1).mean(1) for batch in batches])
+    variances = torch.stack([batch.transpose(0, 1).flatten(1).var(1, unbiased=False) for batch in batches])
+    assert torch.allclose(norm.standing_mean, means.mean(0), atol=1e-6)
+    assert torch.allclose(norm.standing_variance, variances.mean(0), atol=1e-5)
+
+
+def test_evaluation_does_not_depend_on_the_batch(generator):
+    norm = Standardize(3, epsilon=1e-4).eval()
+    x = torch.randn(8, 3, 2, 2, generator=generator)
+    with collecting_statistics(norm):
+        norm(x)
+    assert torch.allclose(norm(x)[:1], norm(x[:1]), atol=1e-6)
+
+
+def test_collecting_without_a_pass_is_a_mistake():
+    with pytest.raises(AssertionError), collecting_statistics(Standardize(3, epsilon=1e-4)):
+        pass
+
+
+def test_bf16_input_keeps_float32_statistics(generator):
+    x = (torch.randn(64, 3, 8, 8, generator=generator) + 100).bfloat16()
+    norm = Standardize(3, epsilon=1e-4)
+    training = norm(x)
+    with collecting_statistics(norm.eval()):
+        norm(x)
+    for out in (training, norm(x)):
+        assert out.dtype == torch.bfloat16
+        assert (out.double() - hand_standardised(x, 1e-4)).abs().max() < 0.05
+
+
+def test_without_standardising_gain_and_bias_act_on_x_itself(generator):
+    norm = conditional(nn.Identity())
+    initialize(norm, INITIALIZERS["orthogonal"], generator)
+    norm.eval()
+    x, condition = torch.randn(4, 3, 2, 2, generator=generator), torch.randn(4, 5, generator=generator)
+    gain, bias = 1 + norm.gain(condition), norm.bias(condition)
+    assert torch.allclose(norm(x, condition), x * gain[:, :, None, None] + bias[:, :, None, None], atol=1e-6)
+
+
+def test_a_table_holds_a_row_for_each_class_and_starts_at_zero(generator):
+    table = ClassTable(4, 3)
+    initialize(table, INITIALIZERS["normal"], generator)
+    assert not table.weight.detach().any()
+    with torch.no_grad():
+        table.weight.copy_(torch.arange(12.0).view(4, 3))
+    blend = torch.tensor([[0.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.0, 0.0]])
+    assert torch.equal(table(blend), torch.tensor([[6.0, 7.0, 8.0], [1.5, 2.5, 3.5]]))
+
+
+def test_the_perceptron_map_is_two_layers_with_a_relu(generator):
+    layer = PerceptronMap(5, 3, linear=LINEAR)
+    initialize(layer, INITIALIZERS["orthogonal"], generator)
+    layer.eval()
+    condition = torch.randn(4, 5, generator=generator)
+    hidden = (condition @ layer.hidden.used_weight().T + layer.hidden.bias).clamp(min=0)
+    assert torch.allclose(layer(condition), hidden @ layer.output.used_weight().T, atol=1e-6)

@@ -1,0 +1,208 @@
+"""Regularisers of weights: losses against loops, gradients against closed forms and autograd, the clamp against SVD."""
+
+import pytest
+import torch
+
+from biggan.models import registry
+from biggan.models.biggan import BigGANConfig
+from biggan.nn.layers import Linear, Weighted
+from biggan.nn.reparametrization import Plain
+from biggan.objectives.regularization import DiscriminatorRegularization, GeneratorRegularization, RegularizationConfig
+from biggan.objectives.regularizer import Context
+from biggan.objectives.weight_regularizers import (
+    L2,
+    Bound,
+    GradientClip,
+    HistoricalAverage,
+    Orthogonal,
+    OrthogonalGradient,
+    SigmaClamp,
+    SigmaPenalty,
+    full_energy,
+    off_diagonal_energy,
+    weights_of,
+)
+from biggan.runtime.errors import ConfigError
+
+CONTEXT = Context(step=1)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_energy_against_loops(shape, generator):
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
+    expected = sum((weight[i] @ weight[j]) ** 2 for i in range(shape[0]) for j in range(shape[0]) if i != j)
+    assert off_diagonal_energy(weight).item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_gradient_is_four_times_the_masked_gram_times_w(shape, generator):
+    """docs/papers/biggan.md, "Orthogonal regularization": the gradient of || WW' * (1 - I) ||^2 is 4 (WW' * (1 - I)) W."""
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    off_diagonal_energy(weight).backward()
+    w = weight.detach()
+    gram = w @ w.T
+    assert torch.allclose(weight.grad, 4 * (gram - torch.diag(gram.diag())) @ w)
+
+
+def test_sum_over_the_generator_against_autograd_of_the_printed_formula(generator):
+    g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    Orthogonal(1e-4).penalty(g, CONTEXT).backward()
+    got = {name: parameter.grad for name, parameter in g.named_parameters()}
+    g.zero_grad()
+    total = 0.0
+    for name, parameter in g.named_parameters():
+        if parameter.dim() >= 2 and name != "embedding.weight":
+            rows = parameter.flatten(1)
+            gram = rows @ rows.T
+            total = total + (gram * (1 - torch.eye(len(rows)))).square().sum()
+    (1e-4 * total).backward()
+    for name, parameter in g.named_parameters():
+        if parameter.grad is None:
+            assert got[name] is None, f"{name} is not to be regularised"
+        else:
+            assert torch.allclose(got[name], parameter.grad, atol=1e-6), name
+
+
+def test_class_embeddings_are_left_out(generator):
+    g, d = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    for net in (g, d):
+        matrices = {name.removesuffix(".weight") for name, parameter in net.named_parameters() if parameter.dim() >= 2}
+        assert matrices - {name for name, _ in weights_of(net)} == {"embedding" if net is g else "head.embedding"}
+
+
+def test_an_orthogonal_network_costs_nothing(generator):
+    g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    tall = sum(layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, Weighted))
+    wide = [
+        off_diagonal_energy(layer.weight.flatten(1)).item()
+        for layer in g.modules()
+        if isinstance(layer, Weighted) and layer.weight.shape[0] <= layer.weight[0].numel()
+    ]
+    assert max(wide) < 1e-4
+    assert tall, "more filters than inputs cannot all be orthogonal: the test looks at the others"
+
+
+def network(generator, rows=5, columns=9):
+    """One layer (rows, columns) without a rule."""
+    layer = Linear(columns, rows, rule=Plain, bias=False)
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+    return torch.nn.Sequential(layer)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
+def test_full_form_against_autograd_of_the_formula(shape, generator):
+    weight = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    (got,) = torch.autograd.grad(full_energy(weight), weight)
+    (wanted,) = torch.autograd.grad((weight @ weight.T - torch.eye(shape[0])).square().sum(), weight)
+    assert torch.allclose(got, wanted)
+
+
+def test_the_gradient_form_is_half_of_the_printed_loss(generator):
+    """docs/papers/biggan.md, "Orthogonal regularization": the author's strength s is a loss of weight s / 2."""
+    net = network(generator)
+    Orthogonal(0.5e-2).penalty(net, CONTEXT).backward()
+    wanted = net[0].weight.grad.clone()
+    net[0].weight.grad = torch.full_like(wanted, 3.0)
+    OrthogonalGradient(1e-2).before_step(net)
+    assert torch.allclose(net[0].weight.grad, 3 + wanted)
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (300, 400)])
+@pytest.mark.parametrize("ratio", [None, 1.02])
+def test_the_clamp_moves_one_singular_value(shape, ratio, generator):
+    net = network(generator, *shape)
+    with torch.no_grad():  # a leading value apart from the rest
+        net[0].weight += 30 * torch.outer(
+            *[torch.nn.functional.normalize(torch.randn(n, generator=generator), dim=0) for n in shape]
+        )
+    before = torch.linalg.svdvals(net[0].weight.detach().double())
+    bound = 0.9 * before[0].item() if ratio is None else ratio * before[1].item()
+    SigmaClamp(Bound(bound if ratio is None else None, ratio, "")).after_step(net)
+    after = torch.linalg.svdvals(net[0].weight.detach().double())
+    assert after[0].item() == pytest.approx(bound, rel=1e-5)
+    assert torch.allclose(after[1:], before[1:], rtol=1e-4)
+    SigmaClamp(Bound(1e6, None, "")).after_step(net)
+    assert torch.equal(torch.linalg.svdvals(net[0].weight.detach().double()), after), "below its bound nothing moves"
+
+
+@pytest.mark.parametrize("bound", [Bound(0.5, None, ""), Bound(None, 1.5, "")])
+def test_sigma_penalty_against_autograd_through_svd(bound, generator):
+    net = network(generator)
+    SigmaPenalty(bound, strength=0.3).penalty(net, CONTEXT).backward()
+    got, net[0].weight.grad = net[0].weight.grad, None
+    values = torch.linalg.svdvals(net[0].weight)
+    target = 0.5 if bound.ratio is None else 1.5 * values[1].detach()
+    (0.3 * (values[0] - target) ** 2).backward()
+    assert torch.allclose(got, net[0].weight.grad, atol=1e-5)
+
+
+def test_l2_and_clipping(generator):
+    net = network(generator)
+    assert L2(0.1).penalty(net, CONTEXT).item() == pytest.approx(0.1 * net[0].weight.square().sum().item())
+    net[0].weight.grad = torch.full_like(net[0].weight, 2.0)
+    GradientClip(1.5).before_step(net)
+    assert net[0].weight.grad.norm().item() == pytest.approx(1.5, rel=1e-4)
+    GradientClip(99.0).before_step(net)
+    assert net[0].weight.grad.norm().item() == pytest.approx(1.5, rel=1e-4)
+
+
+def test_bounds_name_layers(generator):
+    g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    names = [name for name, _ in weights_of(g)]
+    assert [name for name, _ in Bound(1.0, None, "conv_1").weights(g)] == [name for name in names if "conv_1" in name]
+    with pytest.raises(ConfigError, match="in no name of a weight"):
+        Bound(1.0, None, "absent").weights(g)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"orthogonal": 0.0}, "None for off"),
+        ({"l2": -1.0}, "l2=-1.0 must be above 0"),
+        ({"sigma_penalty": 1.0}, "one of sigma_bound"),
+        ({"sigma_clamp": True, "sigma_bound": 1.0, "sigma_ratio": 2.0}, "one of sigma_bound"),
+        ({"sigma_clamp": True, "sigma_ratio": 0.5}, "at least 1"),
+        ({"sigma_bound": 2.0}, "needs sigma_penalty or sigma_clamp"),
+    ],
+)
+def test_strengths_must_make_sense(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RegularizationConfig(generator=GeneratorRegularization(**settings)).check()
+
+
+def test_what_is_on():
+    off = RegularizationConfig(generator=GeneratorRegularization(orthogonal=None))
+    assert (off.generator.regularizers(), off.discriminator.regularizers()) == ((), ())
+    everything = {"orthogonal": 1.0, "sigma_penalty": 1.0, "sigma_clamp": True, "sigma_bound": 1.0, "l2": 1.0}
+    everything |= {"gradient_norm": 1.0, "r1": 1.0, "r2": 1.0, "lecam": 1.0, "consistency": 1.0}
+    kinds = [type(r).__name__ for r in DiscriminatorRegularization(**everything).regularizers()]
+    assert kinds == ["Orthogonal", "SigmaPenalty", "L2", "GradientClip", "SigmaClamp", "R1", "R2", "LeCam", "Consistency"]
+    gradient = GeneratorRegularization(orthogonal_form="gradient").regularizers()
+    assert [type(r).__name__ for r in gradient] == ["OrthogonalGradient"]
+
+
+def test_historical_average_is_the_mean_of_all_iterates(generator):
+    """Salimans et al. 2016, section 3.3: || theta - (1 / t) sum of theta[i] ||^2, over 50 steps, resumed in between."""
+    net = torch.nn.Linear(4, 3)
+    regularizer = HistoricalAverage(0.5)
+    iterates = [torch.cat([p.detach().flatten() for p in net.parameters()])]
+    for step in range(50):
+        if step == 20:
+            kept = {name: tensor.clone() for name, tensor in regularizer.memory().items()}
+            regularizer = HistoricalAverage(0.5)
+            regularizer.remember(kept)
+        penalty = regularizer.penalty(net, CONTEXT)
+        expected = 0.5 * (iterates[-1] - torch.stack(iterates).mean(0)).square().sum()
+        assert penalty.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-9)
+        net.zero_grad()
+        penalty.backward()
+        slope = torch.cat([p.grad.flatten() for p in net.parameters()])
+        assert torch.allclose(slope, iterates[-1] - torch.stack(iterates).mean(0), atol=1e-5)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+        regularizer.after_step(net)
+        iterates.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    means = torch.cat([regularizer.means[name].flatten() for name, _ in net.named_parameters()])
+    assert torch.allclose(means, torch.stack(iterates).mean(0), atol=1e-5)

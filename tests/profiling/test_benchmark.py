@@ -1,0 +1,100 @@
+"""The arithmetic of the benchmark: FLOP and bytes against counts by hand, settings by name."""
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import call, tiny_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from biggan.configs.overrides import replaced, with_settings
+from biggan.configs.presets import preset
+from biggan.data.dataset import DataConfig
+from biggan.metrics.evaluate import EvalConfig
+from biggan.profiling.benchmark import Arm, bench_data, bench_evaluate, bench_sample, bench_train
+from biggan.profiling.flops import SavedBytes, footprint
+from biggan.runtime.errors import ConfigError
+from biggan.training.step import train_step
+
+
+def ready(**train):
+    config = tiny_config(**train)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10))
+
+
+def test_flop_per_step_is_what_a_real_step_does():
+    arm = Arm(ready())
+    arm.game.generator.regularizers = ()
+    with FlopCounterMode(display=False) as counter:
+        train_step(arm.game, 1, arm.reals)
+    assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.05)
+
+
+def test_saved_bytes_of_a_product():
+    x, w = torch.ones(10, 20, requires_grad=True), torch.ones(20, 30, requires_grad=True)
+    saved = SavedBytes([])
+    with saved.counting():
+        (x @ w).sum().backward()
+    assert saved.sums == [4 * (10 * 20 + 20 * 30)]
+
+
+def test_recomputing_needs_less_memory_and_no_other_arithmetic():
+    kept, again = footprint(ready()), footprint(ready(recompute=True))
+    assert again.activation_bytes < kept.activation_bytes / 1.3
+    assert again._replace(activation_bytes=0) == kept._replace(activation_bytes=0)
+
+
+def test_settings_by_name():
+    config = with_settings(ready(), ["train.precision=bf16", "train.micro-batch=4", "train.generator_lr=0.5"])
+    assert (config.train.precision, config.train.micro_batch, config.train.generator_lr) == ("bf16", 4, 0.5)
+    for setting, message in (("train.bach=3", "did you mean"), ("train.batch=x", "integer"), ("train.precision=x", "fp32")):
+        with pytest.raises(ConfigError, match=message):
+            with_settings(ready(), [setting])
+
+
+def test_the_two_ways_to_sample_give_a_ratio():
+    text = bench_sample(ready(), batch=2, rounds=1, seconds=0.05)
+    assert [line.split()[0] for line in text.splitlines()] == ["cpu,", "frozen,", "as", "ratio"]
+
+
+def test_reading_a_data_set_is_timed():
+    config = dataclasses.replace(ready(), data=DataConfig(source="embedded:digits"))
+    text = bench_data(config, seconds=0.05)
+    assert text.startswith("1797 images at 32 px")
+    assert all(word in text for word in ("first start", "second start", "streaming"))
+
+
+def test_two_settings_give_a_ratio():
+    text = bench_train({"a": ready(), "b": ready(memory_format="contiguous")}, rounds=1, seconds=0.1)
+    assert "images/s" in text
+    assert "ratio" in text
+
+
+def test_extracting_is_timed_in_both_arithmetics(small):
+    config = dataclasses.replace(ready(), eval=EvalConfig(extractor=f"module:{small}"))
+    text = bench_evaluate(config, batch=4, rounds=1, seconds=0.05)
+    assert [line.split()[0] for line in text.splitlines()] == [f"module:{small}", "bf16", "float32", "ratio"]
+
+
+def test_the_commands(capsys):
+    """From the words to the last line, for a run with all three streams of images."""
+    short = ("--rounds", 1, "--seconds", 0.05, "--train.device", "cpu")
+    for what, word in (("train", "peak memory"), ("sample", "ratio")):
+        code, out, err = call(capsys, "bench", what, "improved-mnist", *short)
+        assert code == 0, err
+        assert word in out
+
+
+def test_labelled_images_are_part_of_the_step_that_is_timed():
+    """The FLOP of a semi-supervised step are counted, and made."""
+    arm = Arm(replaced(preset("improved-mnist"), {"model.num_classes": 10, "train.device": "cpu", "train.batch": 20}))
+    with FlopCounterMode(display=False) as counter:
+        train_step(arm.game, 1, arm.reals, arm.labelled)
+    assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.2)
+
+
+def test_state_is_counted_with_averages_and_means():
+    config = replaced(ready(), {"model.num_classes": 10})
+    need = footprint(config)
+    more = footprint(replaced(config, {"regularization.discriminator.historical_average": 0.1}))
+    assert more.state_bytes - need.state_bytes == 4 * need.discriminator_parameters

@@ -1,0 +1,96 @@
+"""Run by test_distributed, alone and under torchrun: gradients and batch statistics of one turn each, to a file."""
+
+import itertools
+import sys
+
+import torch
+from conftest import tiny_config
+
+from biggan.configs.overrides import replaced
+from biggan.models.biggan import BigGANConfig
+from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.nn.batch_norm import Standardize, together_with
+from biggan.nn.minibatch_discrimination import MinibatchDiscrimination
+from biggan.runtime.distributed import gathered, together
+from biggan.training.setup import build_game
+from biggan.training.step import discriminator_turn, generator_turn
+
+SIZE = {"resolution": 32, "width": 4, "embedding_dim": 8, "num_classes": 10}
+PENALTIES = {f"regularization.discriminator.{name}": 1.0 for name in ("r1", "r2", "lecam", "orthogonal")}
+CASES = {
+    f"{name}, {accumulation} accumulated": (changes, accumulation)
+    for name, changes in {
+        "biggan": {"model": BigGANConfig(**SIZE)},
+        "biggan-deep": {"model": BigGANDeepConfig(**SIZE)},
+        "batch norm in D": {"model": BigGANConfig(**SIZE, discriminator_norm="batch")},
+        "one table": {"model": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator")},
+        "virtual norm": {"model": BigGANConfig(**SIZE, generator_norm="virtual", reference_batch=6)},
+        "minibatch features": {"model": BigGANConfig(**SIZE, minibatch_kernels=5), "train.compare_across_ranks": True},
+        "classes": {
+            "model": BigGANConfig(**SIZE, minibatch_kernels=5, discriminator_head="classes"),
+            "objective.loss": "semi-supervised",
+            "train.compare_across_ranks": True,
+        },
+        "feature matching": {"model": BigGANConfig(**SIZE), "objective.feature_matching": "l1"},
+        "penalties": {"model": BigGANConfig(**SIZE, discriminator_attention=(16,))} | PENALTIES,
+    }.items()
+    for accumulation in (1, 4)
+}
+
+
+def real_images(plan):
+    """This rank's shares of fixed micro-batches."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in itertools.count():
+        images = torch.randint(256, (plan.micro_batch, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(10, (plan.micro_batch,), generator=generator)
+        yield plan.world.share(images), plan.world.share(labels)
+
+
+def gradients(changes, accumulation, world):
+    """{what: tensor} of one turn of each player from the same weights, the optimisers standing still."""
+    config = replaced(tiny_config(batch=16, micro_batch=16 // accumulation), changes)
+    game = build_game(config, world)
+    found, statistics = {}, []
+    for player in (game.generator, game.discriminator):
+        player.step = lambda step: None
+        if world.size == 1:
+            together_with(player.network, lambda values: values)  # the path that can be listened to
+    for layer in game.discriminator.network.modules():
+        if isinstance(layer, MinibatchDiscrimination):  # near enough to each other for the features to say something
+            torch.nn.init.constant_(layer.log_scale, -5.0)
+    for layer in (*game.generator.network.modules(), *game.discriminator.network.modules()):
+        if isinstance(layer, Standardize):
+            layer.batch_statistics = listening(layer.batch_statistics, statistics)
+    discriminator_turn(game, 1, 0, real_images(game.plan))
+    found |= {f"D/{name}": p.grad.clone() for name, p in game.discriminator.network.named_parameters()}
+    for player in (game.generator, game.discriminator):
+        player.optimizer.zero_grad()
+    generator_turn(game, 1, 0, [next(real_images(game.plan))])
+    found |= {f"G/{name}": p.grad.clone() for name, p in game.generator.network.named_parameters()}
+    return found | {f"statistics/{index}": tensor for index, tensor in enumerate(statistics)}
+
+
+def listening(function, heard):
+    def call(x):
+        result = function(x)
+        heard.extend(value.detach().clone() for value in result)
+        return result
+
+    return call
+
+
+def main():
+    # Without kinks, so that rounding never decides a derivative and the comparison can be tight.
+    torch.nn.functional.relu = torch.nn.functional.softplus
+    with together(torch.device("cpu")) as world:
+        found = {name: gradients(*case, world) for name, case in CASES.items()}
+        for case in found.values():
+            for name, tensor in case.items():
+                assert all(torch.equal(tensor, other) for other in gathered(tensor)), f"{name} differs between ranks"
+        if world.is_first:
+            torch.save(found, sys.argv[1])
+
+
+if __name__ == "__main__":
+    main()

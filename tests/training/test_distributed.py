@@ -1,0 +1,216 @@
+"""Several processes against one: gradients, batch statistics, samples, resuming. Gloo on the CPU, two ranks."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from conftest import tiny_config
+from rank_script import CASES
+
+from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.tensors import read_checkpoint
+from biggan.configs.train import TrainConfig
+from biggan.runtime.distributed import World, agreed_start, world
+from biggan.runtime.errors import ConfigError
+from biggan.training.setup import plan_of
+
+HERE = Path(__file__).parent
+TINY = ["--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1, "--train.checkpoint-every", 1]
+TINY += ["--train.standing-passes", 3, "--model.width", 2, "--model.embedding-dim", 8, "--data.flip"]
+TINY += ["--watch.every", 1, "--watch.share", 100, "--watch.held-out", "embedded:digits"]
+TINY += [
+    "--train.device",
+    "cpu",
+    "--train.precision",
+    "fp32",
+    "--train.generator-lr",
+    1e-4,
+    "--train.discriminator-lr",
+    1e-4,
+]
+
+
+def ranks(count, *words, cwd):
+    """Run `python WORDS` in so many processes; its output."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)] if count > 1 else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, env=environment, cwd=cwd
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    """What one and what two processes computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for count in (1, 2):
+        ranks(count, HERE / "rank_script.py", folder / f"{count}.pt", cwd=folder)
+    return [torch.load(folder / f"{count}.pt", weights_only=True) for count in (1, 2)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_on_half_batches_are_one_process_on_the_whole(gradients, case):
+    one, two = (found[case] for found in gradients)
+    assert one.keys() == two.keys()
+    assert case.startswith("virtual") or any(name.startswith("statistics") for name in one)
+    for kind in ("D/", "G/", "statistics/"):
+        names = [name for name in one if name.startswith(kind)]
+        if not names:  # virtual norms share none
+            continue
+        typical = torch.stack([one[name].abs().max() for name in names]).median()
+        for name in names:  # a bias in front of batch normalisation has no gradient: what is there is rounding
+            scale = torch.maximum(one[name].abs().max(), typical)
+            assert (one[name] - two[name]).abs().max() / scale < 1e-4, name
+
+
+def tensors_of(run):
+    folder = RunFolder(run)
+    return read_checkpoint(folder.list_checkpoints()[-1]).tensors
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Four steps by one process; by two; three by one and the last by two; three by two and the last by one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, before in {"1": None, "2": None, "12": "1", "21": "2"}.items():
+        if before is not None:
+            shutil.copytree(folder / before, folder / name)
+            shutil.rmtree(RunFolder(folder / name).list_checkpoints()[-1])
+            assert read_checkpoint(RunFolder(folder / name).list_checkpoints()[-1]).step == 3
+        train = ["-m", "biggan", "--", "train", "digits", *TINY, "--train.steps", 4, "--run", name]
+        told = ranks(int(name[-1]), *train, cwd=folder)
+        assert ("resuming from step 3" in told.stderr) == (before is not None)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["2", "12", "21"])
+def test_training_and_resuming_with_another_number_of_ranks(runs, name):
+    """Adam divides a gradient by its size, so where it is nearly 0 rounding decides its sign: a few weights may differ by
+    a step, 1e-4; most agree to rounding."""
+    one, other = tensors_of(runs / "1"), tensors_of(runs / name)
+    assert one.keys() == other.keys()
+    weights = [key for key in one if key.startswith(("generator/", "discriminator/", "ema/")) and "standing" not in key]
+    assert len(weights) > 100
+    pairs = torch.cat([torch.stack([one[key].flatten(), other[key].flatten()]) for key in weights], dim=1)
+    difference = (pairs[0] - pairs[1]).abs()
+    assert difference.max() < 1e-3
+    assert (difference < 1e-5).float().mean() > 0.98
+    logs = [[json.loads(line) for line in (runs / run / "stats.jsonl").read_text().splitlines()] for run in ("1", name)]
+    assert [line["step"] for line in logs[1]] == [1, 2, 3, 4]
+    seen = [[json.loads(line) for line in (runs / run / "watch.jsonl").read_text().splitlines()] for run in ("1", name)]
+    for first, second in zip(*seen, strict=True):
+        sigma = [line["sigma0/discriminator/blocks.2.conv_1.weight"] for line in (first, second)]
+        assert sigma[0] == pytest.approx(sigma[1], rel=1e-3)
+        assert first["diversity"] == pytest.approx(second["diversity"], rel=1e-3)
+    for first, second in zip(*logs, strict=True):
+        assert first["D_loss_real"] == pytest.approx(second["D_loss_real"], rel=1e-3)
+        assert first["G_loss_fake"] == pytest.approx(second["G_loss_fake"], rel=1e-2, abs=1e-3)
+
+
+def test_one_and_two_ranks_draw_the_same_images(runs):
+    """Five statistics passes and five batches over two ranks; to the bit."""
+    for count in (1, 2):
+        sample = ["-m", "biggan", "--", "sample", "1", "--n", 300, "--truncation", 0.5, "--out", f"drawn{count}"]
+        ranks(count, *sample, cwd=runs)
+    files = [sorted((runs / f"drawn{count}").iterdir()) for count in (1, 2)]
+    assert len(files[0]) == 301
+    assert [file.name for file in files[0]] == [file.name for file in files[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
+
+
+def test_a_users_error_is_told_once(tmp_path):
+    words = ["-m", "biggan", "--", "train", "digits", "--run", "run", "--data", "absent.zip"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    done = subprocess.run(launcher, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("no such file or folder") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_does_not_divide(monkeypatch):
+    from conftest import tiny_config
+
+    config = tiny_config(batch=9)
+    assert isinstance(config.train, TrainConfig)
+    with pytest.raises(ConfigError, match=r"train.batch=9 is not divisible by 2 ranks: use --train.batch 10"):
+        plan_of(config, World(0, 2, 0))
+    with pytest.raises(ConfigError, match=r"--train.micro-batch 4"):
+        plan_of(tiny_config(batch=9, micro_batch=3), World(0, 2, 0))
+
+
+def test_the_environment_of_torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert world() == World(0, 1, 0)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match="start with torchrun"):
+        world()
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert world() == World(3, 4, 1)
+
+
+def test_ranks_that_start_again_find_each_other():
+    """What dead starts left in the store, words of ranks that died early among it, misleads nobody."""
+    store, seen = dist.HashStore(), []
+    for _ in range(3):
+        starts = {}
+
+        def arrive(rank, delay, starts=starts):
+            time.sleep(delay)
+            starts[rank] = agreed_start(store, rank, 3)
+
+        threads = [threading.Thread(target=arrive, args=(rank, delay)) for rank, delay in enumerate((0.0, 0.4, 0.2))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=20)
+        assert len(starts) == 3
+        assert len(set(starts.values())) == 1
+        seen.append(starts[0])
+        store.set("word/1", "dead")  # a rank that came, and died before the others
+    assert len(set(seen)) == 3
+
+
+GROUPS = """
+import sys, torch, torch.nn.functional as F
+from biggan.distributed import sums_within, together
+from biggan.nn.norm import Standardize
+
+with together(torch.device("cpu")) as world:
+    total = sums_within(2)
+    value = torch.tensor([world.rank + 1.0], requires_grad=True)
+    result = total(value)
+    (result * (world.rank + 1)).sum().backward()
+    expected = {0: 3.0, 1: 3.0, 2: 7.0, 3: 7.0}[world.rank]
+    assert (result.item(), value.grad.item()) == (expected, expected), (result, value.grad)
+    images = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    norm = Standardize(3, epsilon=1e-4)
+    norm.sum_over_ranks = total
+    pair = images.chunk(2)[world.rank // 2]
+    whole = F.batch_norm(pair, None, None, training=True, eps=1e-4)
+    assert torch.allclose(norm(images.chunk(4)[world.rank]), whole.chunk(2)[world.rank % 2], atol=1e-5)
+"""
+
+
+def test_statistics_within_groups_of_ranks(tmp_path):
+    """Four ranks in pairs: sums, their gradients, and a pair's normalisation against torch's of its images together."""
+    (tmp_path / "groups.py").write_text(GROUPS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, tmp_path / "groups.py"], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr
+    config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, statistics_ranks=3))
+    with pytest.raises(ConfigError, match="statistics_ranks=3 does not divide 4 ranks"):
+        plan_of(config, World(0, 4))
