@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.presets import preset
 from biggan.runtime.memory import keep_freed_memory
-from biggan.training.async_checkpoint import CheckpointWriter
-from biggan.training.resume import state_of
-from biggan.training.setup import build_game
+from biggan.training.async_checkpoint import AsyncCheckpointWriter
+from biggan.training.resume import flatten_state
+from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
 from biggan.training.trainer import sums_of
 
@@ -29,22 +29,22 @@ STEPS, EVERY = 12, 4
 def main(name: str) -> None:
     keep_freed_memory()
     config = preset(name)
-    game = build_game(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
-    size, batch = config.model.resolution, game.plan.micro_batch
+    state = build_train_state(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
+    size, batch = config.model.resolution, state.plan.micro_batch
     images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
     reals = itertools.repeat((images, torch.randint(10, (batch,))))
     steps, pauses = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = RunFolder(Path(scratch))
+        folder = RunDir(Path(scratch))
         folder.checkpoints.mkdir()
-        writer = CheckpointWriter(folder, keep=2)
+        writer = AsyncCheckpointWriter(folder, keep=2)
         for step in range(1, STEPS + 1):
             started = time.perf_counter()
-            train_step(game, step, reals)
+            train_step(state, step, reals)
             steps.append(time.perf_counter() - started)
             if step % EVERY == 0:
                 started = time.perf_counter()
-                state = state_of(game)
+                state = flatten_state(state)
                 sums_of(state)
                 writer.write(step, state, {})
                 pauses.append(time.perf_counter() - started)

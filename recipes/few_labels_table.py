@@ -6,9 +6,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.json_io import from_json, to_json
-from biggan.configs.overrides import replaced
+from biggan.configs.overrides import replace_fields
 from biggan.configs.run import RunConfig
 from biggan.runtime.metric_logger import read_log
 
@@ -20,7 +20,7 @@ def main() -> None:
         tests = read_log(path / "tests.jsonl")
         if not tests:
             continue
-        file = RunFolder(path).config_file
+        file = RunDir(path).config_file
         config = from_json(file.read_text(), RunConfig, file)
         each = config.data.labels_per_class
         labels = "all" if each is None else str(each * len(config.found.class_names))
@@ -29,7 +29,7 @@ def main() -> None:
         print(json.dumps({"run": path.name, "labels": labels, "step": step, "wrong": wrong, "percent": percent}))
         length = f"{step} of {config.train.steps} steps" if config.train.minutes is None else f"{config.train.minutes:g} min"
         kind = config.preset + ("" if config.objective.unsupervised else ", labels alone")
-        without_seeds = replaced(config, {"train.seed": 0, "data.labels_seed": 0})
+        without_seeds = replace_fields(config, {"train.seed": 0, "data.labels_seed": 0})
         groups[f"{kind}, {labels} labels, {length}", to_json(without_seeds)][str(path)] = wrong
     for (what, _), runs in sorted(groups.items()):
         wrong = list(runs.values())

@@ -130,7 +130,7 @@ class Tree:
             for old in refused:
                 del self.words[old]
 
-    def once(self, name: str, action: Callable[[], None]) -> Path:
+    def iterate_once(self, name: str, action: Callable[[], None]) -> Path:
         """The folder of this name in the results; `action` fills it, unless it did before."""
         folder, finished = self.results / name, self.results / "finished" / name
         if finished.exists():
@@ -148,12 +148,12 @@ class Tree:
 
     def trained(self, name: str) -> Path:
         """The folder of one of RUNS."""
-        return self.once(name, partial(self.train, name, RUNS[name]))
+        return self.iterate_once(name, partial(self.train, name, RUNS[name]))
 
     def half(self) -> Path:
         """The float32 run, stopped after half of its steps."""
         name = "half"
-        return self.once(name, partial(self.train, name, f"{RUNS['fp32']} --train.steps {HALF}"))
+        return self.iterate_once(name, partial(self.train, name, f"{RUNS['fp32']} --train.steps {HALF}"))
 
     def resumed(self, name: str, half: Path) -> Path:
         """A copy of a run that was stopped halfway, resumed."""
@@ -162,7 +162,7 @@ class Tree:
             shutil.copytree(half, self.results / name)
             self.train(name, RUNS["fp32"])
 
-        return self.once(name, action)
+        return self.iterate_once(name, action)
 
     def sampled(self, name: str, model: Path) -> Path:
         """Samples from a copy of a model folder."""
@@ -173,7 +173,7 @@ class Tree:
             shutil.copytree(model, copy)
             self.biggan("sample", str(copy), *SAMPLE.split(), "--out", str(self.results / name))
 
-        return self.once(name, action)
+        return self.iterate_once(name, action)
 
 
 def tensors(folder: Path) -> list[Entry]:
@@ -275,10 +275,10 @@ def all_comparisons(old: Tree, new: Tree) -> int:
     """Run everything, print what is equal and what differs; the number of comparisons that differ."""
     wrong = 0
 
-    def check(name: str, comparison: Callable[[], list[tuple[bool, str]]]) -> None:
+    def check(name: str, build_minibatch_discrimination: Callable[[], list[tuple[bool, str]]]) -> None:
         nonlocal wrong
         try:
-            found = comparison()
+            found = build_minibatch_discrimination()
         except Failed as error:
             found = [(False, str(error))]
         equal = all(same for same, _ in found)

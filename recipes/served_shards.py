@@ -22,7 +22,7 @@ from biggan.data.formats import Packed, Shards
 from biggan.data.prepare import prepare
 from biggan.data.sources import list_source
 from biggan.runtime.memory import keep_freed_memory
-from biggan.training.setup import build_game
+from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
 
 PORT = 8917
@@ -44,7 +44,7 @@ def main(options: argparse.Namespace, folder: Path) -> None:
         (folder / "shards" / "shard-000007.tar").unlink()
         source = open_source(f"wds:{address}", options.size, report=print)
         images = sum(len(labels) for _, labels in itertools.islice(source.stream(50, seed=0), source.count // 50))
-        print(f"one shard taken away: {images} images came, {source.faults()}")
+        print(f"one shard taken away: {images} images came, {source.read_errors()}")
     finally:
         server.terminate()
 
@@ -54,15 +54,15 @@ def compare(sources: dict, options: argparse.Namespace) -> None:
     keep_freed_memory()
     config = preset("cifar10")
     model = dataclasses.replace(config.model, num_classes=sources["disk"].num_classes, resolution=options.size)
-    game = build_game(dataclasses.replace(config, model=model))
-    streams = {name: source.stream(game.plan.micro_batch, seed=0) for name, source in sources.items()}
+    state = build_train_state(dataclasses.replace(config, model=model))
+    streams = {name: source.stream(state.plan.micro_batch, seed=0) for name, source in sources.items()}
     rates = {name: [] for name in sources}
     for round_, (name, stream) in itertools.product(range(options.rounds + 1), streams.items()):
         started = time.perf_counter()
         for step in range(options.steps):
-            train_step(game, step + 1, stream)
+            train_step(state, step + 1, stream)
         if round_:  # the first warms up
-            rates[name].append(options.steps * game.plan.real_images / (time.perf_counter() - started))
+            rates[name].append(options.steps * state.plan.real_images / (time.perf_counter() - started))
     for name, values in rates.items():
         ratio = statistics.median(values) / statistics.median(rates["disk"])
         values = f"{statistics.median(values):6.1f} images/s ({min(values):.1f} to {max(values):.1f})"

@@ -9,10 +9,10 @@ import pytest
 from conftest import call, tiny_config
 
 from biggan.checkpoints.init_from import config_of
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.cli.train import start_from
 from biggan.configs.json_io import to_json
-from biggan.configs.overrides import flatten, replaced
+from biggan.configs.overrides import flatten, replace_fields
 from biggan.configs.presets import preset
 from biggan.configs.run import PLACES, RunConfig
 from biggan.runtime.errors import CheckpointError
@@ -73,12 +73,12 @@ PLANTED = {
 def plant(folder: Path, config: RunConfig) -> RunConfig:
     """The config of a run that somebody else made."""
     values = {name: value.format(folder) if isinstance(value, str) else value for name, value in PLANTED.items()}
-    return replaced(config, values)
+    return replace_fields(config, values)
 
 
 def test_no_place_comes_from_a_stored_config(tmp_path):
     assert set(PLANTED) == PLACES
-    RunFolder(tmp_path / "run").claim(plant(tmp_path, tiny_config(batch=24, generator_lr=3e-4)))
+    RunDir(tmp_path / "run").claim(plant(tmp_path, tiny_config(batch=24, generator_lr=3e-4)))
     own = preset("cifar10")
     found = start_from(own, f"{tmp_path / 'run'}@2")
     assert (found.train.batch, found.train.generator_lr) == (24, 3e-4), "numbers are those of the run"
@@ -109,10 +109,10 @@ def test_starting_from_a_run_of_somebody_else(capsys, tmp_path):
 
 def test_a_run_whose_command_named_a_pipe_is_resumed_by_the_same_command(tmp_path):
     """Its config.json is only compared with the command line."""
-    config = replaced(tiny_config(), {"data.source": "wds:pipe:cat one.tar"})
-    folder = RunFolder(tmp_path / "run")
+    config = replace_fields(tiny_config(), {"data.source": "wds:pipe:cat one.tar"})
+    folder = RunDir(tmp_path / "run")
     folder.claim(config)
     folder.save(1, {}, {"seconds": 0.0}, keep=1)
     folder.claim(config)
     with pytest.raises(CheckpointError, match="another config"):
-        folder.claim(replaced(config, {"train.batch": 16}))
+        folder.claim(replace_fields(config, {"train.batch": 16}))

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from biggan.analysis.collapse_rules import Alarm, scan
+from biggan.analysis.collapse_rules import Alarm, find_alarms
 from biggan.analysis.spectra import spread
-from biggan.configs.monitor import WatchConfig
+from biggan.configs.monitor import MonitorConfig
 from biggan.runtime.errors import ConfigError
 
-CONFIG = WatchConfig()
+CONFIG = MonitorConfig()
 
 
 def lines(steps=range(50, 4001, 50), **courses):
@@ -40,7 +40,7 @@ def run_with(**courses):
 
 
 def test_a_healthy_run_raises_no_alarm():
-    assert scan(run_with(), CONFIG) == []
+    assert find_alarms(run_with(), CONFIG) == []
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_healthy_run_raises_no_alarm():
     ],
 )
 def test_each_rule_sees_its_collapse(rule, courses):
-    alarms = scan(run_with(**courses), CONFIG)
+    alarms = find_alarms(run_with(**courses), CONFIG)
     assert {alarm.rule for alarm in alarms} == {rule}
     first = alarms[0]
     assert 3000 <= first.step <= 3500
@@ -72,32 +72,32 @@ def test_each_rule_sees_its_collapse(rule, courses):
 
 
 def test_a_loss_that_explodes_or_is_not_finite():
-    (alarm, *_) = scan(run_with(D_loss_fake=lambda s: 0.8 if s < 3000 else 350.0), CONFIG)
+    (alarm, *_) = find_alarms(run_with(D_loss_fake=lambda s: 0.8 if s < 3000 else 350.0), CONFIG)
     assert (alarm.rule, alarm.step <= 3100) == ("D's loss explodes", True)
-    (alarm, *_) = scan(run_with(diversity=lambda s: 0.5 if s < 3000 else math.nan), CONFIG)
+    (alarm, *_) = find_alarms(run_with(diversity=lambda s: 0.5 if s < 3000 else math.nan), CONFIG)
     assert (alarm.rule, alarm.step, alarm.evidence) == ("a number is not finite", 3000, "diversity")
 
 
 def test_a_loss_without_a_floor_is_not_near_zero():
     wasserstein = {"D_loss_real": lambda s: -6.3 + s / 2000, "D_loss_fake": lambda s: -0.3}
-    assert scan(run_with(**wasserstein), CONFIG) == []
+    assert find_alarms(run_with(**wasserstein), CONFIG) == []
 
 
 def test_a_rule_does_not_repeat_itself():
     log = run_with(frechet_distance=lambda s: 50.0 if s < 1000 else 200.0)
-    assert [alarm.step for alarm in scan(log, CONFIG)] == [1000, 1350, 1800, 2400, 3200]
+    assert [alarm.step for alarm in find_alarms(log, CONFIG)] == [1000, 1350, 1800, 2400, 3200]
 
 
 def test_nothing_is_said_of_the_first_steps():
     log = lines(range(10, 200, 10), frechet_distance=lambda s: s**2, diversity=lambda s: 1 / s)
-    assert scan(log, CONFIG) == []
+    assert find_alarms(log, CONFIG) == []
 
 
 def test_old_logs_in_any_order_and_without_some_quantities():
     log = lines(D_loss_real=lambda s: 0.8, frechet_distance=lambda s: 50.0 if s < 3000 else 100.0)
     assert (
-        scan(reversed(log), CONFIG)
-        == scan(log, CONFIG)
+        find_alarms(reversed(log), CONFIG)
+        == find_alarms(log, CONFIG)
         == [
             Alarm("the samples get worse", 3000, "frechet_distance 50 at step 2950, 100 now", 2950),
             Alarm("the samples get worse", 4000, "frechet_distance 50 at step 2950, 100 now", 2950),
@@ -122,4 +122,4 @@ def test_spread_against_loops(generator):
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
-        WatchConfig(**settings).check()
+        MonitorConfig(**settings).check()

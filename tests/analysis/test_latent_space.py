@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from biggan.analysis.diagnostics import called_real, confusion, worst_pairs
-from biggan.analysis.latent_space import blends, linear, paths, spherical, weights_of
-from biggan.analysis.nearest_neighbors import neighbours
+from biggan.analysis.diagnostics import confusion, share_called_real, worst_pairs
+from biggan.analysis.latent_space import blends, linear, parse_class_weights, paths, spherical
+from biggan.analysis.nearest_neighbors import neighbors
 from biggan.metrics.features import Extracted
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
@@ -33,8 +33,8 @@ def test_a_spherical_walk_goes_along_the_great_circle():
     first, second = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 4.0, 0.0])
     way = spherical(first, second, 4)
     angles = [0, math.pi / 6, math.pi / 3, math.pi / 2]
-    lengths = [2, 2 + 2 / 3, 2 + 4 / 3, 4]
-    expected = [[length * math.cos(a), length * math.sin(a), 0] for length, a in zip(lengths, angles, strict=True)]
+    gradient_norms = [2, 2 + 2 / 3, 2 + 4 / 3, 4]
+    expected = [[length * math.cos(a), length * math.sin(a), 0] for length, a in zip(gradient_norms, angles, strict=True)]
     assert torch.allclose(way, torch.tensor(expected), atol=1e-6)
     assert torch.allclose(spherical(first, first, 3), first.expand(3, -1)), "no angle, no way"
     assert spherical(first, -first, 3).isfinite().all()
@@ -64,16 +64,16 @@ def test_a_blend_of_one_class_is_the_class(sampler):
 
 
 def test_weights(sampler):
-    assert torch.allclose(weights_of("ant:3, walrus:1", sampler), torch.tensor([0.75, 0, 0.25]))
+    assert torch.allclose(parse_class_weights("ant:3, walrus:1", sampler), torch.tensor([0.75, 0, 0.25]))
     for text, message in (("ant", "and its weight"), ("ant:x", "and its weight"), ("ant:0", "above 0"), ("nat:1", "'ant'")):
         with pytest.raises(ConfigError, match=message):
-            weights_of(text, sampler)
+            parse_class_weights(text, sampler)
 
 
 def test_neighbours_are_the_nearest(generator):
     samples = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8, generator=generator)
     real = torch.randint(256, (50, 3, 2, 2), dtype=torch.uint8, generator=generator)
-    found = neighbours(samples, zip(real.split(7), range(8), strict=True), None, 3)
+    found = neighbors(samples, zip(real.split(7), range(8), strict=True), None, 3)
     table = np.linalg.norm(samples.flatten(1).double().numpy()[:, None] - real.flatten(1).double().numpy()[None], axis=2)
     places = np.argsort(table, axis=1)[:, :3]
     assert torch.equal(found.images, real[torch.from_numpy(places)])
@@ -102,4 +102,4 @@ def test_belief():
     bright.forward = lambda x, y: SimpleNamespace(score_N=x.mean((1, 2, 3)))
     images = torch.tensor([0, 100, 127, 128, 200, 255], dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
     batches = zip(images.split(4), torch.zeros(6, dtype=torch.int64).split(4), strict=True)
-    assert called_real(bright, batches, torch.device("cpu")) == 0.5
+    assert share_called_real(bright, batches, torch.device("cpu")) == 0.5

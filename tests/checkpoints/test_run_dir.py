@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.run import RunConfig
@@ -20,7 +20,7 @@ TENSORS = {"a": torch.arange(1000.0), "b": torch.tensor(3, dtype=torch.int64)}
 
 @pytest.fixture
 def folder(tmp_path):
-    run = RunFolder(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     run.claim(tiny_config())
     return run
 
@@ -113,14 +113,14 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "me.png").write_bytes(b"")
     with pytest.raises(CheckpointError, match="holds no run"):
-        RunFolder(tmp_path / "photos").claim(tiny_config())
+        RunDir(tmp_path / "photos").claim(tiny_config())
     assert (tmp_path / "photos" / "me.png").exists()
 
 
 def test_a_folder_whose_claim_was_cut_short_can_be_claimed(tmp_path):
     (tmp_path / "run" / "samples").mkdir(parents=True)
     (tmp_path / "run" / ".config.json.writing").write_text("{")
-    RunFolder(tmp_path / "run").claim(tiny_config())
+    RunDir(tmp_path / "run").claim(tiny_config())
     assert (tmp_path / "run" / "config.json").exists()
 
 

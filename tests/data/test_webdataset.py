@@ -115,8 +115,8 @@ def test_ranks_read_parts_of_the_same_batches(tars, batch, world):
     source = open_source(f"wds:{tars}", 16, flip=True)
     whole, labels = take(source.stream(batch, seed=1), 9)
     parts = [take(source.stream(batch, rank=rank, world_size=world, seed=1), 9) for rank in range(world)]
-    together = torch.stack([images.unflatten(0, (9, -1)) for images, _ in parts], dim=1).flatten(0, 2)
-    assert torch.equal(together, whole)
+    process_group = torch.stack([images.unflatten(0, (9, -1)) for images, _ in parts], dim=1).flatten(0, 2)
+    assert torch.equal(process_group, whole)
     assert torch.equal(torch.stack([names.unflatten(0, (9, -1)) for _, names in parts], dim=1).flatten(), labels)
 
 
@@ -149,8 +149,8 @@ def test_a_shard_that_fails_is_tried_again(tars, server, monkeypatch, how):
     source = open_source(f"wds:{address}", 16)
     undisturbed = named(*take(open_source(f"wds:{tars}", 16).stream(8, seed=0), 8))
     assert named(*take(source.stream(8, seed=0), 8)) == undisturbed
-    assert source.faults()["data_retries"] == 2
-    assert source.faults()["data_skipped_shards"] == 0
+    assert source.read_errors()["data_retries"] == 2
+    assert source.read_errors()["data_skipped_shards"] == 0
 
 
 @pytest.mark.parametrize(("how", "delivered"), [("error", 0), ("half", 2)])
@@ -161,14 +161,14 @@ def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkey
     lines = []
     source = open_source(f"wds:{address}", 16, report=lines.append)
     seen = collections.Counter(named(*take(source.stream(1, seed=0), 3 * 60 + 8)))
-    lost = {(sample.data, sample.label) for sample in webdataset.samples_of(str(tars / "shard-000003.tar"))}
+    lost = {(sample.data, sample.label) for sample in webdataset.read_samples(str(tars / "shard-000003.tar"))}
     lost = {(np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).tobytes(), label) for data, label in lost}
     assert len(lost) == 4
     assert len(seen) == 64 - 4 + delivered
     assert len(set(seen) & lost) == delivered
-    assert source.faults()["data_skipped_shards"] >= 2
-    assert source.faults()["data_retries"] == 3 * source.faults()["data_skipped_shards"]
-    assert source.faults()["data_skipped_images"] == source.faults()["data_skipped_shards"] * (4 - delivered)
+    assert source.read_errors()["data_skipped_shards"] >= 2
+    assert source.read_errors()["data_retries"] == 3 * source.read_errors()["data_skipped_shards"]
+    assert source.read_errors()["data_skipped_images"] == source.read_errors()["data_skipped_shards"] * (4 - delivered)
     assert "shard-000003.tar failed 4 times and is left out" in lines[0]
     assert ("Error 503" in lines[0]) == (how == "error")
 
@@ -183,7 +183,7 @@ def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch):
     with pytest.raises(DataError, match=r"nothing could be read for 0 seconds, last of all .*tar"):
         next(source.stream(8, seed=0))
     assert "nor can others (FileNotFoundError" in lines[0]
-    assert source.faults()["data_skipped_shards"] == 0, "it is not the shards that fail"
+    assert source.read_errors()["data_skipped_shards"] == 0, "it is not the shards that fail"
 
 
 def test_the_stream_waits_for_a_server_that_comes_back(tars, tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_the_stream_waits_for_a_server_that_comes_back(tars, tmp_path, monkeypat
     tars.rename(tmp_path / "away")
     threading.Timer(1.0, lambda: (tmp_path / "away").rename(tars)).start()
     assert named(*take(source.stream(8, seed=0), 8)) == undisturbed
-    assert source.faults()["data_retries"] > 4
+    assert source.read_errors()["data_retries"] > 4
 
 
 @pytest.mark.parametrize("look", [1, 2, 9])
@@ -212,7 +212,7 @@ def test_a_server_that_comes_back_between_a_try_and_a_look_costs_no_shard(tars, 
     monkeypatch.setattr(webdataset, "can_be_opened", can_be_opened)
     tars.rename(tmp_path / "away")
     assert named(*take(source.stream(8, seed=0), 8)) == undisturbed
-    assert source.faults()["data_skipped_shards"] == 0
+    assert source.read_errors()["data_skipped_shards"] == 0
 
 
 def write_bare(folder, shard, samples):
@@ -269,7 +269,7 @@ def test_broken_images(tmp_path):
         take(source.stream(3, seed=0), 1)
     source = open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache", skip_broken=True)
     images, labels = take(source.stream(3, seed=0), 4)
-    assert source.faults()["data_broken_images"] >= 4
+    assert source.read_errors()["data_broken_images"] >= 4
     assert torch.equal(images[:, 0, 0, 0], labels + 1), "another image came in its place, with its own class"
     parts = [take(source.stream(3, rank=rank, world_size=3, seed=0), 4)[0] for rank in range(3)]
     assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), images), "the same for any number of ranks"
@@ -314,7 +314,7 @@ def test_no_file_is_taken_for_a_command_whatever_it_is_called(tmp_path, tars, mo
     monkeypatch.chdir(tmp_path / "bare")
     for number, where in enumerate((".", f"./{name}", f"{{{name},./{name}}}")):
         source = open_source(f"wds:{where}", 16, cache=tmp_path / f"cache-{number}")
-        assert (next(source.once(1))[0][:, 0] == 1).all()
+        assert (next(source.iterate_once(1))[0][:, 0] == 1).all()
     tars.rename(tmp_path / "bare" / "pipe:touch run")
     assert open_source("pipe:touch run", 16).count == 64, "a prepared folder of that name"
     assert not Path("run").exists()
@@ -330,18 +330,18 @@ def test_an_index_in_the_cache_cannot_name_other_shards(tmp_path):
     kept.write_text(kept.read_text().replace(str(tmp_path / "bare" / "one.tar"), f"pipe:touch {tmp_path / 'run'}"))
     source = open_source(spec, 16, cache=cache)
     assert [shard.name for shard in source.shards] == [str(tmp_path / "bare" / "one.tar")]
-    assert (next(source.once(1))[0][:, 0] == 1).all()
+    assert (next(source.iterate_once(1))[0][:, 0] == 1).all()
     assert not (tmp_path / "run").exists()
 
 
 def test_images_that_fit_already_are_kept(tmp_path):
     write_pictures(tmp_path / "set", {"cat": 3}, size=(16, 16))
     prepare(list_source(str(tmp_path / "set")), tmp_path / "tars", Shards(16))
-    kept = {sample.data for shard in (tmp_path / "tars").glob("*.tar") for sample in webdataset.samples_of(str(shard))}
+    kept = {sample.data for shard in (tmp_path / "tars").glob("*.tar") for sample in webdataset.read_samples(str(shard))}
     assert kept == {path.read_bytes() for path in (tmp_path / "set" / "cat").iterdir()}
     prepare(list_source(str(tmp_path / "set")), tmp_path / "small", Shards(8, quality=90))
     shard = next((tmp_path / "small").glob("*.tar"))
-    assert next(webdataset.samples_of(str(shard))).name.endswith(".jpg")
+    assert next(webdataset.read_samples(str(shard))).name.endswith(".jpg")
 
 
 def test_training_from_a_server(capsys, tmp_path, server, monkeypatch):

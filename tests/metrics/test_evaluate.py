@@ -20,7 +20,7 @@ from biggan.data.dataset import open_source
 from biggan.metrics import features
 from biggan.metrics.evaluate import evaluate, parse_recipe
 from biggan.metrics.features import open_extractor
-from biggan.metrics.statistics import Images
+from biggan.metrics.statistics import ImageSet
 from biggan.runtime.errors import CheckpointError, ConfigError, DataError
 from biggan.sampling import image_sets
 
@@ -70,10 +70,10 @@ def test_against_torch_fidelity_with_the_same_weights(pictures, inception_weight
     ours = open_extractor("inception", weights=inception_weights, cache=tmp_path, device=CPU)
     assert not ours.is_inception, "random weights may not call their distance FID"
     first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
-    first = Images(lambda n: limited(first_batches(), n), "a", {}, first.class_names, 16)
+    first = ImageSet(lambda n: limited(first_batches(), n), "a", {}, first.class_names, 16)
     all_images = [torch.cat([images for images, _ in batches]) for batches in (first.batches(16), second.batches(60))]
     all_images[1] = all_images[1][:16]
-    second = Images(lambda n: iter([(all_images[1][:n], torch.zeros(n, dtype=torch.int64))]), "b", {}, ("all",), 16)
+    second = ImageSet(lambda n: iter([(all_images[1][:n], torch.zeros(n, dtype=torch.int64))]), "b", {}, ("all",), 16)
     features_1, logits_1 = (torch.cat(part) for part in zip(*(theirs(x) for x in all_images[0].split(8)), strict=True))
     features_2, _ = (torch.cat(part) for part in zip(*(theirs(x) for x in all_images[1].split(8)), strict=True))
     assert torch.allclose(ours(all_images[0][:8]).features, features_1[:8], atol=1e-5, rtol=1e-4)

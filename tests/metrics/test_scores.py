@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from biggan.metrics import prdc
-from biggan.metrics.prdc import nearest, overlap
+from biggan.metrics.prdc import nearest_neighbors, precision_recall_density_coverage
 from biggan.metrics.scores import Moments, SplitEntropies, frechet_distance, kernel_distance
 from biggan.runtime.errors import DataError
 
@@ -98,7 +98,7 @@ def test_overlap(generator, monkeypatch, rows):
 
     monkeypatch.setattr(prdc, "ROWS", rows)
     real, fake = features(300, 8, generator), features(200, 8, generator, 0.2)
-    found = overlap(real, fake)
+    found = precision_recall_density_coverage(real, fake)
     assert (found.precision, found.recall) == pytest.approx(calculate_precision_recall_full(fake, real, 3))
     x, y = real.double().numpy(), fake.double().numpy()
     within = np.linalg.norm(x[:, None] - x[None], axis=2)
@@ -111,20 +111,20 @@ def test_overlap(generator, monkeypatch, rows):
 
 def test_overlap_of_hard_sets(generator):
     real = features(50, 8, generator)
-    same, far = overlap(real, real), overlap(real, real + 100)
+    same, far = precision_recall_density_coverage(real, real), precision_recall_density_coverage(real, real + 100)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
     assert far == (0, 0, 0, 0)
-    constant = overlap(torch.ones(20, 8), torch.ones(20, 8))
+    constant = precision_recall_density_coverage(torch.ones(20, 8), torch.ones(20, 8))
     assert all(math.isfinite(value) for value in constant)
     with pytest.raises(DataError, match="more than 5 generated images, there are 5"):
-        overlap(real, real[:5])
+        precision_recall_density_coverage(real, real[:5])
     with pytest.raises(DataError, match="not finite"):
-        overlap(real, real / 0)
+        precision_recall_density_coverage(real, real / 0)
 
 
 def test_nearest(generator):
     queries, values = features(10, 8, generator), features(100, 8, generator)
-    distances, places = nearest(queries, values, 3)
+    distances, places = nearest_neighbors(queries, values, 3)
     table = np.linalg.norm(queries.numpy()[:, None] - values.numpy()[None], axis=2)
     assert (places.numpy() == np.argsort(table, axis=1)[:, :3]).all()
     assert np.allclose(distances, np.sort(table, axis=1)[:, :3], atol=1e-5)

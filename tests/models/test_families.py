@@ -12,8 +12,8 @@ from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import FAMILIES
 from biggan.models.resnet_config import ResidualConfig
 from biggan.nn.attention import SelfAttention
-from biggan.nn.batch_norm import collecting_statistics
-from biggan.nn.layers import Conv2d, Embedding, Linear, Weighted
+from biggan.nn.batch_norm import collect_standing_statistics
+from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer
 from biggan.profiling.flops import uncomputed
 
 
@@ -126,10 +126,10 @@ def test_forward_and_backward_at_every_resolution(name, resolution, generator):
     assert image.shape == (2, 3, resolution, resolution)
     assert image.dtype == torch.float32
     assert image.abs().max() <= 1
-    verdict = d(image, y)
-    assert verdict.score_N.shape == (2,)
-    assert verdict.features_NF.shape[0] == 2
-    verdict.score_N.sum().backward()
+    output = d(image, y)
+    assert output.score_N.shape == (2,)
+    assert output.features.shape[0] == 2
+    output.score_N.sum().backward()
     assert all(p.grad is not None for network in (g, d) for p in network.parameters())
 
 
@@ -141,7 +141,7 @@ def test_evaluation_does_not_depend_on_the_batch(name, generator):
     g.eval()
     d.eval()
     with torch.no_grad():
-        with collecting_statistics(g), collecting_statistics(d):
+        with collect_standing_statistics(g), collect_standing_statistics(d):
             d(g(z, y), y)
         image = g(z, y)
         assert torch.allclose(image[2:3], g(z[2:3], y[2:3]), atol=1e-5)
@@ -155,7 +155,7 @@ def products(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
         pixels = x.shape[2] * x.shape[3]
         return len(x) * pixels * (pixels // 4) * (x.shape[1] // 8 + x.shape[1] // 2)
     norm = 0
-    if hasattr(layer.rule, "left_vector"):
+    if hasattr(layer.reparametrization, "u"):
         norm = 3 * layer.weight.numel() + layer.weight[0].numel()
     if isinstance(layer, Embedding):
         return norm
@@ -180,7 +180,7 @@ def test_flop_are_the_products_of_the_layers(name, resolution):
 
     for network in networks:
         for layer in network.modules():
-            if isinstance(layer, (Weighted, SelfAttention)):
+            if isinstance(layer, (ReparametrizedLayer, SelfAttention)):
                 assert isinstance(layer, (Conv2d, Linear, Embedding, SelfAttention))
                 layer.register_forward_hook(add)
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counted:
@@ -194,8 +194,12 @@ def test_flop_are_the_products_of_the_layers(name, resolution):
 def test_sngan_differs_from_sagan_where_the_papers_do():
     """docs/papers/biggan.md, "SN-GAN": no spectral norm in G, no attention, D's hidden width that of the inputs."""
     sagan, sngan = on_meta(SAGANConfig(num_classes=10)), on_meta(SNGANConfig(num_classes=10))
-    assert {type(layer.rule).__name__ for layer in sngan[0].modules() if isinstance(layer, Weighted)} == {"Plain"}
-    assert {type(layer.rule).__name__ for layer in sngan[1].modules() if isinstance(layer, Weighted)} == {"Spectral"}
+    assert {
+        type(layer.reparametrization).__name__ for layer in sngan[0].modules() if isinstance(layer, ReparametrizedLayer)
+    } == {"Identity"}
+    assert {
+        type(layer.reparametrization).__name__ for layer in sngan[1].modules() if isinstance(layer, ReparametrizedLayer)
+    } == {"SpectralNorm"}
     assert not sngan[0].attention
     assert not sngan[1].attention
     assert [block.conv_1.weight.shape[0] for block in sngan[1].blocks] == [64, 64, 128, 256, 512, 1024]

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from biggan.models import registry
-from biggan.models.improved_gan import ConvolutionConfig, PerceptronConfig
+from biggan.models.improved_gan import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import NOISE, ImprovedImageNetConfig
 from biggan.nn.noise import GaussianNoise
-from biggan.nn.weight_norm import WeightNormed, starting_from_data
+from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init
 from biggan.runtime.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def learned(module: nn.Module) -> int:
 
 
 def test_the_sizes_of_the_perceptrons():
-    g, d = registry.build(PerceptronConfig(num_classes=10), torch.Generator())
+    g, d = registry.build(MLPConfig(num_classes=10), torch.Generator())
     sizes = [784, 1000, 500, 250, 250, 250]
     hidden = sum(a * b + b for a, b in pairwise(sizes))  # weights and biases; scales are fixed
     assert learned(d) == hidden + 250 * 10 + 2 * 10
@@ -32,7 +32,7 @@ def test_the_sizes_of_the_perceptrons():
 
 @pytest.mark.parametrize(("width", "kernels"), [(96, None), (64, None), (96, 100)])
 def test_the_sizes_of_the_convolutions(width, kernels):
-    g, d = registry.build(ConvolutionConfig(num_classes=10, width=width, minibatch_kernels=kernels), torch.Generator())
+    g, d = registry.build(ConvConfig(num_classes=10, width=width, minibatch_kernels=kernels), torch.Generator())
     layers = [(3, width, 3), (width, width, 3), (width, width, 3), (width, 2 * width, 3)]
     layers += [(2 * width, 2 * width, 3)] * 3 + [(2 * width, 2 * width, 1)] * 2
     expected = sum(i * o * k * k + o for i, o, k in layers)
@@ -62,9 +62,9 @@ def test_the_sizes_for_imagenet():
 
 
 SMALL = {
-    "mlp": PerceptronConfig(num_classes=3, generator_hidden=(20, 20), discriminator_hidden=(30, 20), minibatch_kernels=4),
-    "conv": ConvolutionConfig(num_classes=3, width=8, generator_width=16, minibatch_kernels=4),
-    "conv, no minibatch": ConvolutionConfig(num_classes=3, width=8, generator_width=16),
+    "mlp": MLPConfig(num_classes=3, generator_hidden=(20, 20), discriminator_hidden=(30, 20), minibatch_kernels=4),
+    "conv": ConvConfig(num_classes=3, width=8, generator_width=16, minibatch_kernels=4),
+    "conv, no minibatch": ConvConfig(num_classes=3, width=8, generator_width=16),
 }
 
 
@@ -75,16 +75,16 @@ def test_images_and_verdicts(name, generator):
     g, d = registry.build(config, generator)
     z, y = torch.rand(6, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
     for network, x in ((g, z), (d, torch.rand(6, 3, config.resolution, config.resolution, generator=generator))):
-        with starting_from_data(network):
+        with data_dependent_init(network):
             network(x, y)
     image = g(z, y)
     assert image.shape == (6, 3, config.resolution, config.resolution)
     assert image.dtype == torch.float32
     assert image.abs().max() <= 1
-    verdict = d(image, y, 2)
-    assert verdict.class_logits_NK.shape == (6, 3)
-    assert torch.allclose(verdict.score_N, verdict.class_logits_NK.exp().sum(1).log(), atol=1e-5)
-    verdict.score_N.sum().backward()
+    output = d(image, y, 2)
+    assert output.class_logits.shape == (6, 3)
+    assert torch.allclose(output.score_N, output.class_logits.exp().sum(1).log(), atol=1e-5)
+    output.score_N.sum().backward()
     assert all(parameter.grad is not None for network in (g, d) for parameter in network.parameters())
     assert torch.equal(d.eval()(image, y).score_N, d(image, 2 - y).score_N), "no label is looked at"
     assert torch.equal(g.eval()(z, y), g(z, 2 - y))
@@ -98,7 +98,7 @@ def test_perceptrons_do_not_know_the_places_of_pixels(generator):
     x = torch.rand(5, 1, 28, 28, generator=generator).expand(-1, 3, -1, -1) * 2 - 1
     order = torch.randperm(784, generator=generator)
     before = d(x, torch.zeros(5)).score_N
-    first = next(m for m in d.modules() if isinstance(m, WeightNormed))
+    first = next(m for m in d.modules() if isinstance(m, WeightNormLayer))
     with torch.no_grad():
         first.weight.copy_(first.weight[:, order])
     moved = x.flatten(2)[:, :, order].view_as(x)
@@ -106,7 +106,7 @@ def test_perceptrons_do_not_know_the_places_of_pixels(generator):
 
 
 def test_mnist_images_are_grey(generator):
-    g, _ = registry.build(PerceptronConfig(num_classes=10), generator)
+    g, _ = registry.build(MLPConfig(num_classes=10), generator)
     image = g(torch.rand(3, 100, generator=generator), torch.zeros(3, dtype=torch.int64))
     assert torch.equal(image[:, 0], image[:, 1])
     assert torch.equal(image[:, 0], image[:, 2])
@@ -124,6 +124,6 @@ def test_mnist_images_are_grey(generator):
 )
 def test_bad_settings(bad):
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        dataclasses.replace(PerceptronConfig(), **bad).check()
+        dataclasses.replace(MLPConfig(), **bad).check()
     with pytest.raises(ConfigError, match="dropout"):
-        ConvolutionConfig(dropout=1.0).check()
+        ConvConfig(dropout=1.0).check()

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from biggan.models import registry
-from biggan.models.improved_gan import ConvolutionConfig, PerceptronConfig
+from biggan.models.improved_gan import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
-from biggan.nn.batch_norm import AffineNorm, BiasNorm
+from biggan.nn.batch_norm import AffineNorm, BiasOnlyNorm
 from biggan.nn.layers import Linear, TransposedConv2d
 from biggan.nn.noise import GaussianNoise
-from biggan.nn.weight_norm import WeightNormed
+from biggan.nn.weight_norm import WeightNormLayer
 
 CONV_STRIDES, CONV_PADDINGS = [1, 1, 2, 1, 1, 2, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0]
 
@@ -21,10 +21,10 @@ def shaken(network, generator):
     """Biases and scales that are not what they start at."""
     with torch.no_grad():
         for module in network.modules():
-            if isinstance(module, WeightNormed):
+            if isinstance(module, WeightNormLayer):
                 module.scale.uniform_(0.5, 2.0, generator=generator)
                 module.bias.normal_(std=0.3, generator=generator)
-            if isinstance(module, (AffineNorm, BiasNorm)):
+            if isinstance(module, (AffineNorm, BiasOnlyNorm)):
                 module.bias.normal_(std=0.3, generator=generator)
     return network
 
@@ -48,32 +48,32 @@ def batch_normed(x, bias, epsilon=1e-6):
 
 
 def test_the_perceptron_that_judges(generator):
-    d = shaken(registry.build(PerceptronConfig(num_classes=10), generator)[1], generator).eval()
+    d = shaken(registry.build(MLPConfig(num_classes=10), generator)[1], generator).eval()
     pixels = torch.rand(4, 784, generator=generator)
-    *hidden, last = of_type(d, WeightNormed)
+    *hidden, last = of_type(d, WeightNormLayer)
     h = pixels
     for layer, width in zip(hidden, [1000, 500, 250, 250, 250], strict=True):
         h = (h @ normed(layer).T + layer.bias).clamp(min=0)
         assert h.shape == (4, width)
     expected = h @ normed(last).T + last.bias
     image = (2 * pixels - 1).view(4, 1, 28, 28).expand(-1, 3, -1, -1)
-    assert torch.allclose(d(image, torch.zeros(4)).class_logits_NK, expected, atol=1e-4)
+    assert torch.allclose(d(image, torch.zeros(4)).class_logits, expected, atol=1e-4)
 
 
 def test_noise_comes_before_every_layer_of_the_perceptron(generator):
     """Features are without the last noise, logits with it."""
-    d = registry.build(PerceptronConfig(num_classes=10, input_noise=0.0, noise=0.0), generator)[1]
+    d = registry.build(MLPConfig(num_classes=10, input_noise=0.0, noise=0.0), generator)[1]
     d.noise.deviation = 0.5
     image = torch.rand(4, 3, 28, 28, generator=generator)
     noisy, still = d(image, torch.zeros(4)), d.eval()(image, torch.zeros(4))
-    assert torch.allclose(noisy.features_NF, still.features_NF)
-    assert not torch.allclose(noisy.class_logits_NK, still.class_logits_NK)
+    assert torch.allclose(noisy.features, still.features)
+    assert not torch.allclose(noisy.class_logits, still.class_logits)
 
 
 def test_the_perceptron_that_draws(generator):
-    g = shaken(registry.build(PerceptronConfig(num_classes=10), generator)[0], generator)
+    g = shaken(registry.build(MLPConfig(num_classes=10), generator)[0], generator)
     z = torch.rand(8, 100, generator=generator)
-    h, norms, (last,) = z, of_type(g, BiasNorm), of_type(g, WeightNormed)
+    h, norms, (last,) = z, of_type(g, BiasOnlyNorm), of_type(g, WeightNormLayer)
     for layer, norm in zip(of_type(g, Linear), norms, strict=True):
         h = batch_normed(h @ layer.weight.T, norm.bias).exp().log1p()
         assert h.shape == (8, 500)
@@ -83,10 +83,10 @@ def test_the_perceptron_that_draws(generator):
 
 
 def test_the_convolutions_that_judge(generator):
-    config = ConvolutionConfig(num_classes=10)
+    config = ConvConfig(num_classes=10)
     d = shaken(registry.build(config, generator)[1], generator).eval()
     x = image = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
-    *convs, last = of_type(d, WeightNormed)
+    *convs, last = of_type(d, WeightNormLayer)
     sizes = []
     for layer, stride, padding in zip(convs, CONV_STRIDES, CONV_PADDINGS, strict=True):
         x = F.conv2d(x, normed(layer), layer.bias, stride, padding)
@@ -94,29 +94,29 @@ def test_the_convolutions_that_judge(generator):
         sizes.append(x.shape[1:3])
     assert sizes == [(96, 32)] * 2 + [(96, 16)] + [(192, 16)] * 2 + [(192, 8)] + [(192, 6)] * 3
     expected = x.mean((2, 3)) @ normed(last).T + last.bias
-    assert torch.allclose(d(image, torch.zeros(2)).class_logits_NK, expected, atol=1e-4)
+    assert torch.allclose(d(image, torch.zeros(2)).class_logits, expected, atol=1e-4)
 
 
 def test_what_the_convolutions_drop(generator):
     """0.2 of the input, 0.5 after the third and the sixth convolution; for pictures noise on the input instead."""
 
     def order(config):
-        kinds = of_type(registry.build(config, generator)[1], WeightNormed, nn.Dropout, GaussianNoise)
+        kinds = of_type(registry.build(config, generator)[1], WeightNormLayer, nn.Dropout, GaussianNoise)
         return [getattr(m, "p", None) or getattr(m, "deviation", None) or "conv" for m in kinds if shows(m)]
 
     def shows(module):
-        return isinstance(module, WeightNormed) or (module.p if isinstance(module, nn.Dropout) else module.deviation) > 0
+        return isinstance(module, WeightNormLayer) or (module.p if isinstance(module, nn.Dropout) else module.deviation) > 0
 
     groups = ["conv"] * 3 + [0.5] + ["conv"] * 3 + [0.5] + ["conv"] * 4
-    assert order(ConvolutionConfig(num_classes=10)) == [0.2, *groups]
-    assert order(ConvolutionConfig(num_classes=10, input_dropout=0.0, input_noise=0.2)) == [0.2, *groups]
+    assert order(ConvConfig(num_classes=10)) == [0.2, *groups]
+    assert order(ConvConfig(num_classes=10, input_dropout=0.0, input_noise=0.2)) == [0.2, *groups]
 
 
 def test_the_convolutions_that_draw(generator):
-    g = shaken(registry.build(ConvolutionConfig(num_classes=10), generator)[0], generator)
+    g = shaken(registry.build(ConvConfig(num_classes=10), generator)[0], generator)
     z = torch.rand(8, 100, generator=generator)
-    (linear,), ups, (last,) = of_type(g, Linear), of_type(g, TransposedConv2d), of_type(g, WeightNormed)
-    norms = of_type(g, BiasNorm)
+    (linear,), ups, (last,) = of_type(g, Linear), of_type(g, TransposedConv2d), of_type(g, WeightNormLayer)
+    norms = of_type(g, BiasOnlyNorm)
     x = batch_normed(z @ linear.weight.T, norms[0].bias).clamp(min=0).view(8, 512, 4, 4)
     for up, norm, channels in zip(ups, norms[1:], [256, 128], strict=True):
         x = F.conv_transpose2d(x, up.weight.transpose(0, 1), stride=2, padding=2, output_padding=1)
@@ -129,8 +129,8 @@ def test_the_convolutions_that_draw(generator):
 @pytest.mark.parametrize(
     ("config", "drawing", "judging", "started", "learns"),
     [
-        (PerceptronConfig(num_classes=10), None, 0.1, [None] + [1.0] * 6, [True] + [False] * 5 + [True]),
-        (ConvolutionConfig(num_classes=10), 0.05, 0.05, [0.1] + [1.0] * 9 + [0.1], [True] + [False] * 9 + [True]),
+        (MLPConfig(num_classes=10), None, 0.1, [None] + [1.0] * 6, [True] + [False] * 5 + [True]),
+        (ConvConfig(num_classes=10), 0.05, 0.05, [0.1] + [1.0] * 9 + [0.1], [True] + [False] * 9 + [True]),
     ],
     ids=["mlp", "conv"],
 )
@@ -138,11 +138,11 @@ def test_how_weights_start(config, drawing, judging, started, learns, generator)
     """Their deviation (None: Glorot's), that of a layer's outputs on the first data (None: left alone), learned scales."""
     g, d = registry.build(config, generator)
     for network, deviation in ((g, drawing), (d, judging)):
-        for layer in of_type(network, WeightNormed, Linear, TransposedConv2d):
+        for layer in of_type(network, WeightNormLayer, Linear, TransposedConv2d):
             expected = deviation or (2 / sum(layer.weight.shape)) ** 0.5
             assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
-    layers = of_type(g, WeightNormed) + of_type(d, WeightNormed)
-    assert [layer.started_std for layer in layers] == started
+    layers = of_type(g, WeightNormLayer) + of_type(d, WeightNormLayer)
+    assert [layer.init_std for layer in layers] == started
     assert [isinstance(layer.scale, nn.Parameter) for layer in layers] == learns
 
 
@@ -175,10 +175,10 @@ def test_the_discriminator_for_imagenet(generator):
     with torch.device("meta"):
         d = registry.FAMILIES["improved-imagenet"].discriminator(config)
     d = d.to_empty(device="cpu").eval()
-    for layer in of_type(d, WeightNormed):
+    for layer in of_type(d, WeightNormLayer):
         nn.init.normal_(layer.weight, std=0.02, generator=generator)
     shaken(d, generator)
-    *convs, dense, last = of_type(d, WeightNormed)
+    *convs, dense, last = of_type(d, WeightNormLayer)
     x = image = torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1
     for layer, stride in zip(convs, [2, 2, 2, 1, 1, 2, 2], strict=True):
         x = F.conv2d(x, normed(layer), layer.bias, stride, 1)
@@ -187,6 +187,6 @@ def test_the_discriminator_for_imagenet(generator):
     x = torch.where(x > 0, x, 0.2 * x)
     logits = x @ normed(last).T + last.bias
     with torch.no_grad():
-        verdict = d(image, torch.zeros(2))
-    assert torch.allclose(verdict.class_logits_NK, logits, atol=1e-4)
-    assert torch.allclose(verdict.score_N, logits[:, :3].exp().sum(1).log() - logits[:, 3], atol=1e-4)
+        output = d(image, torch.zeros(2))
+    assert torch.allclose(output.class_logits, logits, atol=1e-4)
+    assert torch.allclose(output.score_N, logits[:, :3].exp().sum(1).log() - logits[:, 3], atol=1e-4)

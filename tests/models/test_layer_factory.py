@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from conftest import tiny_config
 from torch import nn
 
-from biggan.data.dataset import facts_of, open_source
+from biggan.data.dataset import dataset_info, open_source
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.nn.batch_norm import AffineNorm, ClassTable, ConditionalNorm, NoNorm, PerceptronMap, Standardize
+from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap, NoNorm
 from biggan.nn.embeddings import OneHot, ProjectedEmbedding, SharedEmbedding
-from biggan.nn.layers import Conv2d, Weighted
+from biggan.nn.layers import Conv2d, ReparametrizedLayer
 from biggan.nn.residual_blocks import unchanged
 from biggan.sampling.latents import LatentConfig, LatentName
-from biggan.training.setup import build_game
+from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
 
 TINY = {"resolution": 32, "width": 4, "embedding_dim": 8}
@@ -32,23 +32,23 @@ def digits():
 
 def train_20_steps(config, digits):
     """20 steps; every logged value and every weight stays finite, and both players move."""
-    facts = facts_of(digits)
+    facts = dataset_info(digits)
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, num_classes=len(facts.class_names)), found=facts
     )
     config.check()
-    game = build_game(config)
-    players = (game.generator.network, game.discriminator.network)
+    state = build_train_state(config)
+    players = (state.generator.network, state.discriminator.network)
     before = [[p.detach().clone() for p in player.parameters()] for player in players]
-    stream = digits.stream(game.plan.micro_batch, start_image=0, seed=0)
+    stream = digits.stream(state.plan.micro_batch, start_image=0, seed=0)
     for step in range(1, 21):
-        scalars = train_step(game, step, stream)
+        scalars = train_step(state, step, stream)
         assert all(math.isfinite(value) for value in scalars.values()), (step, scalars)
     for player, old in zip(players, before, strict=True):
         assert all(p.isfinite().all() for p in player.parameters())
         moved = [not torch.equal(p, q) for p, q in zip(player.parameters(), old, strict=True)]
         assert sum(moved) > 0.9 * len(moved)
-    return game
+    return state
 
 
 OPTIONS = {
@@ -84,23 +84,23 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_trains(name, digits):
-    game = train_20_steps(dataclasses.replace(tiny_config(), model=OPTIONS[name]), digits)
-    assert game.guard.first_bad() is None
+    state = train_20_steps(dataclasses.replace(tiny_config(), model=OPTIONS[name]), digits)
+    assert state.guard.first_bad() is None
 
 
 @pytest.mark.parametrize("name", get_args(LatentName))
 def test_every_prior_trains(name, digits):
     config = dataclasses.replace(tiny_config(), latent=LatentConfig(distribution=name))
-    game = train_20_steps(config, digits)
-    assert game.prior == config.latent.prior()
+    state = train_20_steps(config, digits)
+    assert state.prior == config.latent.prior()
 
 
 def test_larger_generator_batches_and_falling_rates_train(digits):
     config = tiny_config(generator_batches=2, lr_decay_start=10, steps=20, batch=8, micro_batch=4)
-    game = train_20_steps(config, digits)
-    sizes = [len(z) for z, _ in game.draw(1, "generator turn", 0, game.plan.generator_batches)]
+    state = train_20_steps(config, digits)
+    sizes = [len(z) for z, _ in state.draw(1, "generator turn", 0, state.plan.generator_batches)]
     assert sizes == [8, 8]
-    schedule = game.generator.schedule
+    schedule = state.generator.schedule
     assert [schedule.rate(step) / schedule.base for step in (1, 10, 15, 20)] == pytest.approx([1, 1, 0.5, 0])
 
 
@@ -118,22 +118,22 @@ def layers(network: nn.Module, kind: type) -> list[nn.Module]:
 def test_class_embeddings():
     shared, _ = pair()
     assert isinstance(shared.embedding, SharedEmbedding)
-    assert not layers(shared, ClassTable)
+    assert not layers(shared, ClassConditionalTable)
     tables, _ = pair(class_embedding="per-class", z_entry="input")
     assert isinstance(tables.embedding, OneHot)
-    assert len(layers(tables, ClassTable)) == 2 * len(layers(tables, ConditionalNorm)) == 12
-    assert all(table.weight.shape == (3, 16) for table in layers(tables, ClassTable))
+    assert len(layers(tables, ClassConditionalTable)) == 2 * len(layers(tables, ConditionalNorm)) == 12
+    assert all(table.weight.shape == (3, 16) for table in layers(tables, ClassConditionalTable))
     y = torch.tensor([2, 0])
     assert torch.equal(tables.embed(y), F.one_hot(y, 3).float())
 
 
 def test_one_table_for_both_players_is_trained_by_both(digits):
     config = dataclasses.replace(tiny_config(discriminator_steps=1), model=OPTIONS["embedding shared by G and D"])
-    game = train_20_steps(config, digits)
-    g, d = game.generator.network, game.discriminator.network
+    state = train_20_steps(config, digits)
+    g, d = state.generator.network, state.discriminator.network
     assert isinstance(d.head.embedding, ProjectedEmbedding)
     assert d.head.embedding.table.weight is g.embedding.weight
-    for player in (game.generator, game.discriminator):
+    for player in (state.generator, state.discriminator):
         state = player.optimizer.state[g.embedding.weight]
         assert state["step"] == 20
         assert state["exp_avg_sq"].any()
@@ -142,16 +142,16 @@ def test_one_table_for_both_players_is_trained_by_both(digits):
 def test_where_z_enters():
     whole, _ = pair(z_entry="whole", latent_dim=20)
     z, e = torch.randn(2, 20), torch.randn(2, 8)
-    first, conditions = whole.entry.distribute(z, e)
+    first, conditions = whole.injection.distribute(z, e)
     assert torch.equal(first, torch.cat([e, z], 1))
     assert len(conditions) == 3
     assert all(torch.equal(condition, first) for condition in conditions)
     alone, _ = pair(z_entry="input", latent_dim=20)
-    first, conditions = alone.entry.distribute(z, e)
+    first, conditions = alone.injection.distribute(z, e)
     assert torch.equal(first, z)
     assert all(torch.equal(condition, e) for condition in conditions)
     chunks, _ = pair(z_entry="chunks", latent_dim=20, extra_blocks=1)
-    first, conditions = chunks.entry.distribute(z, e)
+    first, conditions = chunks.injection.distribute(z, e)
     assert torch.equal(first, z[:, :5])
     expected = [torch.cat([e, z[:, start : start + 5]], 1) for start in (5, 5, 10, 10, 15, 15)]
     assert all(map(torch.equal, conditions, expected))
@@ -185,36 +185,36 @@ def test_bilinear_upsampling_is_what_the_block_does():
     block = g.blocks[0].eval()
     x, condition = torch.randn(2, 16, 4, 4), torch.randn(2, 28)
     up = lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")  # noqa: E731
-    conv = lambda layer, x: F.conv2d(x, layer.used_weight(), layer.bias, padding=layer.padding)  # noqa: E731
+    conv = lambda layer, x: F.conv2d(x, layer.effective_weight(), layer.bias, padding=layer.padding)  # noqa: E731
     h = conv(block.conv_1, up(F.relu(block.norm_1(x, condition))))
     h = conv(block.conv_2, F.relu(block.norm_2(h, condition)))
     assert torch.allclose(block(x, condition), h + conv(block.skip, up(x)), atol=1e-5)
 
 
 def test_weight_rules_and_norms_of_the_generator():
-    for name, rule in (("spectral", "Spectral"), ("weight-norm", "WeightNorm"), ("plain", "Plain")):
+    for name, reparametrization in (("spectral", "SpectralNorm"), ("weight-norm", "WeightNorm"), ("plain", "Identity")):
         g, d = pair(generator_weights=name)
-        assert {type(layer.rule).__name__ for layer in layers(g, Weighted)} == {rule}
-        assert {type(layer.rule).__name__ for layer in layers(d, Weighted)} == {"Spectral"}
-    assert len(layers(pair()[0], Standardize)) == 7
+        assert {type(layer.reparametrization).__name__ for layer in layers(g, ReparametrizedLayer)} == {reparametrization}
+        assert {type(layer.reparametrization).__name__ for layer in layers(d, ReparametrizedLayer)} == {"SpectralNorm"}
+    assert len(layers(pair()[0], BatchNorm)) == 7
     bare, _ = pair(generator_norm="none")
-    assert not layers(bare, Standardize)
+    assert not layers(bare, BatchNorm)
     assert len(layers(bare, ConditionalNorm)) == 6, "gains and biases stay"
 
 
 def test_norms_of_the_discriminator():
-    assert not layers(pair()[1], Standardize)
+    assert not layers(pair()[1], BatchNorm)
     assert len(layers(pair()[1], NoNorm)) == 7
     _, plain = pair(discriminator_norm="batch")
-    assert len(layers(plain, AffineNorm)) == len(layers(plain, Standardize)) == 7
+    assert len(layers(plain, AffineNorm)) == len(layers(plain, BatchNorm)) == 7
     _, conditional = pair(discriminator_norm="conditional-batch")
     assert len(layers(conditional, ConditionalNorm)) == 7
     x = torch.randn(4, 3, 32, 32)
     y = torch.tensor([0, 1, 2, 0])
     with torch.no_grad():
-        before = conditional(x, y).features_NF
+        before = conditional(x, y).features
         conditional.blocks[3].norm_1.bias.weight[1] += 1
-        after = conditional(x, y).features_NF
+        after = conditional(x, y).features
     assert not torch.allclose(after[1], before[1])
 
 
@@ -236,17 +236,17 @@ def test_attention_where_it_is_asked_for():
 
 def test_perceptron_conditioning():
     g, _ = pair(conditioning="perceptron")
-    assert len(layers(g, PerceptronMap)) == 12
+    assert len(layers(g, MLPMap)) == 12
 
 
 def test_dropout_stands_before_the_last_layer_and_only_in_training():
     _, d = pair(discriminator_dropout=0.5)
     x, y = torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64)
-    kept = (d(x, y).features_NF != 0).float().mean() / (d.eval()(x, y).features_NF != 0).float().mean()
+    kept = (d(x, y).features != 0).float().mean() / (d.eval()(x, y).features != 0).float().mean()
     assert kept.item() == pytest.approx(0.5, abs=0.05)
-    verdict = d(x, y)
-    expected = d.head.linear(verdict.features_NF).squeeze(1) + (d.head.embedding(y) * verdict.features_NF).sum(1)
-    assert torch.allclose(verdict.score_N, expected)
+    output = d(x, y)
+    expected = d.head.linear(output.features).squeeze(1) + (d.head.embedding(y) * output.features).sum(1)
+    assert torch.allclose(output.score_N, expected)
 
 
 def test_output_channels_beyond_three_are_only_kept_as_parameters():

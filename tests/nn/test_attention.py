@@ -9,12 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from biggan.nn.attention import SelfAttention, attend
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Conv2d
-from biggan.nn.spectral_norm import Spectral
+from biggan.nn.spectral_norm import SpectralNorm
 from biggan.profiling.flops import Attention
 
 
 def test_against_explicit_sums(generator):
-    layer = SelfAttention(16, conv=partial(Conv2d, rule=partial(Spectral, epsilon=1e-4)))
+    layer = SelfAttention(16, conv=partial(Conv2d, reparametrization=partial(SpectralNorm, epsilon=1e-4)))
     initialize(layer, INITIALIZERS["orthogonal"], generator)
     layer.eval()
     x = torch.randn(2, 16, 4, 4, generator=generator)

@@ -6,12 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from biggan.nn.batch_norm import AffineNorm, ClassTable, ConditionalNorm, PerceptronMap, Standardize, collecting_statistics
+from biggan.nn.batch_norm import (
+    AffineNorm,
+    BatchNorm,
+    ClassConditionalTable,
+    ConditionalNorm,
+    MLPMap,
+    collect_standing_statistics,
+)
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Linear
-from biggan.nn.spectral_norm import Spectral
+from biggan.nn.spectral_norm import SpectralNorm
 
-LINEAR = partial(Linear, rule=partial(Spectral, epsilon=1e-4))
+LINEAR = partial(Linear, reparametrization=partial(SpectralNorm, epsilon=1e-4))
 
 
 def hand_standardised(x, epsilon):
@@ -25,19 +32,19 @@ def hand_standardised(x, epsilon):
     return out
 
 
-def conditional(standardize):
+def conditional(normalize):
     maps = {name: LINEAR(5, 3, bias=False) for name in ("gain", "bias")}
-    return ConditionalNorm(standardize=standardize, **maps)
+    return ConditionalNorm(normalize=normalize, **maps)
 
 
 def test_conditional_by_hand(generator):
-    norm = conditional(Standardize(3, epsilon=1e-4))
+    norm = conditional(BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x, condition = torch.randn(4, 3, 2, 2, generator=generator) * 3 + 1, torch.randn(4, 5, generator=generator)
     norm(x, condition)  # lets the vectors of the power iteration settle on something
     norm.gain.eval()
     norm.bias.eval()
-    gain, bias = norm.gain.used_weight().double(), norm.bias.used_weight().double()
+    gain, bias = norm.gain.effective_weight().double(), norm.bias.effective_weight().double()
     expected = torch.empty(4, 3, 2, 2, dtype=torch.float64)
     standard = hand_standardised(x, 1e-4)
     for n in range(4):
@@ -47,14 +54,14 @@ def test_conditional_by_hand(generator):
 
 
 def test_gain_is_centred_at_one_and_bias_at_zero(generator):
-    norm = conditional(Standardize(3, epsilon=1e-4))
+    norm = conditional(BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
     assert torch.allclose(norm(x, torch.zeros(4, 5)).double(), hand_standardised(x, 1e-4), atol=1e-5)
 
 
 def test_plain_starts_as_standardisation(generator):
-    norm = AffineNorm(3, standardize=Standardize(3, epsilon=1e-4))
+    norm = AffineNorm(3, normalize=BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
     assert torch.allclose(norm(x).double(), hand_standardised(x, 1e-4), atol=1e-5)
@@ -62,16 +69,16 @@ def test_plain_starts_as_standardisation(generator):
 
 def test_sum_over_ranks_gives_the_statistics_of_the_whole_batch(generator):
     whole = torch.randn(4, 3, 2, 2, generator=generator)
-    norm = Standardize(3, epsilon=1e-4)
+    norm = BatchNorm(3, epsilon=1e-4)
     norm.sum_over_ranks = lambda values: 2 * values  # two ranks that hold the same half
     doubled = norm(whole)
     assert torch.allclose(doubled.double(), hand_standardised(whole, 1e-4), atol=1e-5)
 
 
 def test_standing_statistics_are_equal_weight_averages(generator):
-    norm = Standardize(3, epsilon=1e-4).eval()
+    norm = BatchNorm(3, epsilon=1e-4).eval()
     batches = [torch.randn(8, 3, 2, 2, generator=generator) * (i + 1) for i in range(3)]
-    with collecting_statistics(norm):
+    with collect_standing_statistics(norm):
         for batch in batches:
             norm(batch)
     means = torch.stack([batch.transpose(0, 1).flatten(1).mean(1) for batch in batches])
@@ -81,23 +88,23 @@ def test_standing_statistics_are_equal_weight_averages(generator):
 
 
 def test_evaluation_does_not_depend_on_the_batch(generator):
-    norm = Standardize(3, epsilon=1e-4).eval()
+    norm = BatchNorm(3, epsilon=1e-4).eval()
     x = torch.randn(8, 3, 2, 2, generator=generator)
-    with collecting_statistics(norm):
+    with collect_standing_statistics(norm):
         norm(x)
     assert torch.allclose(norm(x)[:1], norm(x[:1]), atol=1e-6)
 
 
 def test_collecting_without_a_pass_is_a_mistake():
-    with pytest.raises(AssertionError), collecting_statistics(Standardize(3, epsilon=1e-4)):
+    with pytest.raises(AssertionError), collect_standing_statistics(BatchNorm(3, epsilon=1e-4)):
         pass
 
 
 def test_bf16_input_keeps_float32_statistics(generator):
     x = (torch.randn(64, 3, 8, 8, generator=generator) + 100).bfloat16()
-    norm = Standardize(3, epsilon=1e-4)
+    norm = BatchNorm(3, epsilon=1e-4)
     training = norm(x)
-    with collecting_statistics(norm.eval()):
+    with collect_standing_statistics(norm.eval()):
         norm(x)
     for out in (training, norm(x)):
         assert out.dtype == torch.bfloat16
@@ -114,7 +121,7 @@ def test_without_standardising_gain_and_bias_act_on_x_itself(generator):
 
 
 def test_a_table_holds_a_row_for_each_class_and_starts_at_zero(generator):
-    table = ClassTable(4, 3)
+    table = ClassConditionalTable(4, 3)
     initialize(table, INITIALIZERS["normal"], generator)
     assert not table.weight.detach().any()
     with torch.no_grad():
@@ -124,9 +131,9 @@ def test_a_table_holds_a_row_for_each_class_and_starts_at_zero(generator):
 
 
 def test_the_perceptron_map_is_two_layers_with_a_relu(generator):
-    layer = PerceptronMap(5, 3, linear=LINEAR)
+    layer = MLPMap(5, 3, linear=LINEAR)
     initialize(layer, INITIALIZERS["orthogonal"], generator)
     layer.eval()
     condition = torch.randn(4, 5, generator=generator)
-    hidden = (condition @ layer.hidden.used_weight().T + layer.hidden.bias).clamp(min=0)
-    assert torch.allclose(layer(condition), hidden @ layer.output.used_weight().T, atol=1e-6)
+    hidden = (condition @ layer.hidden.effective_weight().T + layer.hidden.bias).clamp(min=0)
+    assert torch.allclose(layer(condition), hidden @ layer.output.effective_weight().T, atol=1e-6)

@@ -5,10 +5,10 @@ import torch
 
 from biggan.models import registry
 from biggan.models.registry import FAMILIES
-from biggan.nn.batch_norm import Standardize, collecting_statistics
-from biggan.nn.inference import frozen
-from biggan.nn.layers import Weighted
-from biggan.nn.reparametrization import Plain
+from biggan.nn.batch_norm import BatchNorm, collect_standing_statistics
+from biggan.nn.inference import for_inference
+from biggan.nn.layers import ReparametrizedLayer
+from biggan.nn.reparametrization import Identity
 
 OPTIONS = {
     **{name: {} for name in FAMILIES if not name.startswith("improved")},
@@ -31,16 +31,22 @@ def test_the_same_function(name, generator):
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
         z, y = torch.randn(6, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
         g.eval()
-        if any(isinstance(layer, Standardize) for layer in g.modules()):
-            with collecting_statistics(g):
+        if any(isinstance(layer, BatchNorm) for layer in g.modules()):
+            with collect_standing_statistics(g):
                 g(z, y)
         before = {key: value.clone() for key, value in g.state_dict().items()}
         for memory_format in (torch.contiguous_format, torch.channels_last):
-            fast = frozen(g, torch.float32, memory_format)
+            fast = for_inference(g, torch.float32, memory_format)
             assert torch.allclose(fast(z, y), g(z, y), atol=2e-5)
-            assert not any(isinstance(layer, Standardize) for layer in fast.modules())
-            assert all(isinstance(layer.rule, Plain) for layer in fast.modules() if isinstance(layer, Weighted))
-        assert (frozen(g, torch.bfloat16, torch.channels_last)(z, y) - g(z, y)).abs().mean() < 0.03
+            assert not any(isinstance(layer, BatchNorm) for layer in fast.modules())
+            assert all(
+                isinstance(layer.reparametrization, Identity)
+                for layer in fast.modules()
+                if isinstance(layer, ReparametrizedLayer)
+            )
+        assert (for_inference(g, torch.bfloat16, torch.channels_last)(z, y) - g(z, y)).abs().mean() < 0.03
         x = torch.randn(6, 3, 32, 32, generator=generator)
-        assert torch.allclose(frozen(d, torch.float32, torch.channels_last)(x, y).score_N, d.eval()(x, y).score_N, rtol=1e-3)
+        assert torch.allclose(
+            for_inference(d, torch.float32, torch.channels_last)(x, y).score_N, d.eval()(x, y).score_N, rtol=1e-3
+        )
     assert all(torch.equal(value, before[key]) for key, value in g.state_dict().items()), "the network itself stays"

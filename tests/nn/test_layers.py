@@ -9,14 +9,14 @@ import torch.nn.functional as F
 
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Conv2d, Linear
-from biggan.nn.reparametrization import Plain
-from biggan.nn.spectral_norm import Spectral
+from biggan.nn.reparametrization import Identity
+from biggan.nn.spectral_norm import SpectralNorm
 
-RULE = partial(Spectral, epsilon=1e-4)
+RULE = partial(SpectralNorm, epsilon=1e-4)
 
 
-def conv(generator, kernel=3, rule=RULE, **options):
-    layer = Conv2d(6, 10, kernel, rule=rule, **options)
+def conv(generator, kernel=3, reparametrization=RULE, **options):
+    layer = Conv2d(6, 10, kernel, reparametrization=reparametrization, **options)
     initialize(layer, INITIALIZERS["normal"], generator)
     with torch.no_grad():
         layer.bias.normal_(generator=generator)
@@ -25,7 +25,7 @@ def conv(generator, kernel=3, rule=RULE, **options):
 
 def written_out(layer, x, kernel, dilation):
     padding = dilation * (kernel - 1) // 2
-    return F.conv2d(x, layer.used_weight(), layer.bias, padding=padding, dilation=dilation)
+    return F.conv2d(x, layer.effective_weight(), layer.bias, padding=padding, dilation=dilation)
 
 
 @pytest.mark.parametrize("dilation", [1, 2])
@@ -56,7 +56,7 @@ def test_kept_outputs_are_the_first_of_all(generator):
 
 
 def test_orthogonal_initialisation(generator):
-    layer = Conv2d(6, 10, 3, rule=RULE)
+    layer = Conv2d(6, 10, 3, reparametrization=RULE)
     initialize(layer, INITIALIZERS["orthogonal"], generator)
     rows = layer.weight.detach().flatten(1)
     assert torch.allclose(rows @ rows.T, torch.eye(10), atol=1e-5)
@@ -69,7 +69,7 @@ def test_orthogonal_initialisation(generator):
 )
 def test_glorot_initialisation(name, kernel, gain, generator):
     """Uniform within gain sqrt(6 / (fan in + fan out)): docs/papers/biggan.md, "SA-GAN" and "SN-GAN"."""
-    layer = Conv2d(64, 96, kernel, rule=Plain)
+    layer = Conv2d(64, 96, kernel, reparametrization=Identity)
     initialize(layer, INITIALIZERS[name], generator)
     bound = gain * math.sqrt(6 / ((64 + 96) * kernel**2))
     largest = layer.weight.detach().abs().max().item()
@@ -78,6 +78,6 @@ def test_glorot_initialisation(name, kernel, gain, generator):
 
 
 def test_normal_initialisation(generator):
-    layer = Linear(100, 100, rule=Plain)
+    layer = Linear(100, 100, reparametrization=Identity)
     initialize(layer, INITIALIZERS["normal"], generator)
     assert layer.weight.detach().std().item() == pytest.approx(0.02, rel=0.05)

@@ -6,7 +6,7 @@ import torch
 
 from biggan.nn.initialization import initialize, normal_of
 from biggan.nn.minibatch_discrimination import MinibatchDiscrimination, NoMinibatchFeatures
-from biggan.nn.weight_norm import starting_from_data
+from biggan.nn.weight_norm import data_dependent_init
 
 A, B, C = 6, 4, 3
 
@@ -80,7 +80,7 @@ def test_start_from_data(layer, generator):
     1, and the mean output 0."""
     torch.nn.init.zeros_(layer.log_scale)
     features = 5 * torch.randn(20, A, generator=generator)
-    with starting_from_data(layer):
+    with data_dependent_init(layer):
         out = layer(features)
     assert torch.allclose(out.mean(0), torch.zeros(B), atol=1e-5)
     theta = layer.weight.detach().numpy().reshape(B, C, A)
@@ -94,7 +94,7 @@ def test_start_from_data(layer, generator):
 def test_start_from_data_that_says_nothing(layer, rows, generator):
     """One image, or every image twice: numbers, not NaN."""
     features = torch.randn(-(-rows // 2), A, generator=generator).repeat(2, 1)[:rows]
-    with starting_from_data(layer):
+    with data_dependent_init(layer):
         layer(features)
     assert layer.bias.isfinite().all()
     assert layer.log_scale.isfinite().all()

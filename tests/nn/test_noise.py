@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from biggan.nn.noise import TABLE, GaussianNoise, NormalTable, silenced
+from biggan.nn.noise import TABLE, GaussianNoise, NormalTable, disable_noise
 
 
 def test_normal_and_new_each_time():
@@ -28,10 +28,10 @@ def test_larger_than_the_table():
 def test_none_in_evaluation_and_where_silenced():
     network = nn.Sequential(GaussianNoise(0.5, NormalTable()), nn.Dropout(0.5))
     x = torch.ones(50, 50)
-    with silenced(network):
+    with disable_noise(network):
         assert torch.equal(network(x), x)
     assert not torch.equal(network(x), x)
     assert torch.equal(network.eval()(x), x)
-    with silenced(network):
+    with disable_noise(network):
         pass
     assert not any(module.training for module in network.modules())

@@ -7,7 +7,7 @@ from biggan.analysis.spectra import Spectra, matrices
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.nn import singular_values
-from biggan.nn.singular_values import leading, short_side
+from biggan.nn.singular_values import leading_singular_triplets, warm_start
 
 
 def truth(weight):
@@ -18,7 +18,7 @@ def truth(weight):
 def test_values_and_vectors(shape, generator):
     weight = torch.randn(shape, generator=generator)
     left, values, right = truth(weight)
-    found = leading(weight, 3)
+    found = leading_singular_triplets(weight, 3)
     count = min(3, *shape)
     assert torch.allclose(found.values.double(), values[:count], rtol=1e-5)
     cosines = torch.stack([(found.left.double() * left[:, :count]).sum(0), (found.right.double() * right[:count].T).sum(0)])
@@ -31,10 +31,10 @@ def test_a_warm_start_needs_fewer_products(generator, monkeypatch):
     monkeypatch.setattr(
         singular_values, "orthonormal", lambda v, b, o=singular_values.orthonormal: products.append(1) or o(v, b)
     )
-    found = leading(weight)
+    found = leading_singular_triplets(weight)
     cold = len(products)
     moved = weight + 1e-3 * torch.randn(400, 900, generator=generator)
-    again = leading(moved, start=short_side(found))
+    again = leading_singular_triplets(moved, start=warm_start(found))
     assert len(products) - cold < 0.8 * cold
     assert torch.allclose(again.values.double(), truth(moved)[1][:3], rtol=1e-5)
 
@@ -44,15 +44,15 @@ def test_a_first_value_far_above_the_others(first, generator):
     """As at collapse: the second and third are exact too."""
     left, right = (torch.linalg.qr(torch.randn(400, 400, generator=generator, dtype=torch.float64)).Q for _ in "uv")
     values = torch.cat([torch.tensor([first]), torch.linspace(3, 0.1, 399)]).double()
-    found = leading((left * values @ right.T).float())
+    found = leading_singular_triplets((left * values @ right.T).float())
     assert torch.allclose(found.values.double(), values[:3], rtol=1e-5)
 
 
 def test_degenerate_matrices(generator):
-    assert torch.allclose(leading(torch.eye(300)).values, torch.ones(3), rtol=1e-5)
-    assert leading(torch.zeros(4, 9)).values.tolist() == [0, 0, 0]
+    assert torch.allclose(leading_singular_triplets(torch.eye(300)).values, torch.ones(3), rtol=1e-5)
+    assert leading_singular_triplets(torch.zeros(4, 9)).values.tolist() == [0, 0, 0]
     low = torch.randn(300, 1, generator=generator) @ torch.randn(1, 500, generator=generator)
-    assert torch.allclose(leading(low).values[0], torch.linalg.matrix_norm(low, 2), rtol=1e-5)
+    assert torch.allclose(leading_singular_triplets(low).values[0], torch.linalg.matrix_norm(low, 2), rtol=1e-5)
 
 
 def test_every_layer_of_a_128_px_model(generator):

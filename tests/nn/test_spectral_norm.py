@@ -8,13 +8,13 @@ import torch
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Conv2d, Embedding, Linear
 from biggan.nn.reparametrization import WeightNorm
-from biggan.nn.spectral_norm import Spectral
+from biggan.nn.spectral_norm import SpectralNorm
 
-RULE = partial(Spectral, epsilon=1e-4)
+RULE = partial(SpectralNorm, epsilon=1e-4)
 LAYERS = {
-    "linear": lambda: Linear(12, 20, rule=RULE),
-    "embedding": lambda: Embedding(20, 12, rule=RULE),
-    "conv": lambda: Conv2d(6, 10, 3, rule=RULE),
+    "linear": lambda: Linear(12, 20, reparametrization=RULE),
+    "embedding": lambda: Embedding(20, 12, reparametrization=RULE),
+    "conv": lambda: Conv2d(6, 10, 3, reparametrization=RULE),
 }
 
 
@@ -28,37 +28,37 @@ def layer_of(kind, generator):
 def test_sigma_is_the_largest_singular_value(kind, generator):
     layer = layer_of(kind, generator)
     for _ in range(300):
-        normalized = layer.used_weight()
+        normalized = layer.effective_weight()
     singular_values = torch.linalg.svdvals(normalized.detach().flatten(1))
     assert singular_values[0] == pytest.approx(1, abs=1e-4)
 
 
 def test_vectors_move_in_training_and_never_in_evaluation(generator):
     layer = layer_of("conv", generator)
-    before = layer.rule.left_vector.clone()
+    before = layer.reparametrization.u.clone()
     layer.eval()
     layer(torch.ones(1, 6, 4, 4))
-    assert torch.equal(layer.rule.left_vector, before)
+    assert torch.equal(layer.reparametrization.u, before)
     layer.train()
     layer(torch.ones(1, 6, 4, 4))
-    assert not torch.equal(layer.rule.left_vector, before)
+    assert not torch.equal(layer.reparametrization.u, before)
 
 
 def test_one_power_iteration_per_forward(generator):
     layer = layer_of("linear", generator)
-    weight, vector = layer.weight.detach(), layer.rule.left_vector.clone()
+    weight, vector = layer.weight.detach(), layer.reparametrization.u.clone()
     layer(torch.ones(1, 12))
     expected = weight @ (weight.T @ vector.T)
-    assert torch.allclose(layer.rule.left_vector.T, expected / expected.norm(), atol=1e-6)
+    assert torch.allclose(layer.reparametrization.u.T, expected / expected.norm(), atol=1e-6)
 
 
 def test_gradient_takes_the_vectors_as_constants(generator):
     layer = layer_of("linear", generator)
     for _ in range(300):
-        layer.used_weight()
+        layer.effective_weight()
     layer.eval()
     direction = torch.randn(20, 12, generator=generator)
-    (layer.used_weight() * direction).sum().backward()
+    (layer.effective_weight() * direction).sum().backward()
     left, values, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
     outer, sigma = torch.outer(left[:, 0], right[0]), values[0]
     expected = direction / sigma - (direction * layer.weight.detach()).sum() / sigma**2 * outer  # Miyato 2018, equation 12
@@ -68,20 +68,20 @@ def test_gradient_takes_the_vectors_as_constants(generator):
 def test_sigma_stays_float32_under_autocast(generator):
     layer = layer_of("linear", generator)
     layer.eval()
-    plain = layer.used_weight()
+    plain = layer.effective_weight()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(layer.used_weight(), plain)
+        assert torch.equal(layer.effective_weight(), plain)
 
 
 def test_weight_norm_parts_length_from_direction(generator):
     """Salimans & Kingma 2016, equation 2, and that the start changes nothing."""
-    layer = Conv2d(6, 10, 3, rule=WeightNorm)
+    layer = Conv2d(6, 10, 3, reparametrization=WeightNorm)
     initialize(layer, INITIALIZERS["normal"], generator)
     weight = layer.weight.detach().clone()
-    assert torch.allclose(layer.used_weight(), weight, atol=1e-7)
+    assert torch.allclose(layer.effective_weight(), weight, atol=1e-7)
     with torch.no_grad():
-        layer.rule.gain.mul_(3)
+        layer.reparametrization.gain.mul_(3)
         layer.weight.mul_(7)
-    assert torch.allclose(layer.used_weight(), 3 * weight, atol=1e-6)
-    for filter_, gain in zip(layer.used_weight(), layer.rule.gain, strict=True):
+    assert torch.allclose(layer.effective_weight(), 3 * weight, atol=1e-6)
+    for filter_, gain in zip(layer.effective_weight(), layer.reparametrization.gain, strict=True):
         assert filter_.norm().item() == pytest.approx(gain.item(), rel=1e-5)

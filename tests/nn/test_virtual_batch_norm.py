@@ -6,8 +6,8 @@ import torch
 
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
-from biggan.models.improved_gan import ConvolutionConfig, PerceptronConfig
-from biggan.nn.virtual_batch_norm import VirtualStandardize
+from biggan.models.improved_gan import ConvConfig, MLPConfig
+from biggan.nn.virtual_batch_norm import VirtualBatchNorm
 
 REFERENCE = 5
 
@@ -27,14 +27,14 @@ def by_formula(x):
 @pytest.mark.parametrize("size", [4, 1])
 def test_against_the_formula(size, generator):
     x = 2 * torch.randn(REFERENCE + 3, 6, size, size, generator=generator) + 1
-    norm = VirtualStandardize(REFERENCE, epsilon=1e-5)
+    norm = VirtualBatchNorm(REFERENCE, epsilon=1e-5)
     assert np.allclose(norm(x), by_formula(x.numpy()), atol=1e-5)
     assert torch.equal(norm.eval()(x), norm.train()(x))
 
 
 def test_gradients_flow_through_both_batches(generator):
     x = torch.randn(REFERENCE + 2, 3, 4, 4, generator=generator, dtype=torch.float32).requires_grad_(True)
-    out = VirtualStandardize(REFERENCE, epsilon=1e-5)(x)
+    out = VirtualBatchNorm(REFERENCE, epsilon=1e-5)(x)
     (gradient,) = torch.autograd.grad(out[REFERENCE].square().sum() + out[REFERENCE].sum(), x)
     assert gradient[:REFERENCE].abs().sum() > 0
     assert torch.equal(gradient[REFERENCE + 1], torch.zeros_like(gradient[0])), "another live example has no part in it"
@@ -50,8 +50,8 @@ def test_gradients_flow_through_both_batches(generator):
 
 CONFIGS = {
     "biggan": BigGANConfig(resolution=32, num_classes=3, width=4, generator_norm="virtual", reference_batch=4),
-    "perceptron": PerceptronConfig(num_classes=3, generator_norm="virtual", reference_batch=4),
-    "convolution": ConvolutionConfig(num_classes=3, generator_norm="virtual", reference_batch=4, generator_width=16),
+    "perceptron": MLPConfig(num_classes=3, generator_norm="virtual", reference_batch=4),
+    "convolution": ConvConfig(num_classes=3, generator_norm="virtual", reference_batch=4, generator_width=16),
 }
 
 

@@ -8,12 +8,12 @@ from torch.autograd.graph import increment_version
 
 from biggan.nn import weight_norm
 from biggan.nn.initialization import initialize, normal_of
-from biggan.nn.weight_norm import WeightNormed, starting_from_data, starts_from_data
+from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init, needs_data_dependent_init
 
 LAYERS = {
-    "dense": (lambda **o: weight_norm.dense(6, 5, **o), (9, 6)),
-    "conv": (lambda **o: weight_norm.conv(3, 5, 3, stride=2, padding=1, **o), (4, 3, 6, 6)),
-    "deconv": (lambda **o: weight_norm.deconv(3, 5, 5, **o), (4, 3, 4, 4)),
+    "dense": (lambda **o: weight_norm.linear(6, 5, **o), (9, 6)),
+    "conv": (lambda **o: weight_norm.conv2d(3, 5, 3, stride=2, padding=1, **o), (4, 3, 6, 6)),
+    "deconv": (lambda **o: weight_norm.conv_transpose2d(3, 5, 5, **o), (4, 3, 4, 4)),
 }
 
 
@@ -50,9 +50,9 @@ def test_convolutions_have_the_weight_divided_by_its_length(name, generator):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("std", [1.0, 0.1])
 def test_starts_with_mean_zero_and_a_given_deviation(name, std, generator):
-    layer, x = made(name, generator, started_std=std)
-    assert starts_from_data(layer)
-    with starting_from_data(layer):
+    layer, x = made(name, generator, init_std=std)
+    assert needs_data_dependent_init(layer)
+    with data_dependent_init(layer):
         first = layer(x)
     dims = [0, *range(2, first.dim())]
     for y in (first, layer(x)):
@@ -61,9 +61,9 @@ def test_starts_with_mean_zero_and_a_given_deviation(name, std, generator):
 
 
 def test_a_layer_may_stay_out_of_the_start(generator):
-    layer, x = made("dense", generator, started_std=None)
+    layer, x = made("dense", generator, init_std=None)
     before = layer.scale.clone(), layer.bias.clone()
-    with starting_from_data(layer):
+    with data_dependent_init(layer):
         layer(x)
     assert torch.equal(layer.scale, before[0])
     assert torch.equal(layer.bias, before[1])
@@ -71,17 +71,17 @@ def test_a_layer_may_stay_out_of_the_start(generator):
 
 def test_the_scale_learns_only_where_it_is_said_to(generator):
     assert [name for name, _ in made("dense", generator)[0].named_parameters()] == ["weight", "bias"]
-    assert "scale" in dict(made("dense", generator, scale_learns=True)[0].named_parameters())
+    assert "scale" in dict(made("dense", generator, learnable_scale=True)[0].named_parameters())
 
 
 @pytest.mark.parametrize("learns", [False, True])
 def test_fast_rows_have_the_gradients_of_the_plain_layer(learns, generator):
-    layer, x = made("dense", generator, scale_learns=learns)
+    layer, x = made("dense", generator, learnable_scale=learns)
     x.requires_grad_(True)
     inputs = [x, layer.weight, layer.bias, *([layer.scale] if learns else [])]
     outward = torch.randn(9, 5, generator=generator)
     fast = torch.autograd.grad(layer(x), inputs, outward)
-    plain = torch.autograd.grad(WeightNormed.forward(layer, x), inputs, outward)
+    plain = torch.autograd.grad(WeightNormLayer.forward(layer, x), inputs, outward)
     for one, other in zip(fast, plain, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     layer.weight.requires_grad_(False)
@@ -95,21 +95,21 @@ def test_fast_rows_notice_that_the_weight_has_changed(generator):
     layer(x).square().sum().backward()
     optimizer.step()
     increment_version([layer.weight])  # as training/step does: a fused step says nothing
-    assert torch.allclose(layer(x), WeightNormed.forward(layer, x), atol=1e-5)
+    assert torch.allclose(layer(x), WeightNormLayer.forward(layer, x), atol=1e-5)
     with torch.no_grad():
         layer.weight.add_(1.0)
-    assert torch.allclose(layer(x), WeightNormed.forward(layer, x), atol=1e-5)
+    assert torch.allclose(layer(x), WeightNormLayer.forward(layer, x), atol=1e-5)
 
 
 def test_second_derivatives_of_fast_rows(generator):
     """For penalties on gradients."""
     first, x = made("dense", generator)
-    second = weight_norm.dense(5, 4)
+    second = weight_norm.linear(5, 4)
     initialize(second, normal_of(0.3), generator)
     x.requires_grad_(True)
     inputs = [first.weight, second.weight, first.bias]
     found = []
-    for forward in (type(first).forward, WeightNormed.forward):
+    for forward in (type(first).forward, WeightNormLayer.forward):
         out = forward(second, forward(first, x).tanh()).sum()
         (gradient,) = torch.autograd.grad(out, x, create_graph=True)
         found.append(torch.autograd.grad(gradient.square().sum(), inputs))

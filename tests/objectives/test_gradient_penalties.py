@@ -7,11 +7,11 @@ import torch
 
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
-from biggan.nn.heads import Verdict
+from biggan.nn.heads import DiscriminatorOutput
 from biggan.objectives.diffaugment import flip, translate
 from biggan.objectives.gradient_penalties import R1, R2
 from biggan.objectives.logit_regularizers import Consistency, LeCam
-from biggan.objectives.regularizer import Context
+from biggan.objectives.regularizer import PenaltyInputs
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def discriminator(generator):
     return d.double()
 
 
-def context_of(generator):
+def penalty_inputs(generator):
     images = torch.randn(2, 2, 3, 32, 32, generator=generator, dtype=torch.float64)
     labels = torch.tensor([2, 0]), torch.tensor([1, 1])
-    return Context(step=1, real=images[0], real_labels=labels[0], fake=images[1], fake_labels=labels[1])
+    return PenaltyInputs(step=1, real=images[0], real_labels=labels[0], fake=images[1], fake_labels=labels[1])
 
 
 def test_lazy_is_as_many_times_as_strong(discriminator, generator):
-    context = context_of(generator)
+    context = penalty_inputs(generator)
     discriminator.eval()
     assert R1(1.0, every=4).penalty(discriminator, context).item() == R1(4.0).penalty(discriminator, context).item()
 
@@ -41,7 +41,7 @@ def test_lazy_is_as_many_times_as_strong(discriminator, generator):
 @pytest.mark.parametrize(("penalty", "side"), [(R1(4.0), "real"), (R2(4.0), "fake")])
 def test_against_finite_differences(discriminator, generator, penalty, side):
     """The squared length of one image's gradient is the sum of squared difference quotients over all its pixels."""
-    context = context_of(generator)
+    context = penalty_inputs(generator)
     images, labels = getattr(context, side)[:1], getattr(context, f"{side}_labels")[:1]
     context = dataclasses.replace(context, **{side: images, f"{side}_labels": labels})
     value = penalty.penalty(discriminator, context).item()
@@ -58,7 +58,7 @@ def test_against_finite_differences(discriminator, generator, penalty, side):
 
 
 def test_its_gradient_by_a_weight_against_differences(discriminator, generator):
-    context, weight = context_of(generator), discriminator.blocks[1].conv_1.weight
+    context, weight = penalty_inputs(generator), discriminator.blocks[1].conv_1.weight
     discriminator.eval()
     penalty = R1(2.0)
     penalty.penalty(discriminator, context).backward()
@@ -77,7 +77,7 @@ def test_its_gradient_by_a_weight_against_differences(discriminator, generator):
 def test_no_vector_moves(discriminator, generator):
     before = {name: buffer.clone() for name, buffer in discriminator.named_buffers()}
     assert discriminator.training
-    R1(1.0).penalty(discriminator, context_of(generator))
+    R1(1.0).penalty(discriminator, penalty_inputs(generator))
     assert all(torch.equal(buffer, before[name]) for name, buffer in discriminator.named_buffers())
     assert all(module.training for module in discriminator.modules())
 
@@ -87,7 +87,9 @@ def test_lecam():
     scores = [(torch.tensor([1.0, 3.0]), torch.tensor([-2.0, 0.0])), (torch.tensor([4.0, 0.0]), torch.tensor([1.0, 5.0]))]
     real_mean = fake_mean = None
     for real, fake in scores:
-        context = Context(step=1, real_verdict=Verdict(real, real, None), fake_verdict=Verdict(fake, fake, None))
+        context = PenaltyInputs(
+            step=1, real_output=DiscriminatorOutput(real, real, None), fake_output=DiscriminatorOutput(fake, fake, None)
+        )
         value = lecam.penalty(None, context).item()
         r, f = real.mean().item(), fake.mean().item()
         real_mean = r if real_mean is None else 0.9 * real_mean + 0.1 * r
@@ -95,7 +97,7 @@ def test_lecam():
         wanted = (real - fake_mean).clamp(min=0).square().mean() + (real_mean - fake).clamp(min=0).square().mean()
         assert value == pytest.approx(0.5 * wanted.item())
     other = LeCam(0.5, decay=0.9)
-    other.remember(lecam.memory())
+    other.load_state_dict(lecam.state_dict())
     assert other.penalty(None, context).item() == lecam.penalty(None, context).item()
 
 
@@ -108,7 +110,7 @@ class Sum(torch.nn.Module):
 
     def forward(self, x, y_N):
         score_N = (x * self.weight).sum((1, 2, 3))
-        return Verdict(score_N, score_N, None)
+        return DiscriminatorOutput(score_N, score_N, None)
 
 
 def test_consistency(generator):
@@ -117,7 +119,7 @@ def test_consistency(generator):
     inner[:, :, 8:24, 8:24] = torch.randn(2, 3, 16, 16, generator=generator)
     for weight, nothing in ((torch.ones(3, 32, 32), True), (torch.randn(3, 32, 32, generator=generator), False)):
         net = Sum(weight)
-        context = Context(step=1, real=inner, real_labels=None, real_verdict=net(inner, None))
+        context = PenaltyInputs(step=1, real=inner, real_labels=None, real_output=net(inner, None))
         torch.manual_seed(0)
         value = Consistency(2.0).penalty(net, context).item()
         torch.manual_seed(0)

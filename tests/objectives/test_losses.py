@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from biggan.nn.heads import Verdict
+from biggan.nn.heads import DiscriminatorOutput
 from biggan.objectives.losses import ObjectiveConfig
 from biggan.runtime.errors import ConfigError
 
@@ -30,21 +30,21 @@ FORMULAS = {
 }
 
 
-def verdict(scores):
-    return Verdict(torch.tensor(scores), torch.zeros(len(scores), 1), None)
+def output(scores):
+    return DiscriminatorOutput(torch.tensor(scores), torch.zeros(len(scores), 1), None)
 
 
 @pytest.mark.parametrize("loss", FORMULAS)
 def test_against_numpy(loss):
     objective = ObjectiveConfig(loss=loss).objective()
-    discriminator = sum(objective.for_discriminator(verdict(REAL), verdict(FAKE), torch.zeros(3)).values())
-    generator = sum(objective.for_generator(verdict(REAL) if objective.pairs else None, verdict(FAKE)).values())
+    discriminator = sum(objective.discriminator_loss(output(REAL), output(FAKE), torch.zeros(3)).values())
+    generator = sum(objective.generator_loss(output(REAL) if objective.needs_real_outputs else None, output(FAKE)).values())
     assert np.allclose([discriminator.item(), generator.item()], FORMULAS[loss])
 
 
 def test_margin():
     objective = ObjectiveConfig(margin=3.0).objective()
-    loss = sum(objective.for_discriminator(verdict(REAL), verdict(FAKE), torch.zeros(3)).values())
+    loss = sum(objective.discriminator_loss(output(REAL), output(FAKE), torch.zeros(3)).values())
     assert np.isclose(loss.item(), np.maximum(0, 3 - REAL).mean() + np.maximum(0, 3 + FAKE).mean())
     with pytest.raises(ConfigError, match="above 0"):
         ObjectiveConfig(margin=0.0).check()
@@ -55,10 +55,10 @@ def test_margin():
 @pytest.mark.parametrize("loss", ["non-saturating", "relativistic"])
 def test_stable_for_huge_scores(loss):
     objective = ObjectiveConfig(loss=loss).objective()
-    real, fake = verdict(np.array([-1e4, 1e4])), verdict(np.array([1e4, -1e4]))
+    real, fake = output(np.array([-1e4, 1e4])), output(np.array([1e4, -1e4]))
     terms = [
-        *objective.for_discriminator(real, fake, torch.zeros(2)).values(),
-        *objective.for_generator(real, fake).values(),
+        *objective.discriminator_loss(real, fake, torch.zeros(2)).values(),
+        *objective.generator_loss(real, fake).values(),
     ]
     assert all(torch.isfinite(term) for term in terms)
 
@@ -70,7 +70,7 @@ LOGITS_FAKE = np.array([[-3.0, 0.25, 1.5], [1.0, -1.0, 0.0]])
 def of_logits(logits, features=None):
     logits = torch.tensor(logits)
     features = torch.zeros(len(logits), 1) if features is None else torch.tensor(features)
-    return Verdict(logits.logsumexp(1), features, logits)
+    return DiscriminatorOutput(logits.logsumexp(1), features, logits)
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0])
@@ -85,23 +85,23 @@ def test_classes_and_one_more_against_a_softmax_over_all(weight):
     real, fake, y = of_logits(LOGITS_REAL), of_logits(LOGITS_FAKE), torch.tensor([0, 2])
     p, q = probabilities(LOGITS_REAL), probabilities(LOGITS_FAKE)
     unsupervised = -np.log(1 - p[:, 3]).mean() - np.log(q[:, 3]).mean()
-    assert np.isclose(sum(objective.for_discriminator(real, fake, y).values()).item(), weight * unsupervised)
+    assert np.isclose(sum(objective.discriminator_loss(real, fake, y).values()).item(), weight * unsupervised)
     among_real = p[:, :3] / p[:, :3].sum(1, keepdims=True)
-    assert np.isclose(objective.for_labelled(real, y)["class"].item(), -np.log(among_real[[0, 1], [0, 2]]).mean())
-    assert np.isclose(objective.for_generator(None, fake)["fake"].item(), np.log(q[:, 3]).mean())
+    assert np.isclose(objective.supervised_loss(real, y)["class"].item(), -np.log(among_real[[0, 1], [0, 2]]).mean())
+    assert np.isclose(objective.generator_loss(None, fake)["fake"].item(), np.log(q[:, 3]).mean())
     towards_real = ObjectiveConfig(loss="semi-supervised", generator_target=1.0).objective()
-    assert np.isclose(towards_real.for_generator(None, fake)["fake"].item(), -np.log(1 - q[:, 3]).mean())
+    assert np.isclose(towards_real.generator_loss(None, fake)["fake"].item(), -np.log(1 - q[:, 3]).mean())
 
 
 def test_semi_supervised_is_stable_for_huge_logits():
     objective = ObjectiveConfig(loss="semi-supervised", real_target=0.9).objective()
     huge = of_logits(np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]]))
-    huge = huge._replace(class_logits_NK=huge.class_logits_NK.requires_grad_(True))
-    huge = huge._replace(score_N=huge.class_logits_NK.logsumexp(1))
-    terms = objective.for_discriminator(huge, huge, None) | objective.for_labelled(huge, torch.tensor([1, 0]))
-    terms |= {"g": objective.for_generator(None, huge)["fake"]}
+    huge = huge._replace(class_logits=huge.class_logits.requires_grad_(True))
+    huge = huge._replace(score_N=huge.class_logits.logsumexp(1))
+    terms = objective.discriminator_loss(huge, huge, None) | objective.supervised_loss(huge, torch.tensor([1, 0]))
+    terms |= {"g": objective.generator_loss(None, huge)["fake"]}
     assert all(torch.isfinite(term) for term in terms.values())
-    (gradient,) = torch.autograd.grad(sum(terms.values()), huge.class_logits_NK)
+    (gradient,) = torch.autograd.grad(sum(terms.values()), huge.class_logits)
     assert torch.isfinite(gradient).all()
 
 
@@ -109,17 +109,17 @@ def test_semi_supervised_is_stable_for_huge_logits():
 def test_one_sided_label_smoothing(loss):
     half = 0.5 if loss == "semi-supervised" else 1.0
     objective = ObjectiveConfig(loss=loss, real_target=0.75, generator_target=0.375).objective()
-    terms = objective.for_discriminator(verdict(REAL), verdict(FAKE), None)
+    terms = objective.discriminator_loss(output(REAL), output(FAKE), None)
     smooth = -(0.75 * np.log(sigmoid(REAL)) + 0.25 * np.log(1 - sigmoid(REAL))).mean()
     assert np.isclose(terms["real"].item(), half * smooth)
     assert np.isclose(terms["fake"].item(), -half * np.log(1 - sigmoid(FAKE)).mean()), "generated images keep the target 0"
     expected = -(0.375 * np.log(sigmoid(FAKE)) + 0.625 * np.log(1 - sigmoid(FAKE))).mean()
-    assert np.isclose(objective.for_generator(None, verdict(FAKE))["fake"].item(), expected)
+    assert np.isclose(objective.generator_loss(None, output(FAKE))["fake"].item(), expected)
 
 
 def test_smoothed_least_squares():
     objective = ObjectiveConfig(loss="least-squares", real_target=0.9).objective()
-    terms = objective.for_discriminator(verdict(REAL), verdict(FAKE), None)
+    terms = objective.discriminator_loss(output(REAL), output(FAKE), None)
     assert np.isclose(sum(terms.values()).item(), ((REAL - 0.9) ** 2).mean() / 2 + (FAKE**2).mean() / 2)
 
 
@@ -139,13 +139,13 @@ FEATURES = np.array([[1.0, 2.0, 0.0], [3.0, -1.0, 1.0]]), np.array([[0.0, 0.0, 1
 def test_feature_matching_against_numpy(norm, of):
     objective = ObjectiveConfig(loss="semi-supervised", feature_matching=norm).objective()
     real, fake = of_logits(LOGITS_REAL, FEATURES[0]), of_logits(LOGITS_FAKE, FEATURES[1])
-    found = objective.for_generator(real, fake)
+    found = objective.generator_loss(real, fake)
     assert list(found) == ["features"]
     assert np.isclose(found["features"].item(), of(FEATURES[0].mean(0) - FEATURES[1].mean(0)))
-    assert objective.pairs
+    assert objective.needs_real_outputs
     assert objective.supervised
     inner = ObjectiveConfig(loss="semi-supervised").objective()
-    assert objective.for_discriminator(real, fake, None) == inner.for_discriminator(real, fake, None)
+    assert objective.discriminator_loss(real, fake, None) == inner.discriminator_loss(real, fake, None)
 
 
 @pytest.mark.parametrize("loss", ["non-saturating", "semi-supervised", "least-squares"])
@@ -153,9 +153,11 @@ def test_feature_matching_against_numpy(norm, of):
 def test_the_boundary_is_the_best_score_where_both_are_alike(loss, target):
     """D's loss on one score that real and generated images share is smallest there (section 3.4)."""
     objective = ObjectiveConfig(loss=loss, real_target=target).objective()
-    verdicts = [Verdict(score_N, None, None) for score_N in torch.linspace(-3, 3, 2001, dtype=torch.float64).split(1)]
-    best = min(verdicts, key=lambda v: sum(objective.for_discriminator(v, v, None).values()))
-    assert objective.boundary == pytest.approx(best.score_N.item(), abs=4e-3)
+    findings_agreement = [
+        DiscriminatorOutput(score_N, None, None) for score_N in torch.linspace(-3, 3, 2001, dtype=torch.float64).split(1)
+    ]
+    best = min(findings_agreement, key=lambda v: sum(objective.discriminator_loss(v, v, None).values()))
+    assert objective.decision_boundary == pytest.approx(best.score_N.item(), abs=4e-3)
 
 
 @pytest.mark.parametrize(

@@ -5,26 +5,26 @@ import torch
 
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
-from biggan.nn.layers import Linear, Weighted
-from biggan.nn.reparametrization import Plain
+from biggan.nn.layers import Linear, ReparametrizedLayer
+from biggan.nn.reparametrization import Identity
 from biggan.objectives.regularization import DiscriminatorRegularization, GeneratorRegularization, RegularizationConfig
-from biggan.objectives.regularizer import Context
+from biggan.objectives.regularizer import PenaltyInputs
 from biggan.objectives.weight_regularizers import (
     L2,
-    Bound,
     GradientClip,
     HistoricalAverage,
     Orthogonal,
     OrthogonalGradient,
+    SigmaBound,
     SigmaClamp,
     SigmaPenalty,
     full_energy,
     off_diagonal_energy,
-    weights_of,
+    regularized_weights,
 )
 from biggan.runtime.errors import ConfigError
 
-CONTEXT = Context(step=1)
+CONTEXT = PenaltyInputs(step=1)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
@@ -67,16 +67,18 @@ def test_class_embeddings_are_left_out(generator):
     g, d = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     for net in (g, d):
         matrices = {name.removesuffix(".weight") for name, parameter in net.named_parameters() if parameter.dim() >= 2}
-        assert matrices - {name for name, _ in weights_of(net)} == {"embedding" if net is g else "head.embedding"}
+        assert matrices - {name for name, _ in regularized_weights(net)} == {"embedding" if net is g else "head.embedding"}
 
 
 def test_an_orthogonal_network_costs_nothing(generator):
     g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
-    tall = sum(layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, Weighted))
+    tall = sum(
+        layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, ReparametrizedLayer)
+    )
     wide = [
         off_diagonal_energy(layer.weight.flatten(1)).item()
         for layer in g.modules()
-        if isinstance(layer, Weighted) and layer.weight.shape[0] <= layer.weight[0].numel()
+        if isinstance(layer, ReparametrizedLayer) and layer.weight.shape[0] <= layer.weight[0].numel()
     ]
     assert max(wide) < 1e-4
     assert tall, "more filters than inputs cannot all be orthogonal: the test looks at the others"
@@ -84,7 +86,7 @@ def test_an_orthogonal_network_costs_nothing(generator):
 
 def network(generator, rows=5, columns=9):
     """One layer (rows, columns) without a rule."""
-    layer = Linear(columns, rows, rule=Plain, bias=False)
+    layer = Linear(columns, rows, reparametrization=Identity, bias=False)
     with torch.no_grad():
         layer.weight.normal_(generator=generator)
     return torch.nn.Sequential(layer)
@@ -118,15 +120,15 @@ def test_the_clamp_moves_one_singular_value(shape, ratio, generator):
         )
     before = torch.linalg.svdvals(net[0].weight.detach().double())
     bound = 0.9 * before[0].item() if ratio is None else ratio * before[1].item()
-    SigmaClamp(Bound(bound if ratio is None else None, ratio, "")).after_step(net)
+    SigmaClamp(SigmaBound(bound if ratio is None else None, ratio, "")).after_step(net)
     after = torch.linalg.svdvals(net[0].weight.detach().double())
     assert after[0].item() == pytest.approx(bound, rel=1e-5)
     assert torch.allclose(after[1:], before[1:], rtol=1e-4)
-    SigmaClamp(Bound(1e6, None, "")).after_step(net)
+    SigmaClamp(SigmaBound(1e6, None, "")).after_step(net)
     assert torch.equal(torch.linalg.svdvals(net[0].weight.detach().double()), after), "below its bound nothing moves"
 
 
-@pytest.mark.parametrize("bound", [Bound(0.5, None, ""), Bound(None, 1.5, "")])
+@pytest.mark.parametrize("bound", [SigmaBound(0.5, None, ""), SigmaBound(None, 1.5, "")])
 def test_sigma_penalty_against_autograd_through_svd(bound, generator):
     net = network(generator)
     SigmaPenalty(bound, strength=0.3).penalty(net, CONTEXT).backward()
@@ -149,10 +151,10 @@ def test_l2_and_clipping(generator):
 
 def test_bounds_name_layers(generator):
     g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
-    names = [name for name, _ in weights_of(g)]
-    assert [name for name, _ in Bound(1.0, None, "conv_1").weights(g)] == [name for name in names if "conv_1" in name]
+    names = [name for name, _ in regularized_weights(g)]
+    assert [name for name, _ in SigmaBound(1.0, None, "conv_1").weights(g)] == [name for name in names if "conv_1" in name]
     with pytest.raises(ConfigError, match="in no name of a weight"):
-        Bound(1.0, None, "absent").weights(g)
+        SigmaBound(1.0, None, "absent").weights(g)
 
 
 @pytest.mark.parametrize(
@@ -189,9 +191,9 @@ def test_historical_average_is_the_mean_of_all_iterates(generator):
     iterates = [torch.cat([p.detach().flatten() for p in net.parameters()])]
     for step in range(50):
         if step == 20:
-            kept = {name: tensor.clone() for name, tensor in regularizer.memory().items()}
+            kept = {name: tensor.clone() for name, tensor in regularizer.state_dict().items()}
             regularizer = HistoricalAverage(0.5)
-            regularizer.remember(kept)
+            regularizer.load_state_dict(kept)
         penalty = regularizer.penalty(net, CONTEXT)
         expected = 0.5 * (iterates[-1] - torch.stack(iterates).mean(0)).square().sum()
         assert penalty.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-9)

@@ -52,7 +52,7 @@ def test_onnx(capsys, run, given, tmp_path):
 @pytest.mark.parametrize("preset", ["biggan-deep", "sagan", "sngan"])
 def test_onnx_of_every_family(preset, tmp_path):
     pytest.importorskip("onnxruntime")
-    from biggan.checkpoints.model_dir import ModelCard, save_model_folder
+    from biggan.checkpoints.model_dir import ModelCard, save_model_dir
     from biggan.models import registry
 
     config = registry.FAMILIES[preset].config(
@@ -62,7 +62,7 @@ def test_onnx_of_every_family(preset, tmp_path):
     with torch.no_grad():
         g.attention["16"].gamma.fill_(0.5)
     card = ModelCard(model=config, class_names=("a", "b", "c"), step=0, trained_on="nothing")
-    save_model_folder(tmp_path / "model", card, {"generator": g.state_dict()})
+    save_model_dir(tmp_path / "model", card, {"generator": g.state_dict()})
     assert export_onnx(tmp_path / "model", tmp_path / "g.onnx") < 1e-3
 
 
@@ -170,10 +170,10 @@ def test_pushing_to_the_hub(capsys, run, tmp_path, monkeypatch):
     assert (code, "https://huggingface.co/user/model" in out) == (0, True)
     assert asked == [("user/model", {"exist_ok": True}), {"repo_id": "user/model", "folder_path": str(tmp_path / "hub")}]
 
-    for refusal in (hub.errors.HFValidationError("no such name"), RuntimeError("no such name")):
+    for write_error_message in (hub.errors.HFValidationError("no such name"), RuntimeError("no such name")):
 
-        def refuse(self, name, refusal=refusal, **options):
-            raise refusal
+        def refuse(self, name, write_error_message=write_error_message, **options):
+            raise write_error_message
 
         monkeypatch.setattr(Client, "create_repo", refuse)
         code, _, err = call(capsys, *words)

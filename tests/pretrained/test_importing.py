@@ -12,15 +12,15 @@ from conftest import call, shared_file
 from safetensors.torch import load_file, save_file
 
 import biggan
-from biggan.checkpoints.model_dir import ModelFolder
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.model_dir import ModelDir
+from biggan.checkpoints.run_dir import RunDir
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.pretrained.download import released
 from biggan.pretrained.importing import find_files, imagenet_names
 from biggan.runtime.errors import CheckpointError
-from biggan.training.resume import load_but_classes, start_from
-from biggan.training.setup import build_game
+from biggan.training.resume import load_except_class_tables, start_from
+from biggan.training.setup import build_train_state
 
 
 def test_hugging_face_folder(capsys, hugging_face, tmp_path):
@@ -33,10 +33,10 @@ def test_hugging_face_folder(capsys, hugging_face, tmp_path):
         expected = golden[f"image_truncation_{truncation or 1.0}"]
         pixels = expected.add(1).mul(127.5).round()
         assert (sampler.images(golden["z"], golden["y"]).float() - pixels).abs().max() <= 1
-    middle = (sampler.statistics_table.at(0.4)["output_norm.standardize.standing_mean"]
-              + sampler.statistics_table.at(0.42)["output_norm.standardize.standing_mean"]) / 2  # fmt: skip
+    middle = (sampler.statistics_table.at(0.4)["output_norm.normalize.standing_mean"]
+              + sampler.statistics_table.at(0.42)["output_norm.normalize.standing_mean"]) / 2  # fmt: skip
     sampler.sample(1, truncation=0.41)
-    assert torch.allclose(sampler.generator.output_norm.standardize.standing_mean, middle, atol=1e-6)
+    assert torch.allclose(sampler.generator.output_norm.normalize.standing_mean, middle, atol=1e-6)
     words = ["sample", tmp_path / "model", "--n", 4, "--truncation", 0.4, "--out", tmp_path / "drawn"]
     assert call(capsys, *words)[0] == 0
     assert (tmp_path / "drawn" / "grid.png").exists()
@@ -47,7 +47,7 @@ def test_hugging_face_folder(capsys, hugging_face, tmp_path):
 def test_biggan_pytorch_folder(capsys, biggan_pytorch, tmp_path):
     code, out, _ = call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
     assert (code, "biggan, 32 px, width 8, 10 classes, latent 32" in out) == (0, True)
-    folder = ModelFolder(tmp_path / "model")
+    folder = ModelDir(tmp_path / "model")
     average, raw = folder.load("generator"), folder.load("training_generator")
     assert torch.allclose(average["linear.weight"], raw["linear.weight"] / 2)
     assert call(capsys, "sample", tmp_path / "model", "--n", 4, "--out", tmp_path / "drawn")[0] == 0
@@ -77,13 +77,13 @@ def test_fine_tuning_an_imported_model(capsys, biggan_pytorch, tmp_path):
 @pytest.mark.parametrize("classes", [10, 7])
 def test_what_a_run_starts_from(capsys, biggan_pytorch, tmp_path, classes):
     call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
-    folder = ModelFolder(tmp_path / "model")
+    folder = ModelDir(tmp_path / "model")
     config = biggan.config.RunConfig(model=dataclasses.replace(folder.card.model, num_classes=classes))
-    game, notes = build_game(config), []
+    game, notes = build_train_state(config), []
     start_from(game, dataclasses.replace(config, init_from=str(tmp_path / "model")), notes.append)
     parts = {"training_generator": game.generator.network, "generator": game.ema.average}
     parts["discriminator"] = game.discriminator.network
-    tables = {"embedding.weight", "head.embedding.weight", "head.embedding.rule.left_vector"}
+    tables = {"embedding.weight", "head.embedding.weight", "head.embedding.reparametrization.u"}
     for part, network in parts.items():
         state, source = network.state_dict(), folder.load(part)
         different = {name for name in state if state[name].shape != source[name].shape}
@@ -99,7 +99,7 @@ def test_a_run_starts_from_the_last_checkpoint_of_another(capsys, tmp_path):
     words = ["train", "digits", "--train.steps", 1, "--run", tmp_path / "second", "--init-from", tmp_path / "first"]
     code, _, err = call(capsys, *words, *tiny[4:], "--train.generator-lr", 1e-12, "--train.discriminator-lr", 1e-12)
     assert code == 0, err
-    before, after = (RunFolder(tmp_path / name).load_newest(print).tensors for name in ("first", "second"))
+    before, after = (RunDir(tmp_path / name).load_newest(print).tensors for name in ("first", "second"))
     weights = [name for name in before if name.startswith(("generator/", "discriminator/")) and name.endswith("weight")]
     assert len(weights) > 20
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in weights)
@@ -171,9 +171,9 @@ def test_the_default_folder_is_named_after_the_source(capsys, biggan_pytorch, tm
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda tensors, card: tensors.pop("output_norm.standardize.standing_mean"), "does not hold 51 sets"),
+        (lambda tensors, card: tensors.pop("output_norm.normalize.standing_mean"), "does not hold 51 sets"),
         (lambda tensors, card: tensors.update(extra=torch.zeros(51, 3)), "does not hold 51 sets"),
-        (lambda tensors, card: tensors.update({"output_norm.standardize.standing_mean": torch.zeros(())}), "51 sets"),
+        (lambda tensors, card: tensors.update({"output_norm.normalize.standing_mean": torch.zeros(())}), "51 sets"),
         (lambda tensors, card: card["statistics_at"].__setitem__(1, 0.0), "ascending"),
         (lambda tensors, card: card["latent"].update(distribution="varied-normal", sigma=[-1, 0]), "above 0"),
     ],
@@ -194,7 +194,7 @@ def test_tables_are_told_from_other_sizes_that_equal_the_number_of_classes(embed
     config = BigGANConfig(resolution=32, width=2, embedding_dim=embedding)
     there, here = (registry.build(dataclasses.replace(config, num_classes=k), torch.Generator()) for k in classes)
     for source, network in zip(there, here, strict=True):
-        left = load_but_classes(network, source.state_dict(), classes, "it")
+        left = load_except_class_tables(network, source.state_dict(), classes, "it")
         assert all("embedding" in name for name in left)
         assert left
 

@@ -7,11 +7,11 @@ import torch
 from conftest import call, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.configs.overrides import replaced, with_settings
+from biggan.configs.overrides import apply_overrides, replace_fields
 from biggan.configs.presets import preset
 from biggan.data.dataset import DataConfig
 from biggan.metrics.evaluate import EvalConfig
-from biggan.profiling.benchmark import Arm, bench_data, bench_evaluate, bench_sample, bench_train
+from biggan.profiling.benchmark import BenchmarkArm, bench_data, bench_evaluate, bench_sample, bench_train
 from biggan.profiling.flops import SavedBytes, footprint
 from biggan.runtime.errors import ConfigError
 from biggan.training.step import train_step
@@ -23,10 +23,10 @@ def ready(**train):
 
 
 def test_flop_per_step_is_what_a_real_step_does():
-    arm = Arm(ready())
-    arm.game.generator.regularizers = ()
+    arm = BenchmarkArm(ready())
+    arm.state.generator.regularizers = ()
     with FlopCounterMode(display=False) as counter:
-        train_step(arm.game, 1, arm.reals)
+        train_step(arm.state, 1, arm.reals)
     assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
@@ -45,11 +45,11 @@ def test_recomputing_needs_less_memory_and_no_other_arithmetic():
 
 
 def test_settings_by_name():
-    config = with_settings(ready(), ["train.precision=bf16", "train.micro-batch=4", "train.generator_lr=0.5"])
+    config = apply_overrides(ready(), ["train.precision=bf16", "train.micro-batch=4", "train.generator_lr=0.5"])
     assert (config.train.precision, config.train.micro_batch, config.train.generator_lr) == ("bf16", 4, 0.5)
     for setting, message in (("train.bach=3", "did you mean"), ("train.batch=x", "integer"), ("train.precision=x", "fp32")):
         with pytest.raises(ConfigError, match=message):
-            with_settings(ready(), [setting])
+            apply_overrides(ready(), [setting])
 
 
 def test_the_two_ways_to_sample_give_a_ratio():
@@ -87,14 +87,16 @@ def test_the_commands(capsys):
 
 def test_labelled_images_are_part_of_the_step_that_is_timed():
     """The FLOP of a semi-supervised step are counted, and made."""
-    arm = Arm(replaced(preset("improved-mnist"), {"model.num_classes": 10, "train.device": "cpu", "train.batch": 20}))
+    arm = BenchmarkArm(
+        replace_fields(preset("improved-mnist"), {"model.num_classes": 10, "train.device": "cpu", "train.batch": 20})
+    )
     with FlopCounterMode(display=False) as counter:
-        train_step(arm.game, 1, arm.reals, arm.labelled)
+        train_step(arm.state, 1, arm.reals, arm.labeled)
     assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.2)
 
 
 def test_state_is_counted_with_averages_and_means():
-    config = replaced(ready(), {"model.num_classes": 10})
+    config = replace_fields(ready(), {"model.num_classes": 10})
     need = footprint(config)
-    more = footprint(replaced(config, {"regularization.discriminator.historical_average": 0.1}))
+    more = footprint(replace_fields(config, {"regularization.discriminator.historical_average": 0.1}))
     assert more.state_bytes - need.state_bytes == 4 * need.discriminator_parameters

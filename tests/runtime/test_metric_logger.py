@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from biggan.runtime.metric_logger import Stats
+from biggan.runtime.metric_logger import MetricAverager
 from biggan.runtime.progress import ProgressLine, clock
 
 SCORES = {"D_real": 1.0, "D_fake": -2.0}
@@ -29,7 +29,7 @@ def test_progress_line(stream):
 
 
 def test_means_since_the_last_flush():
-    stats = Stats()
+    stats = MetricAverager()
     for value in (1.0, 2.0, 6.0):
         stats.add({"a": torch.tensor(value), "b": torch.tensor(-value)})
     assert stats.flush() == {"a": 3.0, "b": -3.0}

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.rng import addressed_generator, seed_networks
+from biggan.runtime.rng import addressed_rng, seed_torch
 from biggan.sampling.latents import LatentConfig, LatentName, draw_labels
 
 NORMAL = LatentConfig().prior()
@@ -96,8 +96,8 @@ def test_the_demos_scale_a_normal_cut_at_two(generator):
 
 
 def test_truncation_keeps_the_coordinates_that_lie_inside():
-    plain = NORMAL.draw((1, 100), addressed_generator(0, "test", 1))
-    cut = NORMAL.draw((1, 100), addressed_generator(0, "test", 1), 1.0)
+    plain = NORMAL.draw((1, 100), addressed_rng(0, "test", 1))
+    cut = NORMAL.draw((1, 100), addressed_rng(0, "test", 1), 1.0)
     inside = plain.abs() <= 1
     assert torch.equal(plain[inside], cut[inside])
     assert 0 < inside.sum() < 100
@@ -144,17 +144,17 @@ def test_labels_are_uniform(generator):
 
 
 def test_addresses():
-    first = torch.rand(3, generator=addressed_generator(0, "a", 1))
-    assert torch.equal(first, torch.rand(3, generator=addressed_generator(0, "a", 1)))
+    first = torch.rand(3, generator=addressed_rng(0, "a", 1))
+    assert torch.equal(first, torch.rand(3, generator=addressed_rng(0, "a", 1)))
     for other in ((1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 1, 0)):
-        assert not torch.equal(first, torch.rand(3, generator=addressed_generator(*other)))
+        assert not torch.equal(first, torch.rand(3, generator=addressed_rng(*other)))
 
 
 def test_networks_are_seeded_by_address():
-    seed_networks(0, "turn", 3)
+    seed_torch(0, "turn", 3)
     first = torch.rand(3)
     torch.rand(5)
-    seed_networks(0, "turn", 3)
+    seed_torch(0, "turn", 3)
     assert torch.equal(first, torch.rand(3))
-    seed_networks(0, "turn", 4)
+    seed_torch(0, "turn", 4)
     assert not torch.equal(first, torch.rand(3))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import biggan
-from biggan.checkpoints.model_dir import ModelCard, save_model_folder
+from biggan.checkpoints.model_dir import ModelCard, save_model_dir
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.runtime.errors import CheckpointError, ConfigError, UserError
@@ -22,7 +22,7 @@ def model_folder(tmp_path, generator):
     config = BigGANConfig(resolution=32, num_classes=3, width=2)
     g, _ = registry.build(config, generator)
     card = ModelCard(model=config, class_names=NAMES, step=0, trained_on="nothing")
-    save_model_folder(tmp_path / "model", card, {"generator": g.state_dict()})
+    save_model_dir(tmp_path / "model", card, {"generator": g.state_dict()})
     return tmp_path / "model"
 
 
@@ -57,7 +57,7 @@ def test_classes_by_name_and_number_in_turn(sampler):
 
 
 def test_statistics_are_renewed_for_each_truncation(sampler):
-    norm = sampler.generator.output_norm.standardize
+    norm = sampler.generator.output_norm.normalize
     sampler.sample(1, truncation=0.1)
     narrow = norm.standing_mean.clone()
     sampler.sample(1)
@@ -71,8 +71,8 @@ def test_two_iterators_keep_their_own_statistics(sampler):
     labels = torch.zeros(4, dtype=torch.int64)
     settings = {"seed": 0, "batch": 2}
     alone = [torch.cat(list(sampler.batches(range(4), labels, truncation=t, **settings))) for t in (0.1, None)]
-    together = zip(*(sampler.batches(range(4), labels, truncation=t, **settings) for t in (0.1, None)), strict=True)
-    for whole, parts in zip(alone, zip(*together, strict=True), strict=True):
+    process_group = zip(*(sampler.batches(range(4), labels, truncation=t, **settings) for t in (0.1, None)), strict=True)
+    for whole, parts in zip(alone, zip(*process_group, strict=True), strict=True):
         assert torch.equal(whole, torch.cat(parts))
 
 
@@ -97,9 +97,9 @@ def test_a_config_that_lies_is_refused(model_folder):
 
 
 def test_sampling_moves_no_vector(sampler):
-    before = sampler.generator.linear.rule.left_vector.clone()
+    before = sampler.generator.linear.reparametrization.u.clone()
     sampler.sample(2, truncation=0.5)
-    assert torch.equal(before, sampler.generator.linear.rule.left_vector)
+    assert torch.equal(before, sampler.generator.linear.reparametrization.u)
 
 
 def test_saved_files_are_the_images(sampler, tmp_path):

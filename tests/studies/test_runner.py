@@ -12,11 +12,11 @@ from conftest import call
 from biggan.analysis.run_plots import KINDS
 from biggan.cli.main import main
 from biggan.cli.study import for_a_study
-from biggan.configs.overrides import as_options, replaced
+from biggan.configs.overrides import replace_fields, to_command_line
 from biggan.configs.presets import preset
 from biggan.studies.definitions import STUDIES
-from biggan.studies.runner import runs_of
-from biggan.studies.table import cell, summary, verdicts
+from biggan.studies.runner import list_runs
+from biggan.studies.table import cell, findings_agreement, summary
 
 TINY = ["--train.batch", 8, "--train.standing-passes", 2, "--model.width", 2, "--model.embedding-dim", 8]
 TINY += ["--train.device", "cpu", "--train.precision", "fp32", "--model.discriminator-width", 2]
@@ -87,8 +87,8 @@ def test_parts_and_lists(capsys, small, tmp_path, in_process):
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_is_one_of_runs_that_make_sense(name, tmp_path):
     plain = preset(STUDIES[name].preset)
-    base = replaced(plain, {"init_from": "run@100", "data.source": "zip:a.zip"})
-    runs = runs_of(STUDIES[name], base, plain, 2, tmp_path)
+    base = replace_fields(plain, {"init_from": "run@100", "data.source": "zip:a.zip"})
+    runs = list_runs(STUDIES[name], base, plain, 2, tmp_path)
     assert len({run.folder.path for run in runs}) == len(runs) == 2 * len(STUDIES[name].rows(base))
     names = {run.row.name for run in runs}
     for finding in STUDIES[name].findings:
@@ -97,9 +97,11 @@ def test_every_study_is_one_of_runs_that_make_sense(name, tmp_path):
 
 def test_table_1_is_the_papers(tmp_path):
     """From its batch of 256 and width of 64 come the rows of BigGAN's Table 1, and their parameters."""
-    base = replaced(preset("sagan-128"), {"model.num_classes": 1000, "model.width": 64, "model.class_embedding": "shared"})
-    base = replaced(base, {"model": replaced(preset("biggan-128").model, {"num_classes": 1000, "width": 64})})
-    runs = runs_of(STUDIES["table1"], base, base, 1, tmp_path)
+    base = replace_fields(
+        preset("sagan-128"), {"model.num_classes": 1000, "model.width": 64, "model.class_embedding": "shared"}
+    )
+    base = replace_fields(base, {"model": replace_fields(preset("biggan-128").model, {"num_classes": 1000, "width": 64})})
+    runs = list_runs(STUDIES["table1"], base, base, 1, tmp_path)
     from biggan.profiling.flops import footprint
 
     wanted = [(256, 64, 81.47), (512, 64, 81.47), (1024, 64, 81.47), (2048, 64, 81.47), (2048, 96, 173.54)]
@@ -107,7 +109,7 @@ def test_table_1_is_the_papers(tmp_path):
     for run, (batch, width, parameters) in zip(runs, wanted, strict=True):
         assert (run.config.train.batch, run.config.model.width) == (batch, width)
         if run.row.name in ("batch x8", "width x1, all"):
-            need = footprint(replaced(run.config, {"train.batch": 1}))
+            need = footprint(replace_fields(run.config, {"train.batch": 1}))
             assert (need.generator_parameters + need.discriminator_parameters) / 1e6 == pytest.approx(parameters, abs=0.006)
 
 
@@ -115,7 +117,7 @@ def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
     """Of Salimans et al. 2016, table 3: everything, and what each row has instead."""
     base = preset(STUDIES["improved"].preset)
     rows = {row.name: row.settings for row in STUDIES["improved"].rows(base)}
-    whole = replaced(base, rows["all"])
+    whole = replace_fields(base, rows["all"])
     assert (whole.objective.real_target, whole.objective.feature_matching) == (0.9, None)
     assert (whole.model.generator_norm, whole.model.minibatch_kernels) == ("virtual", 100)
     assert (whole.objective.loss, whole.data.labels_per_class) == ("semi-supervised", None)
@@ -130,13 +132,13 @@ def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
     }
     assert set(rows) == {"all", *instead}
     for name, settings in instead.items():
-        assert replaced(base, rows[name]) == replaced(whole, settings), name
+        assert replace_fields(base, rows[name]) == replace_fields(whole, settings), name
 
 
 def test_rates_fall_at_the_same_share_of_the_steps_unless_one_says_when():
     base = preset("improved-cifar10")
     assert for_a_study(base, base, 600).train.lr_decay_start == 400
-    given = replaced(base, {"train.lr_decay_start": 500})
+    given = replace_fields(base, {"train.lr_decay_start": 500})
     assert for_a_study(given, base, 600).train.lr_decay_start == 500
 
 
@@ -144,8 +146,8 @@ def test_options_of_a_config_give_it_back(capsys, monkeypatch):
     base = preset("cifar10")
     changes = {"train.batch": 64, "data.flip": False, "regularization.generator.orthogonal": None, "model.width": 8}
     changes |= {"augment.policy": ("colour", "cutout"), "regularization.discriminator.sigma_clamp": True}
-    config = replaced(base, changes | {"regularization.discriminator.sigma_bound": 2.0})
-    code, out, err = call(capsys, "train", "cifar10", *as_options(config, base), "--dry-run")
+    config = replace_fields(base, changes | {"regularization.discriminator.sigma_bound": 2.0})
+    code, out, err = call(capsys, "train", "cifar10", *to_command_line(config, base), "--dry-run")
     assert code == 0, err
     made = json.loads(out[: out.rindex("\n}\n") + 3])
     assert (made["train"]["batch"], made["data"]["flip"], made["augment"]["policy"]) == (64, False, ["colour", "cutout"])
@@ -163,11 +165,11 @@ def test_means_and_agreement():
     assert rows["batch x1"]["scores"]["frechet_distance"] == cell([10.0, 12.0])
     assert str(cell([10.0, 12.0])) == "11 ± 1.4"
     assert math.isnan(cell([1.0]).deviation)
-    (line,) = verdicts(STUDIES["table1"], rows)
+    (line,) = findings_agreement(STUDIES["table1"], rows)
     error = math.sqrt((2.0 + 0.5) / 2)
     assert line == (f"batch x2: paper better; here frechet_distance 11 to 5.5 (standard error {error:.2g}), better: agrees")
     rows["batch x2"], rows["batch x1"] = rows["batch x1"], rows["batch x2"]
-    assert verdicts(STUDIES["table1"], rows)[0].endswith("worse: does not agree")
+    assert findings_agreement(STUDIES["table1"], rows)[0].endswith("worse: does not agree")
 
 
 def test_bad_input(capsys, small, tmp_path):

@@ -6,14 +6,14 @@ import sys
 import torch
 from conftest import tiny_config
 
-from biggan.configs.overrides import replaced
+from biggan.configs.overrides import replace_fields
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.nn.batch_norm import Standardize, together_with
+from biggan.nn.batch_norm import BatchNorm, sync_batch_norm
 from biggan.nn.minibatch_discrimination import MinibatchDiscrimination
-from biggan.runtime.distributed import gathered, together
-from biggan.training.setup import build_game
-from biggan.training.step import discriminator_turn, generator_turn
+from biggan.runtime.distributed import all_gather, process_group
+from biggan.training.setup import build_train_state
+from biggan.training.step import discriminator_step, generator_step
 
 SIZE = {"resolution": 32, "width": 4, "embedding_dim": 8, "num_classes": 10}
 PENALTIES = {f"regularization.discriminator.{name}": 1.0 for name in ("r1", "r2", "lecam", "orthogonal")}
@@ -49,25 +49,25 @@ def real_images(plan):
 
 def gradients(changes, accumulation, world):
     """{what: tensor} of one turn of each player from the same weights, the optimisers standing still."""
-    config = replaced(tiny_config(batch=16, micro_batch=16 // accumulation), changes)
-    game = build_game(config, world)
+    config = replace_fields(tiny_config(batch=16, micro_batch=16 // accumulation), changes)
+    state = build_train_state(config, world)
     found, statistics = {}, []
-    for player in (game.generator, game.discriminator):
+    for player in (state.generator, state.discriminator):
         player.step = lambda step: None
         if world.size == 1:
-            together_with(player.network, lambda values: values)  # the path that can be listened to
-    for layer in game.discriminator.network.modules():
+            sync_batch_norm(player.network, lambda values: values)  # the path that can be listened to
+    for layer in state.discriminator.network.modules():
         if isinstance(layer, MinibatchDiscrimination):  # near enough to each other for the features to say something
             torch.nn.init.constant_(layer.log_scale, -5.0)
-    for layer in (*game.generator.network.modules(), *game.discriminator.network.modules()):
-        if isinstance(layer, Standardize):
+    for layer in (*state.generator.network.modules(), *state.discriminator.network.modules()):
+        if isinstance(layer, BatchNorm):
             layer.batch_statistics = listening(layer.batch_statistics, statistics)
-    discriminator_turn(game, 1, 0, real_images(game.plan))
-    found |= {f"D/{name}": p.grad.clone() for name, p in game.discriminator.network.named_parameters()}
-    for player in (game.generator, game.discriminator):
+    discriminator_step(state, 1, 0, real_images(state.plan))
+    found |= {f"D/{name}": p.grad.clone() for name, p in state.discriminator.network.named_parameters()}
+    for player in (state.generator, state.discriminator):
         player.optimizer.zero_grad()
-    generator_turn(game, 1, 0, [next(real_images(game.plan))])
-    found |= {f"G/{name}": p.grad.clone() for name, p in game.generator.network.named_parameters()}
+    generator_step(state, 1, 0, [next(real_images(state.plan))])
+    found |= {f"G/{name}": p.grad.clone() for name, p in state.generator.network.named_parameters()}
     return found | {f"statistics/{index}": tensor for index, tensor in enumerate(statistics)}
 
 
@@ -83,12 +83,12 @@ def listening(function, heard):
 def main():
     # Without kinks, so that rounding never decides a derivative and the comparison can be tight.
     torch.nn.functional.relu = torch.nn.functional.softplus
-    with together(torch.device("cpu")) as world:
+    with process_group(torch.device("cpu")) as world:
         found = {name: gradients(*case, world) for name, case in CASES.items()}
         for case in found.values():
             for name, tensor in case.items():
-                assert all(torch.equal(tensor, other) for other in gathered(tensor)), f"{name} differs between ranks"
-        if world.is_first:
+                assert all(torch.equal(tensor, other) for other in all_gather(tensor)), f"{name} differs between ranks"
+        if world.is_rank_zero:
             torch.save(found, sys.argv[1])
 
 

@@ -16,12 +16,12 @@ import torch.distributed as dist
 from conftest import tiny_config
 from rank_script import CASES
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.train import TrainConfig
-from biggan.runtime.distributed import World, agreed_start, world
+from biggan.runtime.distributed import World, agree_on_start, world
 from biggan.runtime.errors import ConfigError
-from biggan.training.setup import plan_of
+from biggan.training.setup import plan_batch
 
 HERE = Path(__file__).parent
 TINY = ["--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1, "--train.checkpoint-every", 1]
@@ -75,7 +75,7 @@ def test_two_ranks_on_half_batches_are_one_process_on_the_whole(gradients, case)
 
 
 def tensors_of(run):
-    folder = RunFolder(run)
+    folder = RunDir(run)
     return read_checkpoint(folder.list_checkpoints()[-1]).tensors
 
 
@@ -86,8 +86,8 @@ def runs(tmp_path_factory):
     for name, before in {"1": None, "2": None, "12": "1", "21": "2"}.items():
         if before is not None:
             shutil.copytree(folder / before, folder / name)
-            shutil.rmtree(RunFolder(folder / name).list_checkpoints()[-1])
-            assert read_checkpoint(RunFolder(folder / name).list_checkpoints()[-1]).step == 3
+            shutil.rmtree(RunDir(folder / name).list_checkpoints()[-1])
+            assert read_checkpoint(RunDir(folder / name).list_checkpoints()[-1]).step == 3
         train = ["-m", "biggan", "--", "train", "digits", *TINY, "--train.steps", 4, "--run", name]
         told = ranks(int(name[-1]), *train, cwd=folder)
         assert ("resuming from step 3" in told.stderr) == (before is not None)
@@ -144,9 +144,9 @@ def test_a_batch_that_does_not_divide(monkeypatch):
     config = tiny_config(batch=9)
     assert isinstance(config.train, TrainConfig)
     with pytest.raises(ConfigError, match=r"train.batch=9 is not divisible by 2 ranks: use --train.batch 10"):
-        plan_of(config, World(0, 2, 0))
+        plan_batch(config, World(0, 2, 0))
     with pytest.raises(ConfigError, match=r"--train.micro-batch 4"):
-        plan_of(tiny_config(batch=9, micro_batch=3), World(0, 2, 0))
+        plan_batch(tiny_config(batch=9, micro_batch=3), World(0, 2, 0))
 
 
 def test_the_environment_of_torchrun(monkeypatch):
@@ -169,7 +169,7 @@ def test_ranks_that_start_again_find_each_other():
 
         def arrive(rank, delay, starts=starts):
             time.sleep(delay)
-            starts[rank] = agreed_start(store, rank, 3)
+            starts[rank] = agree_on_start(store, rank, 3)
 
         threads = [threading.Thread(target=arrive, args=(rank, delay)) for rank, delay in enumerate((0.0, 0.4, 0.2))]
         for thread in threads:
@@ -213,4 +213,4 @@ def test_statistics_within_groups_of_ranks(tmp_path):
     assert done.returncode == 0, done.stderr
     config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, statistics_ranks=3))
     with pytest.raises(ConfigError, match="statistics_ranks=3 does not divide 4 ranks"):
-        plan_of(config, World(0, 4))
+        plan_batch(config, World(0, 4))

@@ -6,7 +6,7 @@ import torch
 from conftest import call
 
 import biggan
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.training.evaluation import Evaluator
 
@@ -29,13 +29,13 @@ def test_the_best_is_kept_and_the_steps_are_what_they_were(capsys, small, tmp_pa
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert list(lines[0]) == ["step", "frechet_distance", "exp_kl_score", "evaluation_seconds"]
     assert [line.split()[1] for line in err.splitlines() if line.endswith("the best so far")] == ["1:", "2:", "4:"]
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     best = folder.best()
     assert (best["step"], best["score"], best["value"]) == (4, "frechet_distance", 2.0)
     assert [path.name for path in folder.list_checkpoints()] == ["step-00000004", "step-00000006"]
     assert biggan.from_pretrained(tmp_path / "run" / "best", device="cpu").sample(2).images.shape == (2, 3, 32, 32)
     assert train(capsys, tmp_path / "plain", small)[0] == 0
-    one, other = (read_checkpoint(RunFolder(tmp_path / run).list_checkpoints()[-1]).tensors for run in ("run", "plain"))
+    one, other = (read_checkpoint(RunDir(tmp_path / run).list_checkpoints()[-1]).tensors for run in ("run", "plain"))
     same = [name for name in one if "standing" not in name]
     assert all(torch.equal(one[name], other[name]) for name in same)
 

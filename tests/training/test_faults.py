@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 
 TINY = ["--train.batch", 8, "--train.discriminator-steps", 1, "--train.log-every", 2, "--train.checkpoint-every", 2]
@@ -36,7 +36,7 @@ def start(words, **options):
 
 def step_of(run):
     """The step of the newest checkpoint by its name; 0 without one."""
-    found = RunFolder(run).list_checkpoints()
+    found = RunDir(run).list_checkpoints()
     return int(found[-1].name.removeprefix("step-")) if found else 0
 
 
@@ -75,7 +75,7 @@ def ask(number):
 def cut(run, words, chance):
     """The newest checkpoint loses its end, as when the machine goes down; the one before it is used."""
     kill(run, words, chance)
-    newest = RunFolder(run).list_checkpoints()[-1] / "tensors.safetensors"
+    newest = RunDir(run).list_checkpoints()[-1] / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
 
 
@@ -95,7 +95,7 @@ def finish(run, words):
     process = start(words)
     _, told = process.communicate(timeout=3 * PATIENCE)
     assert process.returncode == 0, told
-    tensors = read_checkpoint(RunFolder(run).list_checkpoints()[-1]).tensors
+    tensors = read_checkpoint(RunDir(run).list_checkpoints()[-1]).tensors
     return {name: tensor for name, tensor in tensors.items() if "standing" not in name}
 
 
@@ -111,9 +111,9 @@ def assert_same(run, undisturbed, ranks, steps):
 def test_twenty_faults_leave_no_trace(tmp_path):
     """One process."""
     chance, run, steps = random.Random(os.getpid()), tmp_path / "run", 200
-    faults = [kill] * 10 + [ask(signal.SIGTERM)] * 3 + [ask(signal.SIGUSR1)] * 2 + [cut] * 3 + [fill] * 2
-    chance.shuffle(faults)
-    for fault in [kill, *faults]:
+    read_errors = [kill] * 10 + [ask(signal.SIGTERM)] * 3 + [ask(signal.SIGUSR1)] * 2 + [cut] * 3 + [fill] * 2
+    chance.shuffle(read_errors)
+    for fault in [kill, *read_errors]:
         fault(run, command(run, steps), chance)
     assert step_of(run) < steps, "the run ended before its faults did"
     assert_same(run, tmp_path / "undisturbed", 1, steps)

@@ -22,27 +22,27 @@ def same(player, before):
     return all(map(torch.equal, player.network.parameters(), before))
 
 
-def poison(game, name="blocks.1.conv_2.bias"):
+def poison(state, name="blocks.1.conv_2.bias"):
     """From now on this gradient of the generator is not a number."""
-    return game.generator.network.get_parameter(name).register_hook(lambda gradient: gradient * float("nan"))
+    return state.generator.network.get_parameter(name).register_hook(lambda gradient: gradient * float("nan"))
 
 
 def test_no_weight_is_touched_from_the_bad_step_on(generator):
-    game = game_of(tiny_config(discriminator_steps=1))
+    state = game_of(tiny_config(discriminator_steps=1))
     images = [pieces(*real_batch(8, generator)) for _ in range(4)]
-    train_step(game, 1, images[0])
-    assert game.guard.first_bad() is None
-    before = weights(game.generator)
-    hook = poison(game)
-    train_step(game, 2, images[1])
-    assert same(game.generator, before)
+    train_step(state, 1, images[0])
+    assert state.guard.first_bad() is None
+    before = weights(state.generator)
+    hook = poison(state)
+    train_step(state, 2, images[1])
+    assert same(state.generator, before)
     hook.remove()
-    d_before = weights(game.discriminator)
+    d_before = weights(state.discriminator)
     for step in (3, 4):
-        train_step(game, step, images[step - 1])
-    assert same(game.generator, before)
-    assert same(game.discriminator, d_before), "the other player stands still too"
-    assert game.guard.first_bad() == (2, "gradient of generator/blocks.1.conv_2.bias")
+        train_step(state, step, images[step - 1])
+    assert same(state.generator, before)
+    assert same(state.discriminator, d_before), "the other player stands still too"
+    assert state.guard.first_bad() == (2, "gradient of generator/blocks.1.conv_2.bias")
 
 
 def test_a_run_ends_with_the_name_and_what_was_good_stays(tmp_path, monkeypatch):
@@ -57,10 +57,10 @@ def poisoned(times):
     """train_step, with a bad gradient in step 3, that many times."""
     left = [times]
 
-    def step_with_poison(game, step, *reals):
-        hook = poison(game) if step == 3 and left[0] > 0 else None
+    def step_with_poison(state, step, *reals):
+        hook = poison(state) if step == 3 and left[0] > 0 else None
         left[0] -= hook is not None
-        scalars = train_step(game, step, *reals)
+        scalars = train_step(state, step, *reals)
         if hook is not None:
             hook.remove()
         return scalars
@@ -99,9 +99,9 @@ def test_rates_after_a_return_are_those_of_a_resumed_run(tmp_path, monkeypatch):
     folder = train(rolling(), tmp_path / "run")
     seen = []
 
-    def listening(game, step, *reals):
-        seen.append(game.generator.schedule.base)
-        return train_step(game, step, *reals)
+    def listening(state, step, *reals):
+        seen.append(state.generator.schedule.base)
+        return train_step(state, step, *reals)
 
     monkeypatch.setattr(trainer, "train_step", listening)
     config = rolling()

@@ -11,37 +11,37 @@ from test_resume import final_tensors, train
 from test_step import game_of, pieces, real_batch
 
 from biggan.analysis.collapse_rules import Alarm
-from biggan.checkpoints.model_dir import ModelFolder
-from biggan.checkpoints.run_dir import RunFolder, far_back
+from biggan.checkpoints.model_dir import ModelDir
+from biggan.checkpoints.run_dir import RunDir, rollback_candidates
 from biggan.checkpoints.tensors import read_checkpoint
-from biggan.configs.monitor import WatchConfig
-from biggan.configs.overrides import replaced
-from biggan.objectives.regularizer import Context
+from biggan.configs.monitor import MonitorConfig
+from biggan.configs.overrides import replace_fields
+from biggan.objectives.regularizer import PenaltyInputs
 from biggan.runtime.metric_logger import read_log
 from biggan.training import monitor as watching
-from biggan.training.resume import Returns, remedy
-from biggan.training.setup import build_game
-from biggan.training.step import to_signed_range, train_step
-from biggan.training.train_state import PLAYERS
+from biggan.training.resume import Rollbacks, apply_rollback
+from biggan.training.setup import build_train_state
+from biggan.training.step import train_step, uint8_to_float
+from biggan.training.train_state import NETWORKS
 
 
 def watched(steps=4, **settings):
     """A tiny run that measures at every step."""
     config = tiny_config(steps=steps, checkpoint_every=1, keep_checkpoints=9)
-    return dataclasses.replace(config, watch=WatchConfig(**{"every": 1, "share": 1000.0} | settings))
+    return dataclasses.replace(config, watch=MonitorConfig(**{"every": 1, "share": 1000.0} | settings))
 
 
-def alarmed_at(monkeypatch, step, times=1, healthy=2):
+def last_alarm_step(monkeypatch, step, times=1, healthy=2):
     """The rules raise an alarm when they are first shown that step, so many times."""
     left = [times]
 
-    def see(self, line):
+    def observe(self, line):
         if line["step"] != step or not left[0]:
             return []
         left[0] -= 1
         return [Alarm("a rule", step, "evidence", healthy)]
 
-    monkeypatch.setattr(watching.Detectors, "see", see)
+    monkeypatch.setattr(watching.CollapseDetector, "observe", observe)
 
 
 def test_watching_changes_no_step(tmp_path):
@@ -75,7 +75,7 @@ def test_measuring_waits_until_it_is_worth_its_time(tmp_path):
 
 
 def test_only_warning(tmp_path, monkeypatch):
-    alarmed_at(monkeypatch, 3)
+    last_alarm_step(monkeypatch, 3)
     notes = []
     train(watched(), tmp_path / "run", notes.append)
     checkpoint = str(tmp_path / "run" / "checkpoints" / "step-00000002")
@@ -87,12 +87,12 @@ def test_only_warning(tmp_path, monkeypatch):
 
 
 def test_stopping(tmp_path, monkeypatch):
-    alarmed_at(monkeypatch, 3)
+    last_alarm_step(monkeypatch, 3)
     notes = []
     folder = train(watched(on_alarm="stop"), tmp_path / "run", notes.append)
     assert folder.list_checkpoints()[-1].name == "step-00000003"
     assert any("stopped at step 3" in note for note in notes)
-    assert ModelFolder(folder.path).card.step == 2, "no scores say which is the best: the model is the last healthy one"
+    assert ModelDir(folder.path).card.step == 2, "no scores say which is the best: the model is the last healthy one"
     train(watched(on_alarm="stop"), tmp_path / "run", notes.append)
     assert "was stopped by an alarm at step 3: --watch.on-alarm warn goes on" in notes[-1]
     train(watched(), tmp_path / "run")
@@ -101,13 +101,13 @@ def test_stopping(tmp_path, monkeypatch):
 
 def test_rolling_back(tmp_path, monkeypatch):
     """To the last healthy checkpoint, with lower rates and R1, which a resumed run has too; the old log is kept."""
-    alarmed_at(monkeypatch, 4)
+    last_alarm_step(monkeypatch, 4)
     notes, rates = [], []
     config = watched(steps=5, on_alarm="roll-back", remedy_r1=0.5, remedy_r1_every=1)
 
-    def listening(game, step, *images):
-        scalars = train_step(game, step, *images)
-        rates.append((step, game.generator.schedule.base / config.train.generator_lr, "D_loss_r1" in scalars))
+    def listening(state, step, *images):
+        scalars = train_step(state, step, *images)
+        rates.append((step, state.generator.schedule.base / config.train.generator_lr, "D_loss_r1" in scalars))
         return scalars
 
     monkeypatch.setattr("biggan.training.trainer.train_step", listening)
@@ -123,15 +123,15 @@ def test_rolling_back(tmp_path, monkeypatch):
 
 def test_a_run_killed_after_a_return_remembers_it(tmp_path, monkeypatch):
     """Before it wrote a checkpoint: the remedy and the count are those of the run that was not killed."""
-    alarmed_at(monkeypatch, 4, times=99)
+    last_alarm_step(monkeypatch, 4, times=99)
     config, rates, kill = watched(on_alarm="roll-back", max_rollbacks=1), [], [True]
 
-    def killed(game, step, *images):
-        rates.append((step, game.generator.schedule.base / config.train.generator_lr))
+    def killed(state, step, *images):
+        rates.append((step, state.generator.schedule.base / config.train.generator_lr))
         if kill and len(rates) == 5:  # the first step after the return
             kill.pop()
             raise KeyboardInterrupt
-        return train_step(game, step, *images)
+        return train_step(state, step, *images)
 
     monkeypatch.setattr("biggan.training.trainer.train_step", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -143,34 +143,34 @@ def test_a_run_killed_after_a_return_remembers_it(tmp_path, monkeypatch):
 
 
 def test_the_r1_of_a_run_and_that_of_a_remedy_add_up(generator):
-    game = game_of(replaced(tiny_config(), {"regularization.discriminator.r1": 2.0}))
+    state = game_of(replace_fields(tiny_config(), {"regularization.discriminator.r1": 2.0}))
     images, labels = real_batch(8, generator)
-    context = Context(step=1, real=to_signed_range(images, torch.contiguous_format), real_labels=labels)
-    game.discriminator.network.eval()
-    alone = game.discriminator.penalties(context)["r1"].item()
-    remedy(game, watched(remedy_r1=1.0, remedy_r1_every=1), Returns(collapsed=1))
-    assert game.discriminator.penalties(context)["r1"].item() == pytest.approx(1.5 * alone)
+    context = PenaltyInputs(step=1, real=uint8_to_float(images, torch.contiguous_format), real_labels=labels)
+    state.discriminator.network.eval()
+    alone = state.discriminator.penalties(context)["r1"].item()
+    apply_rollback(state, watched(remedy_r1=1.0, remedy_r1_every=1), Rollbacks(collapsed=1))
+    assert state.discriminator.penalties(context)["r1"].item() == pytest.approx(1.5 * alone)
 
 
 def test_the_past_of_a_run_is_that_of_the_run_it_starts_from(tmp_path):
     """D's loss of 2 for 3,000 steps, then, in a run from there, 50: an alarm though that run is young."""
-    parent = RunFolder(tmp_path / "parent")
+    parent = RunDir(tmp_path / "parent")
     (parent.checkpoints / "step-00003000").mkdir(parents=True)
     (parent.checkpoints / "step-00003000" / "manifest.json").write_text("{}")
     lines = [{"step": step, "D_loss_real": 2.0} for step in range(100, 3501, 100)]
     parent.stats_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = dataclasses.replace(watched(every=None), init_from=str(parent.path))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10))
-    folder = RunFolder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
-    watch = watching.Watch(config, build_game(config), None, folder, 0, lambda line: None, None)
-    found = [watch.see(step, {"D_loss_real": 50.0}) for step in range(10, 60, 10)]
+    watch = watching.CollapseMonitor(config, build_train_state(config), None, folder, 0, lambda line: None, None)
+    found = [watch.observe(step, {"D_loss_real": 50.0}) for step in range(10, 60, 10)]
     (alarm,) = [alarm for alarms in found for alarm in alarms]
     assert (alarm.rule, alarm.step, alarm.healthy) == ("D's loss explodes", 30, 2200 - 3000)
 
 
 def test_rolling_back_is_bounded(tmp_path, monkeypatch):
-    alarmed_at(monkeypatch, 4, times=99)
+    last_alarm_step(monkeypatch, 4, times=99)
     notes = []
     train(watched(on_alarm="roll-back", max_rollbacks=2), tmp_path / "run", notes.append)
     assert sum("return number" in note for note in notes) == 2
@@ -180,7 +180,7 @@ def test_rolling_back_is_bounded(tmp_path, monkeypatch):
 def test_checkpoints_to_return_to():
     kept = list(range(100, 1100, 100))
     for last in range(1100, 10_000, 100):
-        kept = [step for step in (*kept, last) if step in far_back([*kept, last])]
+        kept = [step for step in (*kept, last) if step in rollback_candidates([*kept, last])]
         back = [step for step in kept if step <= 0.6 * last]
         assert back, "one from before the last third is there"
         assert len(kept) < 9
@@ -189,8 +189,8 @@ def test_checkpoints_to_return_to():
 
 @pytest.mark.parametrize("frozen", ["generator", "discriminator"])
 def test_rate_0_freezes(frozen, generator):
-    game = game_of(
-        replaced(
+    state = game_of(
+        replace_fields(
             tiny_config(),
             {
                 f"train.{frozen}_lr": 0.0,
@@ -199,9 +199,9 @@ def test_rate_0_freezes(frozen, generator):
             },
         )
     )
-    players = {player.name: player for player in (game.generator, game.discriminator)}
+    players = {player.name: player for player in (state.generator, state.discriminator)}
     before = {name: [p.detach().clone() for p in player.network.parameters()] for name, player in players.items()}
-    train_step(game, 1, pieces(*real_batch(16, generator)))
+    train_step(state, 1, pieces(*real_batch(16, generator)))
     same = {name: all(map(torch.equal, player.network.parameters(), before[name])) for name, player in players.items()}
     assert same == {name: name == frozen for name in players}
 
@@ -220,7 +220,7 @@ def test_starting_from_a_checkpoint_of_another_run(capsys, tmp_path):
         assert tensors[name].item() == {"keep": there[2][name].item() + 2, "reset": 2}[moments]
     onwards = dataclasses.replace(tiny_config(steps=1, moments="keep"), init_from=str(tmp_path / "reset"))
     tensors = final_tensors(train(onwards, tmp_path / "onwards"))
-    steps = {player: tensors[f"{player}_optimizer/blocks.0.conv_1.weight/step"].item() for player in PLAYERS}
+    steps = {player: tensors[f"{player}_optimizer/blocks.0.conv_1.weight/step"].item() for player in NETWORKS}
     assert steps == {"generator": 1, "discriminator": 4}, "G had never moved, so it has no moments to keep"
     words = ["train", "digits", "--run", tmp_path / "none", "--init-from", f"{tmp_path / 'first'}@7", "--train.steps", 1]
     code, _, err = call(capsys, *words)
@@ -233,7 +233,7 @@ def test_starting_from_a_checkpoint_of_another_run(capsys, tmp_path):
 def test_divergence_is_an_alarm_too(tmp_path):
     from biggan.runtime.errors import TrainingDiverged
 
-    config = replaced(tiny_config(steps=50), {"train.generator_lr": 1e30, "train.discriminator_lr": 1e30})
+    config = replace_fields(tiny_config(steps=50), {"train.generator_lr": 1e30, "train.discriminator_lr": 1e30})
     with pytest.raises(TrainingDiverged):
         train(config, tmp_path / "run")
     last = json.loads((tmp_path / "run" / "alarms.jsonl").read_text().splitlines()[-1])

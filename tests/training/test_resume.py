@@ -7,18 +7,18 @@ import torch
 from conftest import tiny_config
 
 import biggan
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.run import resolve
-from biggan.data.dataset import facts_of, open_source
+from biggan.data.dataset import dataset_info, open_source
 from biggan.training.trainer import fit
 
 
 def train(config, path, report=lambda line: None):
     """One call of fit in this process; the run folder."""
     source = open_source(config.data.source, config.model.resolution, flip=config.data.flip)
-    folder = RunFolder(path)
-    config = resolve(config, facts_of(source))
+    folder = RunDir(path)
+    config = resolve(config, dataset_info(source))
     folder.claim(config)
     fit(config, source, folder, report)
     return folder
@@ -80,8 +80,8 @@ def test_a_damaged_line_in_the_log_is_dropped(tmp_path):
 
 def test_damage_is_reported_and_training_goes_on_from_before(tmp_path):
     train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run")
-    whole = final_tensors(RunFolder(tmp_path / "run"))
-    newest = RunFolder(tmp_path / "run").list_checkpoints()[-1] / "tensors.safetensors"
+    whole = final_tensors(RunDir(tmp_path / "run"))
+    newest = RunDir(tmp_path / "run").list_checkpoints()[-1] / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     lines = []
     folder = train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run", lines.append)

@@ -8,27 +8,27 @@ import pytest
 import torch
 from conftest import call, tiny_config, write_pictures
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
-from biggan.configs.overrides import replaced
+from biggan.configs.overrides import replace_fields
 from biggan.configs.run import resolve
-from biggan.data.dataset import DataConfig, facts_of, open_data, open_source
-from biggan.data.labeled_subset import labelled_part
-from biggan.metrics.classification import ClassifyConfig, mistakes
+from biggan.data.dataset import DataConfig, dataset_info, open_data, open_source
+from biggan.data.labeled_subset import labeled_subset
+from biggan.metrics.classification import ClassifyConfig, count_errors
 from biggan.models.biggan import BigGANConfig
-from biggan.models.improved_gan import PerceptronConfig
+from biggan.models.improved_gan import MLPConfig
 from biggan.objectives.losses import ObjectiveConfig
 from biggan.pretrained.classifier import open_classifier
 from biggan.runtime.errors import CheckpointError, ConfigError, DataError
 from biggan.training.resume import resume
-from biggan.training.setup import begin_from_data, build_game
+from biggan.training.setup import build_train_state, run_data_dependent_init
 from biggan.training.step import train_step
 from biggan.training.trainer import fit
 
 
 def semi_supervised(model=None, **changes):
     """A run of seconds on the digits at 8 px: 4 labels a class."""
-    model = model or PerceptronConfig(resolution=8, generator_hidden=(20,), discriminator_hidden=(40, 30))
+    model = model or MLPConfig(resolution=8, generator_hidden=(20,), discriminator_hidden=(40, 30))
     config = tiny_config(batch=20, discriminator_steps=1, discriminator_average=0.9, adam_epsilon=1e-4, generator_lr=3e-3)
     config = dataclasses.replace(
         config,
@@ -37,14 +37,14 @@ def semi_supervised(model=None, **changes):
         objective=ObjectiveConfig(loss="semi-supervised", feature_matching="mean-square"),
         classify=ClassifyConfig(test="embedded:digits", every=2),
     )
-    config = replaced(config, {"train.discriminator_lr": 3e-3, "watch.every": None} | changes)
+    config = replace_fields(config, {"train.discriminator_lr": 3e-3, "watch.every": None} | changes)
     config.check()
     return config
 
 
 def train(config, path):
     source = open_data(config.data, config.model.resolution)
-    folder, config = RunFolder(path), resolve(config, facts_of(source))
+    folder, config = RunDir(path), resolve(config, dataset_info(source))
     folder.claim(config)
     fit(config, source, folder, lambda line: None)
     return folder
@@ -74,7 +74,7 @@ def test_learns_and_leaves_a_classifier(tmp_path, capsys):
     assert [line["step"] for line in tests] == [75, 150]
     assert tests[-1]["test_error"] < 40
     classifier = open_classifier(folder.path)
-    found = mistakes(classifier.logits, open_source("embedded:digits", 8).once(20))
+    found = count_errors(classifier.logits, open_source("embedded:digits", 8).iterate_once(20))
     assert (found.wrong, found.images) == (tests[-1]["test_wrong"], 1797)
     log = [json.loads(line) for line in folder.stats_file.read_text().splitlines()]
     assert log[-1]["D_classes_right"] > 0.6
@@ -116,37 +116,37 @@ def test_starting_from_a_model_folder(tmp_path):
     """What the folder has is taken, the classifier too; what it has not starts from data."""
     model = train(semi_supervised(), tmp_path / "run").path / "model"
     source = open_source("embedded:digits", 8)
-    config = resolve(semi_supervised(init_from=str(model)), facts_of(source))
-    game, folder, notes = build_game(config), RunFolder(tmp_path / "again"), []
-    progress = resume(game, config, folder, notes.append)
+    config = resolve(semi_supervised(init_from=str(model)), dataset_info(source))
+    state, folder, notes = build_train_state(config), RunDir(tmp_path / "again"), []
+    progress = resume(state, config, folder, notes.append)
     assert progress.new == ("discriminator",)
-    classifier = game.classifier.average.state_dict()
+    classifier = state.classifier.average.state_dict()
     for name, value in open_classifier(model).network.state_dict().items():
         assert torch.equal(classifier[name], value)
-    weights = game.generator.network.state_dict()
-    begin_from_data(game, source, progress.new)
-    assert not torch.equal(game.discriminator.network.state_dict()["blocks.1.1.scale"], torch.ones(40))
-    assert all(torch.equal(weights[name], value) for name, value in game.generator.network.state_dict().items())
+    weights = state.generator.network.state_dict()
+    run_data_dependent_init(state, source, progress.new)
+    assert not torch.equal(state.discriminator.network.state_dict()["blocks.1.1.scale"], torch.ones(40))
+    assert all(torch.equal(weights[name], value) for name, value in state.generator.network.state_dict().items())
 
 
 def test_starting_with_other_classes_and_virtual_norm(tmp_path):
     """The reference batch keeps classes that there are."""
     model = BigGANConfig(resolution=32, width=2, embedding_dim=8, generator_norm="virtual", reference_batch=30)
-    folder = train(replaced(tiny_config(steps=1), {"model": model}), tmp_path / "run")
+    folder = train(replace_fields(tiny_config(steps=1), {"model": model}), tmp_path / "run")
     start = {"model": model, "init_from": str(folder.path), "data.classes": ("3", "5")}
-    again = train(replaced(tiny_config(steps=1), start), tmp_path / "again")
+    again = train(replace_fields(tiny_config(steps=1), start), tmp_path / "again")
     assert tensors_of(folder)["generator/reference.y"].max() > 1
     assert tensors_of(again)["generator/reference.y"].max() == 1
 
 
 def test_one_image_at_a_time_has_no_batch_statistics():
     with pytest.raises(ConfigError, match="two or more"):
-        build_game(replaced(semi_supervised(), {"model.num_classes": 10, "train.micro_batch": 1}))
+        build_train_state(replace_fields(semi_supervised(), {"model.num_classes": 10, "train.micro_batch": 1}))
 
 
 def test_labelled_images_are_chosen_by_the_seed():
     source = open_source("embedded:digits", 8)
-    parts = [labelled_part(source, 3, seed) for seed in (0, 0, 1)]
+    parts = [labeled_subset(source, 3, seed) for seed in (0, 0, 1)]
     for part in parts:
         assert torch.equal(part.labels.bincount(), torch.full((10,), 3))
         for image, label in zip(part.images, part.labels, strict=True):
@@ -155,20 +155,20 @@ def test_labelled_images_are_chosen_by_the_seed():
     assert torch.equal(parts[0].images, parts[1].images)
     assert not torch.equal(parts[0].images, parts[2].images)
     with pytest.raises(DataError, match=r"labels_per_class=500: class 8 has 174 images"):
-        labelled_part(source, 500, 0)
+        labeled_subset(source, 500, 0)
 
 
 def test_only_labelled_images_teach_classes(generator):
     """The supervised term is that of the labelled batch, the unsupervised ones those of the others."""
     config = semi_supervised()
-    config = replaced(config, {"model.num_classes": 10})
-    game = build_game(config)
+    config = replace_fields(config, {"model.num_classes": 10})
+    state = build_train_state(config)
     seen = []
-    inner = game.discriminator.network.forward
-    game.discriminator.reduced = lambda x, y, parts: seen.append((x, y, parts)) or inner(x, y, parts)
+    inner = state.discriminator.network.forward
+    state.discriminator.reduced = lambda x, y, parts: seen.append((x, y, parts)) or inner(x, y, parts)
     real = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.zeros(20, dtype=torch.int64)
     known = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(20) % 10
-    train_step(game, 1, iter([real]), iter([known]))
+    train_step(state, 1, iter([real]), iter([known]))
     (images, labels, parts) = seen[0]
     assert parts == 3
     assert torch.equal(images[20:40], real[0] / 127.5 - 1)
@@ -177,47 +177,47 @@ def test_only_labelled_images_teach_classes(generator):
 
 
 def test_the_start_from_data_reaches_the_averages():
-    config = replaced(semi_supervised(), {"model.num_classes": 10})
-    game, source = build_game(config), open_source("embedded:digits", 8)
-    begin_from_data(game, source)
-    weights = game.discriminator.network.state_dict()
+    config = replace_fields(semi_supervised(), {"model.num_classes": 10})
+    state, source = build_train_state(config), open_source("embedded:digits", 8)
+    run_data_dependent_init(state, source)
+    weights = state.discriminator.network.state_dict()
     assert not torch.equal(weights["blocks.1.1.scale"], torch.ones(40))
-    assert all(torch.equal(value, weights[name]) for name, value in game.classifier.average.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in state.classifier.average.state_dict().items())
 
 
 def test_several_generator_steps_per_round():
-    config = replaced(semi_supervised(), {"model.num_classes": 10, "train.generator_steps": 3})
-    game, steps = build_game(config), []
-    for player in (game.generator, game.discriminator):
+    config = replace_fields(semi_supervised(), {"model.num_classes": 10, "train.generator_steps": 3})
+    state, steps = build_train_state(config), []
+    for player in (state.generator, state.discriminator):
         player.step = lambda step, player=player: steps.append(player.name)
     source = open_source("embedded:digits", 8)
-    labelled = labelled_part(source, 4, 0)
-    train_step(game, 1, source.stream(20, seed=0), labelled.stream(20, seed=0))
+    labeled = labeled_subset(source, 4, 0)
+    train_step(state, 1, source.stream(20, seed=0), labeled.stream(20, seed=0))
     assert steps == ["discriminator", "generator", "generator", "generator"]
 
 
 def test_features_of_a_named_layer(generator):
-    config = replaced(semi_supervised(), {"model.num_classes": 10, "objective.feature_layer": "blocks.1"})
-    game, seen = build_game(config), []
-    inner = game.objective.for_generator
+    config = replace_fields(semi_supervised(), {"model.num_classes": 10, "objective.feature_layer": "blocks.1"})
+    state, seen = build_train_state(config), []
+    inner = state.objective.generator_loss
 
     class Spy:
         def __getattr__(self, name):
             return getattr(inner.__self__, name)
 
-        def for_generator(self, real, fake):
-            seen.append((real.features_NF.shape, fake.features_NF.shape))
+        def generator_loss(self, real, fake):
+            seen.append((real.features.shape, fake.features.shape))
             return inner(real, fake)
 
-    game.objective = Spy()
+    state.objective = Spy()
     source = open_source("embedded:digits", 8)
-    train_step(game, 1, source.stream(20, seed=0), labelled_part(source, 4, 0).stream(20, seed=0))
+    train_step(state, 1, source.stream(20, seed=0), labeled_subset(source, 4, 0).stream(20, seed=0))
     assert seen == [((1, 40), (1, 40))], "the means of the batch"
 
 
 @pytest.mark.parametrize("name", ["head", "blocks", "nope", ""])
 def test_a_layer_that_gives_no_features(name):
-    config, facts = semi_supervised(**{"objective.feature_layer": name}), facts_of(open_source("embedded:digits", 8))
+    config, facts = semi_supervised(**{"objective.feature_layer": name}), dataset_info(open_source("embedded:digits", 8))
     with pytest.raises(ConfigError, match=f"objective.feature_layer={name} is no layer"):
         resolve(config, facts)
 
@@ -245,10 +245,10 @@ TECHNIQUES = {
 
 @pytest.mark.parametrize("name", TECHNIQUES)
 def test_with_biggan_too(name, tmp_path):
-    config = replaced(tiny_config(), {"data.flip": False} | TECHNIQUES[name])
+    config = replace_fields(tiny_config(), {"data.flip": False} | TECHNIQUES[name])
     config.check()
     whole = tensors_of(train(config, tmp_path / "whole"))
-    train(replaced(config, {"train.steps": 2}), tmp_path / "parts")
+    train(replace_fields(config, {"train.steps": 2}), tmp_path / "parts")
     parts = tensors_of(train(config, tmp_path / "parts"))
     assert not [key for key in whole if "standing" not in key and not torch.equal(whole[key], parts[key])]
 
@@ -269,7 +269,7 @@ def test_with_biggan_too(name, tmp_path):
 )
 def test_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
-        replaced(semi_supervised(), changes).check()
+        replace_fields(semi_supervised(), changes).check()
 
 
 def test_a_run_without_a_classifier(tmp_path, capsys):

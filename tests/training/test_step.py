@@ -7,19 +7,19 @@ import pytest
 import torch
 from conftest import tiny_config
 
-from biggan.configs.overrides import replaced
+from biggan.configs.overrides import replace_fields
 from biggan.configs.run import RunConfig
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.runtime.errors import TrainingDiverged
 from biggan.training.ema import EMA
-from biggan.training.resume import state_of
-from biggan.training.setup import build_game
-from biggan.training.step import discriminator_turn, generator_turn, to_signed_range, train_step
+from biggan.training.resume import flatten_state
+from biggan.training.setup import build_train_state
+from biggan.training.step import discriminator_step, generator_step, train_step, uint8_to_float
 
 
 def game_of(config: RunConfig):
-    return build_game(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
+    return build_train_state(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
 
 
 def real_batch(count, generator):
@@ -38,12 +38,12 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
     images, labels = real_batch(8, generator)
     grads = []
     for micro_batch in (8, 2):
-        game = game_of(tiny_config(micro_batch=micro_batch))
-        game.generator.network.eval()
-        game.discriminator.network.eval()
-        game.discriminator.step = lambda step: None  # keep the gradients
-        discriminator_turn(game, 1, 0, pieces(images, labels, micro_batch))
-        grads.append([p.grad for p in game.discriminator.network.parameters()])
+        state = game_of(tiny_config(micro_batch=micro_batch))
+        state.generator.network.eval()
+        state.discriminator.network.eval()
+        state.discriminator.step = lambda step: None  # keep the gradients
+        discriminator_step(state, 1, 0, pieces(images, labels, micro_batch))
+        grads.append([p.grad for p in state.discriminator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
         assert torch.allclose(whole, parts, atol=1e-5)
 
@@ -51,45 +51,45 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
 def test_penalties_count_once_whatever_the_accumulation(generator):
     grads = []
     for micro_batch in (8, 2):
-        game = game_of(tiny_config(micro_batch=micro_batch))
-        game.generator.network.eval()
-        game.discriminator.network.eval()
-        game.generator.step = lambda step: None
-        generator_turn(game, 1)
-        grads.append([p.grad for p in game.generator.network.parameters()])
+        state = game_of(tiny_config(micro_batch=micro_batch))
+        state.generator.network.eval()
+        state.discriminator.network.eval()
+        state.generator.step = lambda step: None
+        generator_step(state, 1)
+        grads.append([p.grad for p in state.generator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
         assert torch.allclose(whole, parts, atol=1e-5)
 
 
 def test_each_player_moves_only_in_its_turn(generator):
-    game = game_of(tiny_config())
+    state = game_of(tiny_config())
     copies = lambda player: [p.detach().clone() for p in player.network.parameters()]  # noqa: E731
     same = lambda player, before: all(map(torch.equal, player.network.parameters(), before))  # noqa: E731
-    g, d = copies(game.generator), copies(game.discriminator)
-    discriminator_turn(game, 1, 0, pieces(*real_batch(8, generator)))
-    assert same(game.generator, g)
-    assert not same(game.discriminator, d)
-    d = copies(game.discriminator)
-    generator_turn(game, 1)
-    assert same(game.discriminator, d)
-    assert not same(game.generator, g)
+    g, d = copies(state.generator), copies(state.discriminator)
+    discriminator_step(state, 1, 0, pieces(*real_batch(8, generator)))
+    assert same(state.generator, g)
+    assert not same(state.discriminator, d)
+    d = copies(state.discriminator)
+    generator_step(state, 1)
+    assert same(state.discriminator, d)
+    assert not same(state.generator, g)
 
 
 def test_every_turn_draws_its_own_latents():
-    game = game_of(tiny_config())
-    draws = [next(game.draw(*place))[0] for place in ((1, "d", 0), (1, "d", 1), (1, "g", 0), (2, "d", 0))]
+    state = game_of(tiny_config())
+    draws = [next(state.draw(*place))[0] for place in ((1, "d", 0), (1, "d", 1), (1, "g", 0), (2, "d", 0))]
     assert all(not torch.equal(draws[i], draws[j]) for i in range(4) for j in range(i))
-    assert torch.equal(draws[0], next(game.draw(1, "d", 0))[0])
+    assert torch.equal(draws[0], next(state.draw(1, "d", 0))[0])
 
 
 def test_the_real_batch_is_spread_over_the_turns(generator):
-    game = game_of(tiny_config(discriminator_steps=2, micro_batch=4))
+    state = game_of(tiny_config(discriminator_steps=2, micro_batch=4))
     images, labels = real_batch(16, generator)
     seen = []
-    game.discriminator.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    train_step(game, 1, pieces(images, labels, 4))
+    state.discriminator.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    train_step(state, 1, pieces(images, labels, 4))
     real_halves = torch.cat([batch[4:] for batch in seen[:4]])
-    assert torch.equal(real_halves, to_signed_range(images, torch.contiguous_format))
+    assert torch.equal(real_halves, uint8_to_float(images, torch.contiguous_format))
     assert [len(batch) for batch in seen] == [8, 8, 8, 8, 4, 4]
 
 
@@ -125,11 +125,11 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
 
     from biggan.training import trainer
 
-    def spoil(game, step, *images):
-        scalars = train_step(game, step, *images)
+    def spoil(state, step, *images):
+        scalars = train_step(state, step, *images)
         if step == 3:
             with torch.no_grad():
-                game.generator.network.linear.weight[0, 0] = float("inf")
+                state.generator.network.linear.weight[0, 0] = float("inf")
         return scalars
 
     monkeypatch.setattr(trainer, "train_step", spoil)
@@ -138,9 +138,9 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
 
 
 def test_bf16_keeps_weights_float32(generator):
-    game = game_of(tiny_config(precision="bf16"))
-    train_step(game, 1, pieces(*real_batch(16, generator)))
-    tensors = [*game.generator.network.state_dict().values(), *game.discriminator.network.state_dict().values()]
+    state = game_of(tiny_config(precision="bf16"))
+    train_step(state, 1, pieces(*real_batch(16, generator)))
+    tensors = [*state.generator.network.state_dict().values(), *state.discriminator.network.state_dict().values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
 
 
@@ -151,13 +151,13 @@ def test_recomputing_changes_no_bit(generator, family):
     for recompute in (False, True):
         config = tiny_config(recompute=recompute, micro_batch=4)
         model = family(resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator_dropout=0.5)
-        game = build_game(dataclasses.replace(config, model=model))
+        state = build_train_state(dataclasses.replace(config, model=model))
         reals = itertools.cycle(pieces(images, labels, 4))
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
             for step in (1, 2):
-                train_step(game, step, reals)
-        states.append(state_of(game))
+                train_step(state, step, reals)
+        states.append(flatten_state(state))
         saved.append(sum(sizes))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert saved[1] < saved[0] / 2, "and less is kept"
@@ -170,8 +170,8 @@ def test_all_penalties_at_once(generator, precision, recompute):
     settings = {"r1": 1.0, "r2": 1.0, "lecam": 0.1, "consistency": 1.0, "sigma_penalty": 1.0, "sigma_bound": 1.0}
     changes = {f"regularization.discriminator.{name}": value for name, value in settings.items()}
     changes |= {"model.discriminator_attention": (16,), "model.width": 4}
-    game = game_of(replaced(tiny_config(precision=precision, recompute=recompute), changes))
-    values = train_step(game, 1, itertools.repeat(real_batch(8, generator)))
+    state = game_of(replace_fields(tiny_config(precision=precision, recompute=recompute), changes))
+    values = train_step(state, 1, itertools.repeat(real_batch(8, generator)))
     assert all(torch.isfinite(value) for value in values.values())
     assert {"D_loss_r1", "D_loss_r2", "D_loss_lecam", "D_loss_consistency", "D_loss_sigmapenalty"} <= set(values)
-    assert "discriminator_regularizers/3/anchors" in state_of(game)
+    assert "discriminator_regularizers/3/anchors" in flatten_state(state)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from biggan.configs.monitor import WatchConfig
+from biggan.configs.monitor import MonitorConfig
 
 Line = dict[str, Any]  # "step", and numbers by name
 
@@ -42,13 +42,13 @@ class Rule(Protocol):
 
     name: str
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """An alarm where this line makes it speak."""
         ...
 
 
 @dataclass
-class Series:
+class History:
     """A quantity over steps, smoothed, with what it was before."""
 
     steps: list[int] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Series:
         return self.steps[count - 1], statistics.median(self.values[max(0, count - SMOOTHED) : count])
 
 
-class Explosion:
+class SingularValueExplosion:
     """A first singular value of the generator grows faster than any power of the steps below `exponent`: by more than
     (steps now / steps then) ** exponent since three quarters of the run. The discriminator's are noisy in healthy runs
     too."""
@@ -82,15 +82,15 @@ class Explosion:
 
     def __init__(self, exponent: float = 2.5) -> None:
         self.factor = LOOK_BACK**-exponent
-        self.series: dict[str, Series] = {}
+        self.series: dict[str, History] = {}
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """The line's first singular values, against those of three quarters of the run."""
         found = None
         for key, value in line.items():
             if not key.startswith("sigma0/generator/"):
                 continue
-            series = self.series.setdefault(key, Series())
+            series = self.series.setdefault(key, History())
             series.add(line["step"], value)
             before = series.before()
             if before and series.values[-1] > self.factor * before[1] > 0:
@@ -109,9 +109,9 @@ class LossJump:
 
     def __init__(self, near: float = 0.1, jump: float = 0.4, exploded: float = 5.0) -> None:
         self.near, self.jump, self.exploded = near, jump, exploded
-        self.series, self.first = Series(), None
+        self.series, self.first = History(), None
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """The line's loss, against what it was."""
         terms = [line[name] for name in ("D_loss_real", "D_loss_fake", "D_loss_pair") if name in line]
         if not terms:
@@ -131,16 +131,16 @@ class LossJump:
         return None
 
 
-class RealScores:
+class RealAccuracyDrop:
     """D, which knew most real images, calls fewer than a given share of them real."""
 
     name = "D turns against real images"
 
     def __init__(self, share: float = 0.35, known: float = 0.6) -> None:
         self.share, self.known = share, known
-        self.series = Series()
+        self.series = History()
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """The line's share, against what it was."""
         if "D_real_right" not in line:
             return None
@@ -152,16 +152,16 @@ class RealScores:
         return None
 
 
-class Fall:
+class DropFromBest:
     """A quantity falls below a share of the most that it has been: the diversity of a fixed batch of samples, or the share
     of samples recognised as their class."""
 
     def __init__(self, key: str, share: float, name: str) -> None:
         self.key, self.share, self.name = key, share, name
-        self.series = Series()
+        self.series = History()
         self.best: tuple[int, float] | None = None
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """The line's value, against the most that it has been."""
         if self.key not in line or line["step"] < YOUNG:
             return None
@@ -175,7 +175,7 @@ class Fall:
         return None
 
 
-class Worse:
+class ScoreDegradation:
     """A distance to the real images is so many times its best, or a score such a part of it."""
 
     name = "the samples get worse"
@@ -186,7 +186,7 @@ class Worse:
         self.factor = factor
         self.best: dict[str, tuple[int, float]] = {}
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """The line's scores, against the best."""
         for key in (*self.DISTANCES, *self.SCORES):
             if key not in line or line["step"] < YOUNG:
@@ -200,51 +200,51 @@ class Worse:
         return None
 
 
-class Finite:
+class NonFiniteValue:
     """A logged number is not one. A loss or a gradient that is not ends the run at once, by another way."""
 
     name = "a number is not finite"
 
-    def see(self, line: Line) -> Alarm | None:
+    def observe(self, line: Line) -> Alarm | None:
         """All numbers of the line."""
         bad = [key for key, value in line.items() if isinstance(value, float) and not math.isfinite(value)]
         return Alarm(self.name, line["step"], bad[0], max(0, line["step"] - 1)) if bad else None
 
 
-def last_above(series: Series, level: float) -> int:
+def last_above(series: History, level: float) -> int:
     """The last step at which a quantity was above a level; 0 where it never was."""
     return next((s for s, v in zip(reversed(series.steps), reversed(series.values), strict=True) if v > level), 0)
 
 
-class Detectors:
+class CollapseDetector:
     """All rules over one run. A rule that has spoken is silent until that lies in the first three quarters of the run."""
 
-    def __init__(self, config: WatchConfig) -> None:
+    def __init__(self, config: MonitorConfig) -> None:
         self.rules: list[Rule] = [
-            Explosion(),
+            SingularValueExplosion(),
             LossJump(),
-            RealScores(),
-            Fall("diversity_within", 0.5, "samples of a class become alike"),
-            Fall("diversity", 0.5, "samples become alike"),
-            Fall("accuracy", 0.6, "classes are lost"),
-            Fall("recognised", 0.5, "fixed samples are no longer recognised"),
-            Worse(config.metric_factor),
-            Finite(),
+            RealAccuracyDrop(),
+            DropFromBest("diversity_within", 0.5, "samples of a class become alike"),
+            DropFromBest("diversity", 0.5, "samples become alike"),
+            DropFromBest("accuracy", 0.6, "classes are lost"),
+            DropFromBest("recognised", 0.5, "fixed samples are no longer recognised"),
+            ScoreDegradation(config.metric_factor),
+            NonFiniteValue(),
         ]
         self.spoken: dict[str, int] = {}
 
-    def see(self, line: Line) -> list[Alarm]:
+    def observe(self, line: Line) -> list[Alarm]:
         """What the rules say of the next line; lines come in the order of their steps."""
         found = []
         for rule in self.rules:
-            alarm = rule.see(line)
+            alarm = rule.observe(line)
             if alarm is not None and line["step"] * LOOK_BACK >= self.spoken.get(rule.name, -1):
                 found.append(alarm)
                 self.spoken[rule.name] = line["step"]
         return found
 
 
-def scan(lines: Iterable[Line], config: WatchConfig) -> list[Alarm]:
+def find_alarms(lines: Iterable[Line], config: MonitorConfig) -> list[Alarm]:
     """All alarms of a log, from its beginning."""
-    detectors = Detectors(config)
-    return [alarm for line in sorted(lines, key=lambda line: line["step"]) for alarm in detectors.see(line)]
+    detectors = CollapseDetector(config)
+    return [alarm for line in sorted(lines, key=lambda line: line["step"]) for alarm in detectors.observe(line)]

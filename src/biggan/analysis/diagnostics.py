@@ -47,7 +47,7 @@ def worst_pairs(counts: Tensor, most: int) -> list[tuple[int, int, float]]:
 
 
 @torch.no_grad()
-def called_real(discriminator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
+def share_called_real(discriminator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
     """The share of images that a discriminator in evaluation mode scores above 0 (BigGAN section 4.2: memorization)."""
     real, count = 0, 0
     for images, labels in batches:

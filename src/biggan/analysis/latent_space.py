@@ -17,15 +17,15 @@ def spherical(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
     """(steps, Z) from the one to the other at an even angle, lengths changing evenly, so that points on the way are as long
     as latents are."""
     shares = torch.linspace(0, 1, steps)[:, None]
-    lengths = first_Z.norm(), second_Z.norm()
-    if min(lengths) < 1e-6:
+    gradient_norms = first_Z.norm(), second_Z.norm()
+    if min(gradient_norms) < 1e-6:
         return linear(first_Z, second_Z, steps)
-    directions = first_Z / lengths[0], second_Z / lengths[1]
+    directions = first_Z / gradient_norms[0], second_Z / gradient_norms[1]
     angle = torch.arccos((directions[0] @ directions[1]).clamp(-1, 1))
     if angle.sin() < 1e-4:
         return linear(first_Z, second_Z, steps)
     way = (((1 - shares) * angle).sin() * directions[0] + (shares * angle).sin() * directions[1]) / angle.sin()
-    return way * ((1 - shares) * lengths[0] + shares * lengths[1])
+    return way * ((1 - shares) * gradient_norms[0] + shares * gradient_norms[1])
 
 
 def linear(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
@@ -67,7 +67,7 @@ def chunked(sampler: Sampler, z_NZ: Tensor, weights_NK: Tensor, size: int = 64) 
     return torch.cat([sampler.blended(z, weights) for z, weights in parts])
 
 
-def weights_of(text: str, sampler: Sampler) -> Tensor:
+def parse_class_weights(text: str, sampler: Sampler) -> Tensor:
     """(K,) of "cat:0.6,dog:0.4"; weights are divided by their sum. Raises ConfigError on unknown classes and bad weights."""
     weights = torch.zeros(len(sampler.class_names))
     for word in text.split(","):

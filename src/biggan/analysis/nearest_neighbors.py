@@ -10,7 +10,7 @@ from torch import Tensor
 from biggan.metrics.features import Extractor
 
 
-class Neighbours(NamedTuple):
+class NearestNeighbors(NamedTuple):
     """For each sample the nearest real images, nearest first."""
 
     distances: Tensor
@@ -19,20 +19,20 @@ class Neighbours(NamedTuple):
     """uint8 (N, count, 3, R, R)"""
 
 
-def neighbours(samples: Tensor, batches: Iterable, extractor: Extractor | None, count: int) -> Neighbours:
+def neighbors(samples: Tensor, batches: Iterable, extractor: Extractor | None, count: int) -> NearestNeighbors:
     """The `count` nearest of the real `batches` to each of the samples (N, 3, R, R), by features, or by pixels (0 to 255)
     for no extractor. Holds one batch and the best so far."""
-    queries = vectors(samples, extractor)
+    queries = feature_vectors(samples, extractor)
     distances = torch.full((len(samples), count), math.inf)
     found = samples.new_zeros(len(samples), count, *samples.shape[1:])
     for images, _ in batches:
-        table = torch.cat([distances, torch.cdist(queries, vectors(images, extractor))], dim=1)  # (N, count + B)
+        table = torch.cat([distances, torch.cdist(queries, feature_vectors(images, extractor))], dim=1)  # (N, count + B)
         distances, places = table.topk(count, dim=1, largest=False)
         candidates = torch.cat([found, images[None].expand(len(samples), *images.shape)], dim=1)
         found = candidates[torch.arange(len(samples))[:, None], places]
-    return Neighbours(distances, found)
+    return NearestNeighbors(distances, found)
 
 
-def vectors(images: Tensor, extractor: Extractor | None) -> Tensor:
+def feature_vectors(images: Tensor, extractor: Extractor | None) -> Tensor:
     """(N, F): features, or pixels."""
     return images.flatten(1).float() if extractor is None else extractor(images).features

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from biggan.nn.embeddings import SharedEmbedding
 from biggan.nn.layers import Embedding
-from biggan.nn.singular_values import leading, short_side
+from biggan.nn.singular_values import leading_singular_triplets, warm_start
 
 COUNT = 3
 
@@ -32,8 +32,8 @@ class Spectra:
             if not weight.isfinite().all():
                 values |= {f"sigma0/{name}": math.nan, f"frobenius/{name}": math.nan}
                 continue
-            found = leading(weight, self.count, self.starts.get(name))
-            self.starts[name] = short_side(found)
+            found = leading_singular_triplets(weight, self.count, self.starts.get(name))
+            self.starts[name] = warm_start(found)
             values |= {f"sigma{index}/{name}": value for index, value in enumerate(found.values.tolist())}
             values[f"frobenius/{name}"] = weight.norm(dim=1).double().norm().item()  # one long float32 sum errs by 1e-5
         return values

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.metrics.evaluate import Evaluation, Wanted, evaluate
+from biggan.metrics.evaluate import Evaluation, MetricRequest, evaluate
 from biggan.metrics.features import Extractor
-from biggan.metrics.statistics import Images, Progress
+from biggan.metrics.statistics import ImageSet, Progress
 from biggan.runtime.distributed import World
 from biggan.runtime.errors import ConfigError
 from biggan.sampling import image_sets
@@ -66,9 +66,9 @@ def curve(
     sampler: Sampler,
     name: str,
     thresholds: list[float | None],
-    reference: Images,
+    reference: ImageSet,
     extractor: Extractor,
-    wanted: tuple[Wanted, ...],
+    wanted: tuple[MetricRequest, ...],
     *,
     seed: int,
     cache: Path | None,
@@ -78,7 +78,7 @@ def curve(
 ) -> Iterator[Point]:
     """One point after the other; the same seed at each, so that neighbouring points share their latents."""
     for threshold in thresholds:
-        samples = image_sets.drawn(sampler, name, truncation=threshold, seed=seed)
+        samples = image_sets.generated_images(sampler, name, truncation=threshold, seed=seed)
         yield Point(
             threshold,
             evaluate(samples, reference, extractor, wanted, cache=cache, world=world, progress=progress, report=report),
@@ -96,10 +96,10 @@ def survival(
     it."""
     saturated, scores = [], []
     for truncation in (None, threshold):
-        samples = image_sets.drawn(sampler, name, truncation=truncation, seed=seed)
+        samples = image_sets.generated_images(sampler, name, truncation=truncation, seed=seed)
         extreme = [((batch == 0) | (batch == 255)).float().mean() for batch, _ in samples.batches(min(images, 512))]
         saturated.append(sum(extreme).item() / len(extreme))
-        evaluation = evaluate(samples, None, extractor, (Wanted("is", images),))
+        evaluation = evaluate(samples, None, extractor, (MetricRequest("is", images),))
         scores.append(next(iter(evaluation.scores.values()))["mean"])
     survives = saturated[1] <= 2 * saturated[0] + 0.01 and scores[1] >= scores[0]
     return {"survives": float(survives), "saturated": saturated[0], "saturated_truncated": saturated[1]} | {

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.checkpoints.model_dir import ModelFolder
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.model_dir import ModelDir
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Tensors, read_checkpoint, split_by_prefix
 from biggan.configs.json_io import from_json
 from biggan.configs.overrides import flatten
@@ -15,35 +15,37 @@ from biggan.runtime.errors import CheckpointError
 from biggan.sampling.latents import LatentConfig
 
 
-class Start(NamedTuple):
+class InitFrom(NamedTuple):
     """A folder, and the step of one of its checkpoints; None: the newest."""
 
     path: Path
     step: int | None = None
 
 
-def parse_start(text: str) -> Start:
+def parse_init_from(text: str) -> InitFrom:
     """ "RUN@STEP", or a run or model folder."""
     where, _, step = text.rpartition("@")
     if where and step.isdigit() and not Path(text).exists():
-        return Start(Path(where), int(step))
-    return Start(Path(text))
+        return InitFrom(Path(where), int(step))
+    return InitFrom(Path(text))
 
 
-def model_of(path: Path) -> tuple[ModelConfig, LatentConfig]:
+def read_model_config(path: Path) -> tuple[ModelConfig, LatentConfig]:
     """The model of a run or a model folder, and its latents. Raises CheckpointError where there is neither."""
-    run = RunFolder(path)
+    run = RunDir(path)
     if run.checkpoints.is_dir() and run.config_file.exists():
-        config = config_of(path)
+        config = read_run_config(path)
         return config.model, config.latent
-    card = ModelFolder(path).card
+    card = ModelDir(path).card
     return card.model, card.latent
 
 
-def config_of(path: Path, own: RunConfig | None = None, report: Callable[[str], None] = lambda line: None) -> RunConfig:
+def read_run_config(
+    path: Path, own: RunConfig | None = None, report: Callable[[str], None] = lambda line: None
+) -> RunConfig:
     """The config of a run, which may be somebody else's: what names files, programs and places in it is not taken over, but
     as in `own` (None: as by default), and the report says which. Raises CheckpointError where there is none."""
-    file, own = RunFolder(path).config_file, own or RunConfig()
+    file, own = RunDir(path).config_file, own or RunConfig()
     try:
         stored = from_json(file.read_text(), RunConfig, file)
     except OSError as error:
@@ -56,14 +58,14 @@ def config_of(path: Path, own: RunConfig | None = None, report: Callable[[str], 
     return config
 
 
-def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Tensors]:
+def load_initial_weights(start: InitFrom, report: Callable[[str], None]) -> dict[str, Tensors]:
     """The networks that another run may start from: "generator", "ema", and "discriminator" and "classifier" where there are
     any; from a checkpoint "generator_optimizer" and "discriminator_optimizer" too.
 
     From the checkpoint named, else the newest of a run folder, else from a model folder. Raises CheckpointError where
     there is none of these.
     """
-    run = RunFolder(start.path)
+    run = RunDir(start.path)
     if start.step is not None:
         found = run.list_checkpoints()
         named = next((path for path in found if path.name == f"step-{start.step:08d}"), None)
@@ -77,7 +79,7 @@ def initial_weights(start: Start, report: Callable[[str], None]) -> dict[str, Te
     checkpoint = run.load_newest(report, set_aside=False) if run.config_file.exists() else None
     if checkpoint is not None:
         return split_by_prefix(checkpoint.tensors)
-    folder = ModelFolder(start.path)
+    folder = ModelDir(start.path)
     average, raw = folder.load("generator"), folder.load("training_generator")
     others = {name: folder.load(name) for name in ("discriminator", "classifier")}
     return {"generator": raw or average, "ema": average} | {name: w for name, w in others.items() if w is not None}

@@ -6,10 +6,10 @@ from pathlib import Path
 import safetensors.torch
 from safetensors import SafetensorError
 
-from biggan.checkpoints.tensors import Tensors, metadata_of, packed
+from biggan.checkpoints.tensors import Tensors, read_metadata, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
 from biggan.models.registry import ModelConfig
-from biggan.runtime.atomic_io import refusal, write_file
+from biggan.runtime.atomic_io import write_error_message, write_file
 from biggan.runtime.errors import CheckpointError
 from biggan.sampling.latents import LatentConfig
 
@@ -28,22 +28,22 @@ class ModelCard:
     """The truncations that statistics.safetensors is for, ascending; the last goes for none as well."""
 
 
-def save_model_folder(target: Path, card: ModelCard, parts: dict[str, Tensors]) -> None:
+def save_model_dir(target: Path, card: ModelCard, parts: dict[str, Tensors]) -> None:
     """Write, or renew file by file, a model folder: PART.safetensors for each part, "generator" among them. Raises
     CheckpointError when the disk does not take it."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name, tensors in parts.items():
-            write_file(target / f"{name}.safetensors", packed(tensors))
+            write_file(target / f"{name}.safetensors", serialize_tensors(tensors))
         if not card.statistics_at:  # those of an earlier model
             (target / "statistics.safetensors").unlink(missing_ok=True)
         write_file(target / "config.json", to_json(card).encode())
     except OSError as error:
-        raise CheckpointError(refusal("the model", target, error)) from error
+        raise CheckpointError(write_error_message("the model", target, error)) from error
 
 
-class ModelFolder:
-    """What `save_model_folder` wrote: `path` is the model folder, the run folder around it, or one exported safetensors file
+class ModelDir:
+    """What `save_model_dir` wrote: `path` is the model folder, the run folder around it, or one exported safetensors file
     that carries its config.
 
     Raises CheckpointError if there is no model or its config cannot be read.
@@ -59,7 +59,7 @@ class ModelFolder:
             )
         where = path if alone else self.path / "config.json"
         try:
-            text = metadata_of(path).get("config", "null") if alone else where.read_text()
+            text = read_metadata(path).get("config", "null") if alone else where.read_text()
         except (OSError, UnicodeDecodeError, SafetensorError) as error:
             raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
         if text == "null":

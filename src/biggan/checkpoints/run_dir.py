@@ -26,21 +26,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from biggan.checkpoints.model_dir import ModelCard, save_model_folder
+from biggan.checkpoints.model_dir import ModelCard, save_model_dir
 from biggan.checkpoints.tensors import (
     Checkpoint,
-    DamagedCheckpoint,
+    CorruptCheckpoint,
     Tensors,
-    packed,
     read_checkpoint,
+    serialize_tensors,
 )
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.run import RunConfig, differences
-from biggan.runtime.atomic_io import refusal, write_file, write_folder
+from biggan.runtime.atomic_io import write_error_message, write_file, write_folder
 from biggan.runtime.errors import CheckpointError
 
 
-class RunFolder:
+class RunDir:
     """One run on disk. Only rank 0 writes."""
 
     def __init__(self, path: Path) -> None:
@@ -86,7 +86,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise CheckpointError(refusal("the run", self.path, error)) from error
+            raise CheckpointError(write_error_message("the run", self.path, error)) from error
 
     def list_checkpoints(self) -> list[Path]:
         """Complete checkpoint folders, oldest first; not verified."""
@@ -96,19 +96,19 @@ class RunFolder:
         """Write a checkpoint, then remove all but the newest `keep` and the best; `far`: and a few that reach back to half
         of the steps. Raises CheckpointError when the disk does not take it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
-        data = packed(tensors)
+        data = serialize_tensors(tensors)
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
         files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
         write_folder(target, files, f"checkpoint of step {step}")
         best, found = self.best(), self.list_checkpoints()
         steps = [int(path.name.rpartition("-")[2]) for path in found]
-        wanted = set(steps[-keep:]) | (far_back(steps) if far else set()) | ({best["step"]} if best else set())
+        wanted = set(steps[-keep:]) | (rollback_candidates(steps) if far else set()) | ({best["step"]} if best else set())
         for old, number in zip(found, steps, strict=True):
             if number not in wanted:
                 shutil.rmtree(old)
         return target
 
-    def note_returns(self, returns: dict[str, int]) -> None:
+    def save_rollbacks(self, returns: dict[str, int]) -> None:
         """Write down how often the run has gone back, which no kill shall make it forget."""
         with self.writing():
             write_file(self.path / "returns.json", json.dumps(returns).encode())
@@ -121,10 +121,10 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read ({error}): remove it to forget the returns") from error
 
-    def return_to(self, checkpoint: Path, returns: dict[str, int]) -> None:
+    def roll_back_to(self, checkpoint: Path, returns: dict[str, int]) -> None:
         """Make this checkpoint the newest: later ones are removed. The logs go on from there; as they were they are kept in
         the folder return-N."""
-        self.note_returns(returns)
+        self.save_rollbacks(returns)
         with self.writing():
             kept = self.path / f"return-{sum(returns.values())}"
             kept.mkdir(exist_ok=True)
@@ -137,19 +137,19 @@ class RunFolder:
             if best is not None:  # it is to be beaten, also by what is trained anew from here
                 write_file(self.best_file, json.dumps(best | {"before_a_return": True}).encode())
 
-    def note_alarms(self, alarms: list[dict[str, Any]]) -> None:
+    def append_alarms(self, alarms: list[dict[str, Any]]) -> None:
         """Add lines to alarms.jsonl, which is never cut."""
         with self.writing(), open(self.path / "alarms.jsonl", "a") as file:
             file.writelines(json.dumps(alarm) + "\n" for alarm in alarms)
 
-    def alarmed_at(self) -> int | None:
+    def last_alarm_step(self) -> int | None:
         """The step of the last alarm."""
         try:
             return json.loads((self.path / "alarms.jsonl").read_text().splitlines()[-1])["step"]
         except (OSError, ValueError, KeyError, IndexError):
             return None
 
-    def advice(self) -> str:
+    def best_model_hint(self) -> str:
         """Where the best model of the run is."""
         best = self.best()
         return (
@@ -166,7 +166,7 @@ class RunFolder:
         for path in reversed(found):
             try:
                 return read_checkpoint(path)
-            except DamagedCheckpoint as error:
+            except CorruptCheckpoint as error:
                 report(f"{error}; the one before it is used")
                 if set_aside and path != found[0]:
                     with self.writing():
@@ -187,16 +187,16 @@ class RunFolder:
 
     def save_best(self, best: dict[str, Any], card: ModelCard, tensors: Tensors) -> None:
         """Keep this model as the best: a model folder, and best.json with its step, score and value."""
-        save_model_folder(self.best_model, card, {"generator": tensors})
+        save_model_dir(self.best_model, card, {"generator": tensors})
         with self.writing():
             write_file(self.best_file, json.dumps(best).encode())
 
     def save_model(self, card: ModelCard, parts: dict[str, Tensors]) -> None:
-        """Write, or replace, the model folder; `parts` as `save_model_folder` takes them."""
-        save_model_folder(self.model, card, parts)
+        """Write, or replace, the model folder; `parts` as `save_model_dir` takes them."""
+        save_model_dir(self.model, card, parts)
 
 
-def far_back(steps: list[int]) -> set[int]:
+def rollback_candidates(steps: list[int]) -> set[int]:
     """Of ascending steps those that a run may have to return to: down to half of the last, no two neighbours further apart
     than a fifth needs."""
     wanted = [steps[-1]]

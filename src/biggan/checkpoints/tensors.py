@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
     path: Path
 
 
-class DamagedCheckpoint(CheckpointError):
+class CorruptCheckpoint(CheckpointError):
     """What is on disk is not what was written."""
 
 
@@ -33,15 +33,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         manifest = json.loads((path / "manifest.json").read_text())
         data = (path / "tensors.safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
-            raise DamagedCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
+            raise CorruptCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
         return Checkpoint(manifest["step"], safetensors.torch.load(data), manifest["counters"], path)
     except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({error})") from error
+        raise CorruptCheckpoint(f"checkpoint {path} is damaged ({error})") from error
     except OSError as error:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}): try again, or look at the disk") from error
 
 
-def metadata_of(file: Path) -> dict[str, str]:
+def read_metadata(file: Path) -> dict[str, str]:
     """The free text in the head of a safetensors file."""
     with safe_open(file, "pt") as opened:
         return opened.metadata() or {}
@@ -56,7 +56,7 @@ def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:
     return parts
 
 
-def packed(tensors: Tensors) -> bytes:
+def serialize_tensors(tensors: Tensors) -> bytes:
     """Tensors, from any device and in any layout, as the bytes of a safetensors file; two names may share one tensor."""
     seen: set[int] = set()
     copies = {}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from biggan.cli.common import parse
-from biggan.configs.monitor import WatchConfig
-from biggan.configs.overrides import replaced
+from biggan.configs.monitor import MonitorConfig
+from biggan.configs.overrides import replace_fields
 from biggan.runtime.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ class AnalyzeCommand:
 def analyze(arguments: list[str]) -> int:
     """biggan analyze RUN [options]"""
     command = parse(AnalyzeCommand, arguments, "biggan analyze")
-    from biggan.analysis.collapse_rules import scan
+    from biggan.analysis.collapse_rules import find_alarms
     from biggan.analysis.run_plots import plot_run
-    from biggan.checkpoints.init_from import config_of
-    from biggan.checkpoints.run_dir import RunFolder
+    from biggan.checkpoints.init_from import read_run_config
+    from biggan.checkpoints.run_dir import RunDir
     from biggan.runtime.metric_logger import read_run
 
-    config = config_of(command.run).watch if RunFolder(command.run).config_file.exists() else WatchConfig()
+    config = read_run_config(command.run).watch if RunDir(command.run).config_file.exists() else MonitorConfig()
     if command.metric_factor is not None:
-        config = replaced(config, {"metric_factor": command.metric_factor})
+        config = replace_fields(config, {"metric_factor": command.metric_factor})
     config.check()
     lines = read_run(command.run)
     if not lines:
         raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")
-    alarms = scan(lines, config)
+    alarms = find_alarms(lines, config)
     for alarm in alarms:
         print(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
     if not alarms:

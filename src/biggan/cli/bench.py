@@ -56,7 +56,7 @@ def bench(arguments: list[str]) -> int:
         raise ConfigError(f"--compare goes with bench train, not bench {what}")
     if what == "data" and command.config.data.source is None:
         raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
-    from biggan.configs.overrides import with_settings
+    from biggan.configs.overrides import apply_overrides
     from biggan.profiling.benchmark import bench_data, bench_evaluate, bench_sample, bench_train
     from biggan.runtime.memory import keep_freed_memory
 
@@ -71,6 +71,6 @@ def bench(arguments: list[str]) -> int:
     else:
         settings = {"this setting": command.config}
         if command.compare:
-            settings[" ".join(command.compare)] = with_settings(command.config, command.compare)
+            settings[" ".join(command.compare)] = apply_overrides(command.config, command.compare)
         print(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
     return 0

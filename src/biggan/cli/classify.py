@@ -12,7 +12,7 @@ from torch import Tensor
 from biggan.cli.common import parse, progress_bar
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 
 if TYPE_CHECKING:
     from biggan.data.sources import Listing
@@ -40,15 +40,15 @@ def classify(arguments: list[str]) -> int:
     command = parse(ClassifyCommand, arguments, "biggan classify")
     if command.batch < 1:
         raise ConfigError(f"--batch {command.batch} must be at least 1")
-    from biggan.checkpoints.model_dir import ModelFolder
+    from biggan.checkpoints.model_dir import ModelDir
     from biggan.data.sources import list_source
     from biggan.pretrained.classifier import open_classifier
 
     classifier = open_classifier(command.model, command.device)
-    resolution = ModelFolder(command.model).card.model.resolution
+    resolution = ModelDir(command.model).card.model.resolution
     listing = list_source(command.images)
     count, found = len(listing.images), []
-    order = torch.randperm(count, generator=addressed_generator(0, "every image once")).tolist()
+    order = torch.randperm(count, generator=addressed_rng(0, "every image once")).tolist()
     batches = in_batches(listing, order, resolution, command.batch)
     for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classes")):
         found += zip(*(values.tolist() for values in answer), strict=True)

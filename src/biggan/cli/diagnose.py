@@ -9,9 +9,9 @@ import torch
 import tyro
 
 from biggan.cli.common import parse, say
-from biggan.cli.evaluate import Measuring, images_bar, open_extractor_for, open_real, sampler_of
+from biggan.cli.evaluate import Measuring, images_bar, load_sampler, open_extractor_for, open_real
 from biggan.cli.explore import write_sheet
-from biggan.runtime.distributed import ALONE
+from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class LeakageCommand(Measuring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemorisationCommand(Measuring):
+class MemorizationCommand(Measuring):
     """How many images the discriminator of a run calls real: of its training set, of images held out, of generated ones."""
 
     model: tyro.conf.Positional[Path]
@@ -52,7 +52,10 @@ def leakage(arguments: list[str]) -> int:
         raise ConfigError("--per-class and --worst must be at least 1")
     from biggan.analysis.diagnostics import confusion, worst_pairs
 
-    sampler, extractor = sampler_of(command.model, command.device, ALONE), open_extractor_for(command, ALONE)
+    sampler, extractor = (
+        load_sampler(command.model, command.device, SINGLE_PROCESS),
+        open_extractor_for(command, SINGLE_PROCESS),
+    )
     names = sampler.class_names
     total = command.per_class * len(names)
     labels = sampler.labels_in_turn(total, None)
@@ -79,35 +82,35 @@ def leakage(arguments: list[str]) -> int:
     return 0
 
 
-def memorisation(arguments: list[str]) -> int:
+def memorization(arguments: list[str]) -> int:
     """biggan memorisation RUN --data TRAIN --held-out TEST [options]"""
-    command = parse(MemorisationCommand, arguments, "biggan memorisation")
+    command = parse(MemorizationCommand, arguments, "biggan memorisation")
     if command.data is None or command.n < 1:
         raise ConfigError("memorisation compares two real sets: add --data SOURCE (trained on), and --n at least 1")
-    from biggan.analysis.diagnostics import called_real
-    from biggan.checkpoints.init_from import initial_weights, parse_start
+    from biggan.analysis.diagnostics import share_called_real
+    from biggan.checkpoints.init_from import load_initial_weights, parse_init_from
     from biggan.models.registry import FAMILIES
     from biggan.sampling import image_sets
 
-    weights = initial_weights(parse_start(str(command.model)), say)
+    weights = load_initial_weights(parse_init_from(str(command.model)), say)
     if "discriminator" not in weights:
         raise CheckpointError(f"{command.model} holds no discriminator: name a run folder with its checkpoints")
-    sampler = sampler_of(command.model, command.device, ALONE)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     config, device = sampler.generator.config, sampler.precision.device
     sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
     sampler.statistics_at, sampler.statistics_table = "nowhere", None
     discriminator = FAMILIES[config.family].discriminator(config)
     discriminator.load_state_dict(weights["discriminator"])
     discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)
-    train = open_real(command, command.data, config.resolution, ALONE)
-    held_out = open_real(command, command.held_out, config.resolution, ALONE)
+    train = open_real(command, command.data, config.resolution, SINGLE_PROCESS)
+    held_out = open_real(command, command.held_out, config.resolution, SINGLE_PROCESS)
     for images in (train, held_out):
         if images.class_names != sampler.class_names:
             raise ConfigError(f"{images.description['data']} has other classes than the model")
-    drawn = image_sets.drawn(sampler, str(command.model), seed=command.seed)
-    for name, images in (("trained on", train), ("held out", held_out), ("generated", drawn)):
+    generated_images = image_sets.generated_images(sampler, str(command.model), seed=command.seed)
+    for name, images in (("trained on", train), ("held out", held_out), ("generated", generated_images)):
         count = min(command.n, images.count or command.n)
         with sampler.precision.autocast():
-            share = called_real(discriminator, images_bar(images.batches(count), count, name), device)
+            share = share_called_real(discriminator, images_bar(images.batches(count), count, name), device)
         print(f"{name:12} {share:6.1%} of {count} images are called real")
     return 0

@@ -17,7 +17,7 @@ from biggan.runtime.precision import DeviceName, choose_precision
 if TYPE_CHECKING:
     from biggan.metrics.evaluate import Evaluation
     from biggan.metrics.features import Extractor
-    from biggan.metrics.statistics import Images
+    from biggan.metrics.statistics import ImageSet
     from biggan.runtime.distributed import World
     from biggan.sampling.sampler import Sampler
 
@@ -65,12 +65,12 @@ def evaluate(arguments: list[str]) -> int:
     """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
     command = parse(EvaluateCommand, arguments, "biggan evaluate")
     from biggan.metrics.evaluate import evaluate, parse_recipe, table
-    from biggan.runtime.distributed import together
+    from biggan.runtime.distributed import process_group
 
     wanted = parse_recipe(command.recipe)
     device = choose_precision(command.device, "auto", "channels-last").device
-    with together(device) as world:
-        report = say if world.is_first else say_nothing
+    with process_group(device) as world:
+        report = say if world.is_rank_zero else say_nothing
         samples, reference = open_sets(command, world)
         evaluation = evaluate(
             samples,
@@ -79,10 +79,10 @@ def evaluate(arguments: list[str]) -> int:
             wanted,
             cache=cache_of(command),
             world=world,
-            progress=images_bar if world.is_first else as_it_is,
+            progress=images_bar if world.is_rank_zero else as_it_is,
             report=report,
         )
-    if not world.is_first:
+    if not world.is_rank_zero:
         return 0
     print(table(evaluation), end="")
     out = command.out or default_out(command, evaluation)
@@ -94,7 +94,7 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Images | None"]:
+def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "ImageSet | None"]:
     """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
     from biggan.metrics.evaluate import parse_recipe
     from biggan.sampling import image_sets
@@ -103,7 +103,7 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Imag
         if spec is not None and ":" not in spec and not Path(spec).exists():
             raise ConfigError(f"{spec}: no such run, model or data set")
     samplers = [
-        sampler_of(Path(spec), command.device, world) if spec is not None and is_model(spec) else None
+        load_sampler(Path(spec), command.device, world) if spec is not None and is_model(spec) else None
         for spec in (command.samples, command.data)
     ]
     sampler, other = samplers
@@ -119,28 +119,28 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["Images", "Imag
     if sampler is None:
         samples = open_real(command, command.samples, size, world)
     else:
-        samples = image_sets.drawn(sampler, command.samples, truncation=command.truncation, seed=command.seed)
+        samples = image_sets.generated_images(sampler, command.samples, truncation=command.truncation, seed=command.seed)
     if other is not None:
-        drawn = image_sets.drawn(other, command.data, seed=command.seed + 1)
-        return samples, image_sets.first_of(drawn, max(want.images for want in parse_recipe(command.recipe)))
+        generated_images = image_sets.generated_images(other, command.data, seed=command.seed + 1)
+        return samples, image_sets.limit_images(generated_images, max(want.images for want in parse_recipe(command.recipe)))
     return samples, None if command.data is None else open_real(command, command.data, size, world)
 
 
-def open_real(command: Measuring, spec: str, size: int, world: "World") -> "Images":
+def open_real(command: Measuring, spec: str, size: int, world: "World") -> "ImageSet":
     """A data set as a set to be measured; the first rank of each machine decodes it for the others."""
     from biggan.data.dataset import open_source
     from biggan.runtime.atomic_io import default_cache
-    from biggan.runtime.distributed import first_on_each_machine
+    from biggan.runtime.distributed import local_rank_zero_first
     from biggan.sampling import image_sets
 
     source = None
 
     def open_here() -> None:
         nonlocal source
-        options = {"cache": command.cache or default_cache(), "report": say if world.is_first else say_nothing}
-        source = open_source(spec, size, **options, progress=progress_bar if world.is_first else as_it_is)
+        options = {"cache": command.cache or default_cache(), "report": say if world.is_rank_zero else say_nothing}
+        source = open_source(spec, size, **options, progress=progress_bar if world.is_rank_zero else as_it_is)
 
-    first_on_each_machine(open_here, world)
+    local_rank_zero_first(open_here, world)
     return image_sets.real(source)
 
 
@@ -153,7 +153,7 @@ def is_model(where: str) -> bool:
     return any((path / name).is_file() for name in files)
 
 
-def sampler_of(where: Path, device: DeviceName, world: "World") -> "Sampler":
+def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
     """The sampler of a run or model folder."""
     from biggan.pretrained import from_pretrained
 
@@ -170,12 +170,12 @@ def resolution_of(sampler: "Sampler") -> int:
 def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
     """The extractor; the first rank fetches its weights for all."""
     from biggan.metrics.features import open_extractor
-    from biggan.runtime.distributed import on_first
+    from biggan.runtime.distributed import on_rank_zero
 
     device = choose_precision(command.device, "auto", "channels-last").device
     options = {"weights": command.extractor_weights, "cache": cache_of(command), "device": device, "bf16": command.bf16}
     options["trusted"] = command.trust_extractor
-    on_first(lambda: open_extractor(command.extractor, **options, progress=fetched) and None)
+    on_rank_zero(lambda: open_extractor(command.extractor, **options, progress=fetched) and None)
     return open_extractor(command.extractor, **options)
 
 

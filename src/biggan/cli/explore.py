@@ -9,8 +9,8 @@ import tyro
 from torch import Tensor
 
 from biggan.cli.common import parse
-from biggan.cli.evaluate import Measuring, images_bar, open_extractor_for, open_real, resolution_of, sampler_of
-from biggan.runtime.distributed import ALONE
+from biggan.cli.evaluate import Measuring, images_bar, load_sampler, open_extractor_for, open_real, resolution_of
+from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
 
@@ -58,7 +58,7 @@ class MixCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighboursCommand(Measuring):
+class NeighborsCommand(Measuring):
     """The real images nearest to generated ones: does the generator copy?"""
 
     model: tyro.conf.Positional[Path]
@@ -81,7 +81,7 @@ def interpolate(arguments: list[str]) -> int:
     refuse_too_few(rows=(command.rows, 1), steps=(command.steps, 2))
     from biggan.analysis.latent_space import paths
 
-    sampler = sampler_of(command.model, command.device, ALONE)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     images = paths(
         sampler,
         command.between,
@@ -104,10 +104,10 @@ def mix(arguments: list[str]) -> int:
     """biggan mix RUN --classes A:0.6,B:0.4 [options]"""
     command = parse(MixCommand, arguments, "biggan mix")
     refuse_too_few(n=(command.n, 1))
-    from biggan.analysis.latent_space import blends, weights_of
+    from biggan.analysis.latent_space import blends, parse_class_weights
 
-    sampler = sampler_of(command.model, command.device, ALONE)
-    weights_K = weights_of(command.classes, sampler)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    weights_K = parse_class_weights(command.classes, sampler)
     parts = weights_K.nonzero().flatten().tolist()
     rows = [weights_K, *torch.eye(len(weights_K))[parts]]
     options = {"truncation": command.truncation, "seed": command.seed}
@@ -117,25 +117,27 @@ def mix(arguments: list[str]) -> int:
     return 0
 
 
-def neighbours(arguments: list[str]) -> int:
+def neighbors(arguments: list[str]) -> int:
     """biggan neighbours RUN --data SOURCE [options]"""
-    command = parse(NeighboursCommand, arguments, "biggan neighbours")
+    command = parse(NeighborsCommand, arguments, "biggan neighbours")
     refuse_too_few(n=(command.n, 1), count=(command.count, 1))
     if command.data is None:
         raise ConfigError("neighbours are looked for among real images: add --data SOURCE")
-    from biggan.analysis.nearest_neighbors import neighbours
+    from biggan.analysis.nearest_neighbors import neighbors
 
-    sampler = sampler_of(command.model, command.device, ALONE)
-    real = open_real(command, command.data, resolution_of(sampler), ALONE)
-    extractor = None if command.extractor == "pixels" else open_extractor_for(command, ALONE)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    real = open_real(command, command.data, resolution_of(sampler), SINGLE_PROCESS)
+    extractor = None if command.extractor == "pixels" else open_extractor_for(command, SINGLE_PROCESS)
     classes = words_of(command.classes)
-    drawn = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
+    generated_images = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)
-    found = neighbours(drawn.images, images_bar(real.batches(real.count), real.count, "looking"), extractor, count)
-    rows = torch.cat([drawn.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
+    found = neighbors(generated_images.images, images_bar(real.batches(real.count), real.count, "looking"), extractor, count)
+    rows = torch.cat([generated_images.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
     write_sheet(rows.flatten(0, 1), 1 + count, command.out)
     print("distances of the nearest, by " + command.extractor)
-    for number, (label, distances) in enumerate(zip(drawn.labels.tolist(), found.distances.tolist(), strict=True)):
+    for number, (label, distances) in enumerate(
+        zip(generated_images.labels.tolist(), found.distances.tolist(), strict=True)
+    ):
         shown = " ".join(f"{distance:.4g}" for distance in distances)
         print(f"  {number:3} {sampler.class_names[label]:16} {shown}")
     print(f"first column drawn, then real, nearest first: {command.out}")

@@ -12,9 +12,9 @@ from biggan.cli.bench import bench
 from biggan.cli.classify import classify
 from biggan.cli.convert import export, import_
 from biggan.cli.data import data
-from biggan.cli.diagnose import leakage, memorisation
+from biggan.cli.diagnose import leakage, memorization
 from biggan.cli.evaluate import evaluate
-from biggan.cli.explore import interpolate, mix, neighbours
+from biggan.cli.explore import interpolate, mix, neighbors
 from biggan.cli.sample import sample
 from biggan.cli.study import study
 from biggan.cli.toy_games import games
@@ -52,10 +52,10 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "classify": classify,
     "interpolate": interpolate,
     "mix": mix,
-    "neighbours": neighbours,
+    "neighbours": neighbors,
     "evaluate": evaluate,
     "truncation": truncation,
-    "memorisation": memorisation,
+    "memorisation": memorization,
     "leakage": leakage,
     "bench": bench,
     "analyze": analyze,
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         sys.exit(run(arguments))
     except UserError as error:
-        if not error.told_by_first:
+        if not error.reported_by_rank_zero:
             print(f"biggan: {error}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:

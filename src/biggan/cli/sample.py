@@ -36,12 +36,12 @@ def sample(arguments: list[str]) -> int:
     """biggan sample RUN [options]"""
     command = parse(SampleCommand, arguments, "biggan sample")
     from biggan.pretrained import from_pretrained
-    from biggan.runtime.distributed import together
+    from biggan.runtime.distributed import process_group
 
     sampler = from_pretrained(command.model, compiled=command.compile)
-    with together(sampler.precision.device) as sampler.world:
+    with process_group(sampler.precision.device) as sampler.world:
         grid = draw(sampler, command)
-    if sampler.world.is_first:
+    if sampler.world.is_rank_zero:
         print(f"images {command.n} in {command.out}\ngrid   {grid}")
     return 0
 
@@ -53,7 +53,7 @@ def draw(sampler: "Sampler", command: SampleCommand) -> Path:
     classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
     labels = sampler.labels_in_turn(command.n, classes)
     batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
-    if not sampler.world.is_first:
+    if not sampler.world.is_rank_zero:
         for _ in batches:  # helping; the first rank writes
             pass
         return command.out

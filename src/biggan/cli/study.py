@@ -10,8 +10,8 @@ import tyro
 
 from biggan.cli.common import parse, say, value_of
 from biggan.cli.train import start_from
-from biggan.configs.monitor import WatchConfig
-from biggan.configs.overrides import replaced
+from biggan.configs.monitor import MonitorConfig
+from biggan.configs.overrides import replace_fields
 from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
 from biggan.metrics.evaluate import EvalConfig
@@ -76,10 +76,10 @@ def study(arguments: list[str]) -> int:
     config.check()
     if config.data.source is None:
         raise ConfigError(f"study {name} needs images: add --data SOURCE")
-    from biggan.studies.runner import measure_survival, runs_of, written
+    from biggan.studies.runner import list_runs, measure_survival, written
 
     out = command.out or Path("studies") / name
-    runs = runs_of(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
+    runs = list_runs(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
     if command.trust_extractor:
         runs = [run._replace(command=[*run.command, "--trust-extractor"]) for run in runs]
     try:
@@ -106,13 +106,13 @@ def for_a_study(config: RunConfig, base: RunConfig, steps: int | None) -> RunCon
         start, before = config.train.lr_decay_start, base.train
         if start is not None and (start, config.train.steps) == (before.lr_decay_start, before.steps):
             start = start * steps // before.steps  # at the same share of the steps
-        config = replaced(config, {"train.steps": steps, "train.minutes": None, "train.lr_decay_start": start})
+        config = replace_fields(config, {"train.steps": steps, "train.minutes": None, "train.lr_decay_start": start})
     if config.eval.every is None:
-        config = replaced(config, {"eval.every": max(1, config.train.steps // 4)})
+        config = replace_fields(config, {"eval.every": max(1, config.train.steps // 4)})
     if config.eval.recipe == EvalConfig.recipe:
-        config = replaced(config, {"eval.recipe": "fid5k,is5k"})
-    if config.watch.every == WatchConfig.every:
-        config = replaced(config, {"watch.every": min(WatchConfig.every, max(1, config.train.steps // 20))})
+        config = replace_fields(config, {"eval.recipe": "fid5k,is5k"})
+    if config.watch.every == MonitorConfig.every:
+        config = replace_fields(config, {"watch.every": min(MonitorConfig.every, max(1, config.train.steps // 20))})
     return config
 
 
@@ -137,10 +137,10 @@ def train_one(run: "Run") -> bool:
 
 def write_table(name: str, runs: "list[Run]", out: Path) -> str:
     """table.md, results.json, plots and a sheet for each row, of the runs that are done; the table."""
-    from biggan.studies.runner import is_done, result_of
+    from biggan.studies.runner import is_done, read_result
     from biggan.studies.table import markdown, record
 
-    found = [(run, result) for run in runs if is_done(run) and (result := result_of(run)) is not None]
+    found = [(run, result) for run in runs if is_done(run) and (result := read_result(run)) is not None]
     if len(found) < len(runs):
         say(f"{len(runs) - len(found)} of {len(runs)} runs are not done yet")
     if not found:

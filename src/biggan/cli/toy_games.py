@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GamesCommand:
+class ToyGamesCommand:
     """Play two games in two numbers with gradient descent, historical averaging, extragradient and optimistic steps: the
     paths, and the distance to the equilibrium."""
 
@@ -29,7 +29,7 @@ class GamesCommand:
 
 def games(arguments: list[str]) -> int:
     """biggan games [options]"""
-    command = parse(GamesCommand, arguments, "biggan games")
+    command = parse(ToyGamesCommand, arguments, "biggan games")
     from biggan.analysis.toy_game_plots import plot_game
     from biggan.studies.toy_games import GAMES, check, distances, is_far, solvers, turns
 

@@ -15,7 +15,7 @@ from biggan.runtime.errors import ConfigError
 from biggan.sampling.latents import LatentConfig
 
 if TYPE_CHECKING:
-    from biggan.checkpoints.run_dir import RunFolder
+    from biggan.checkpoints.run_dir import RunDir
     from biggan.runtime.distributed import World
 
 
@@ -37,9 +37,9 @@ def train(arguments: list[str]) -> int:
     """biggan train PRESET [options]"""
     base = start_from(preset_argument("train", arguments), value_of("--init-from", arguments))
     command = parse(TrainCommand, arguments[1:], f"biggan train {arguments[0]}", TrainCommand(config=base))
-    from biggan.checkpoints.run_dir import RunFolder
+    from biggan.checkpoints.run_dir import RunDir
     from biggan.profiling.benchmark import describe
-    from biggan.runtime.distributed import together
+    from biggan.runtime.distributed import process_group
     from biggan.runtime.memory import keep_freed_memory
     from biggan.runtime.precision import choose_precision
 
@@ -53,12 +53,12 @@ def train(arguments: list[str]) -> int:
         return 0
     if config.data.source is None:
         raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
-    folder = RunFolder(command.run or Path("runs") / config.preset)
+    folder = RunDir(command.run or Path("runs") / config.preset)
     keep_freed_memory()
     device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
-    with together(device) as world:
+    with process_group(device) as world:
         step = train_in(world, config, folder, trust_extractor=command.trust_extractor)
-    if world.is_first:
+    if world.is_rank_zero:
         sheets = sorted(folder.samples.glob("*.png"))
         model = folder.model if folder.model.exists() else "none yet"
         print(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
@@ -69,27 +69,27 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def train_in(world: "World", config: RunConfig, folder: "RunFolder", *, trust_extractor: bool) -> int:
+def train_in(world: "World", config: RunConfig, folder: "RunDir", *, trust_extractor: bool) -> int:
     """Open the data, claim the folder and train, as one of the ranks; returns the step reached."""
-    from biggan.data.dataset import facts_of, open_data, streamed
+    from biggan.data.dataset import dataset_info, is_streamed, open_data
     from biggan.data.loader import no_progress
     from biggan.profiling.benchmark import describe
-    from biggan.runtime.distributed import first_on_each_machine, on_first
+    from biggan.runtime.distributed import local_rank_zero_first, on_rank_zero
     from biggan.training.trainer import fit
 
-    report = say if world.is_first else say_nothing
+    report = say if world.is_rank_zero else say_nothing
     source = None
 
     def open_here() -> None:
         """Keeps the source here: it is too large to be handed from rank to rank."""
         nonlocal source
-        progress = progress_bar if world.is_first else no_progress
+        progress = progress_bar if world.is_rank_zero else no_progress
         # What one rank cannot read of a stream, the others do not know of.
-        lost = report if world.is_first or not streamed(config.data) else partial(say_as, world.rank)
+        lost = report if world.is_rank_zero or not is_streamed(config.data) else partial(say_as, world.rank)
         source = open_data(config.data, config.model.resolution, progress=progress, report=lost)
 
-    first_on_each_machine(open_here, world)  # the others find it decoded
-    config = resolve(config, facts_of(source))
+    local_rank_zero_first(open_here, world)  # the others find it decoded
+    config = resolve(config, dataset_info(source))
     (small_w, small_h), (large_w, large_h) = source.sizes
     report(
         f"data: {source.count} images of {counted(source.num_classes)} ({names_of(source.class_names)}), "
@@ -97,7 +97,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunFolder", *, trust_ex
     )
     for line in describe(config, measure=False, world=world).splitlines():
         report(line)
-    on_first(lambda: folder.claim(config))
+    on_rank_zero(lambda: folder.claim(config))
     return fit(config, source, folder, report, world, trust_extractor=trust_extractor)
 
 
@@ -106,14 +106,14 @@ def start_from(base: RunConfig, path: str | None) -> RunConfig:
     made with, because that is for changing one thing of it, but for what names files, programs and places."""
     if path is None:
         return base
-    from biggan.checkpoints.init_from import config_of, model_of, parse_start
+    from biggan.checkpoints.init_from import parse_init_from, read_model_config, read_run_config
     from biggan.runtime.distributed import world
 
-    start = parse_start(path)
+    start = parse_init_from(path)
     if start.step is not None:
-        report = say if world().is_first else say_nothing
-        base = dataclasses.replace(config_of(start.path, base, report), found=None)
-    model, latent = model_of(start.path)
+        report = say if world().is_rank_zero else say_nothing
+        base = dataclasses.replace(read_run_config(start.path, base, report), found=None)
+    model, latent = read_model_config(start.path)
     # The released generators were trained on plain normal latents; only their demos scale and cut them.
     latent = LatentConfig() if latent.distribution == "scaled-truncated-normal" else latent
     return dataclasses.replace(base, model=dataclasses.replace(model, num_classes=None), latent=latent)

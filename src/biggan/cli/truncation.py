@@ -15,10 +15,10 @@ from biggan.cli.evaluate import (
     as_it_is,
     cache_of,
     images_bar,
+    load_sampler,
     open_extractor_for,
     open_real,
     resolution_of,
-    sampler_of,
 )
 from biggan.cli.explore import save_picture
 from biggan.runtime.errors import CheckpointError, ConfigError
@@ -59,13 +59,13 @@ def truncation(arguments: list[str]) -> int:
         raise ConfigError("a truncation curve compares with real images: add --data SOURCE")
     from biggan.analysis.truncation import columns
     from biggan.analysis.truncation_plots import plot_curves
-    from biggan.runtime.distributed import together
+    from biggan.runtime.distributed import process_group
 
     folder = command.out or command.model / "truncation"
     device = choose_precision(command.device, "auto", "channels-last").device
-    with together(device) as world:
+    with process_group(device) as world:
         measured = measure_curves(command, folder, world)
-    if not world.is_first:
+    if not world.is_rank_zero:
         return 0
     best = columns(measured.curves[RESAMPLED], measured.real_entropy)
     for what, point in best.items():
@@ -107,15 +107,15 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
         raise ConfigError(
             f"--store keeps thresholds below {UNTRUNCATED:g}, where they stop to matter: leave out larger ones"
         )
-    samplers = {RESAMPLED: sampler_of(command.model, command.device, world)}
+    samplers = {RESAMPLED: load_sampler(command.model, command.device, world)}
     if command.latents:
-        samplers["scaled"] = scaled = sampler_of(command.model, command.device, world)
+        samplers["scaled"] = scaled = load_sampler(command.model, command.device, world)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").prior()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.statistics_at, sampler.statistics_table = "nowhere", None
     reference = open_real(command, command.data, resolution_of(samplers[RESAMPLED]), world)
     extractor = open_extractor_for(command, world)
-    report, progress = (say, images_bar) if world.is_first else (say_nothing, as_it_is)
+    report, progress = (say, images_bar) if world.is_rank_zero else (say_nothing, as_it_is)
     shared = {"cache": cache_of(command), "world": world, "progress": progress, "report": report}
     entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]
     real = evaluate(reference, None, extractor, tuple(entropy), **shared).scores if entropy else {}
@@ -130,7 +130,7 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
             if label == RESAMPLED:
                 buffers = sampler.generator.named_buffers()
                 measured.statistics[point.threshold] = {n: value.clone() for n, value in buffers if ".standing" in n}
-            if world.is_first:
+            if world.is_rank_zero:
                 save_picture(sheet, folder / f"sheet-{label.replace(' ', '-')}-{point.name}.png")
                 scores = "  ".join(f"{score} {point.value(score):.4g}" for score in point.evaluation.scores)
                 print(f"{label:12} {point.name:>6}  {scores}", flush=True)
@@ -139,14 +139,14 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
 
 def store_statistics(model: Path, table: dict[float | None, dict[str, torch.Tensor]]) -> None:
     """Write what was collected at each threshold into the model folder. Raises CheckpointError where that cannot be done."""
-    from biggan.checkpoints.model_dir import ModelFolder, save_model_folder
+    from biggan.checkpoints.model_dir import ModelDir, save_model_dir
 
-    folder = ModelFolder(model)
+    folder = ModelDir(model)
     if folder.path.is_file():
         raise CheckpointError(f"{model} is one file: statistics go with a model folder")
     ascending = sorted(threshold for threshold in table if threshold is not None)
     sets = [table[threshold] for threshold in ascending] + [table[None]]
     card = dataclasses.replace(folder.card, statistics_at=(*ascending, UNTRUNCATED))
     statistics = {name: torch.stack([values[name] for values in sets]).cpu() for name in sets[0]}
-    save_model_folder(folder.path, card, {"statistics": statistics})
+    save_model_dir(folder.path, card, {"statistics": statistics})
     say(f"statistics of {len(sets)} truncations are kept in {folder.path}")

@@ -7,7 +7,7 @@ from biggan.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class WatchConfig:
+class MonitorConfig:
     """Watching a run for collapse: singular values, D's calls, the diversity of a fixed batch, and alarms over all logs."""
 
     singular_values: int = 3

@@ -22,18 +22,18 @@ def flatten(config: object, prefix: str = "") -> dict[str, object]:
     return leaves
 
 
-def replaced(config: Any, settings: dict[str, object]) -> Any:
+def replace_fields(config: Any, settings: dict[str, object]) -> Any:
     """The config with other values in fields named as `flatten` names them. Raises KeyError on a field that it has not."""
     for name, value in settings.items():
         part, dot, rest = name.partition(".")
         if part not in (item.name for item in dataclasses.fields(config)):
             raise KeyError(name)
-        inner = replaced(getattr(config, part), {rest: value}) if dot else value
+        inner = replace_fields(getattr(config, part), {rest: value}) if dot else value
         config = dataclasses.replace(config, **{part: inner})
     return config
 
 
-def with_settings(config: Any, settings: Sequence[str]) -> Any:
+def apply_overrides(config: Any, settings: Sequence[str]) -> Any:
     """The config with "part.field=value" settings. Raises ConfigError on an unknown field or a bad value."""
     known = flatten(config)
     for setting in settings:
@@ -48,12 +48,12 @@ def with_settings(config: Any, settings: Sequence[str]) -> Any:
             value = TypeAdapter(kind).validate_strings(text)
         except ValidationError as error:
             raise ConfigError(f"{setting}: {error.errors()[0]['msg']}") from error
-        config = replaced(config, {name: value})
+        config = replace_fields(config, {name: value})
     config.check()
     return config
 
 
-def as_options(config: object, base: object) -> list[str]:
+def to_command_line(config: object, base: object) -> list[str]:
     """What has to be added to the command of `base` to get `config`; the found facts and the preset's name aside."""
     before, words = flatten(base), []
     for name, value in flatten(config).items():

@@ -11,12 +11,12 @@ D, at N(0, 0.05).
 
 import dataclasses
 
-from biggan.configs.monitor import WatchConfig
+from biggan.configs.monitor import MonitorConfig
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import DataConfig
 from biggan.metrics.classification import ClassifyConfig
-from biggan.models.improved_gan import ConvolutionConfig, PerceptronConfig
+from biggan.models.improved_gan import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.models.registry import ModelConfig
 from biggan.objectives.losses import ObjectiveConfig
@@ -35,7 +35,7 @@ def improved_mnist() -> RunConfig:
     (--data.labels-per-class 2): 1677, 50: 221, 200: 90.
     """
     rates = {"generator_lr": 3e-3, "discriminator_lr": 3e-3}
-    config = semi_supervised("improved-mnist", PerceptronConfig(), "mean-square", labels=10, epoch=600, epochs=300, **rates)
+    config = semi_supervised("improved-mnist", MLPConfig(), "mean-square", labels=10, epoch=600, epochs=300, **rates)
     return dataclasses.replace(config, train=dataclasses.replace(config.train, memory_format="contiguous"))
 
 
@@ -44,7 +44,7 @@ def improved_mnist_minibatch() -> RunConfig:
 
     DEVIATION from the script that was published and removed: digits are enlarged to 32 px, not framed.
     """
-    model = ConvolutionConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
+    model = ConvConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
     config = semi_supervised("improved-mnist-minibatch", model, None, labels=400, epoch=600, epochs=500, constant=300)
     return with_generator_steps(config, 3)
 
@@ -54,12 +54,12 @@ def improved_cifar10() -> RunConfig:
 
     1,200 epochs of 500 steps: days on a CPU, hours on a GPU. 1,000 labels: 21.83 %, 2,000: 19.61 %, 8,000: 17.72 %.
     """
-    return semi_supervised("improved-cifar10", ConvolutionConfig(), "l1", labels=400, epoch=500, epochs=1200, constant=800)
+    return semi_supervised("improved-cifar10", ConvConfig(), "l1", labels=400, epoch=500, epochs=1200, constant=800)
 
 
 def improved_cifar10_minibatch() -> RunConfig:
     """CIFAR-10 by minibatch discrimination, for pictures; labels as above. Three G steps for each of D."""
-    model = ConvolutionConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
+    model = ConvConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
     config = semi_supervised("improved-cifar10-minibatch", model, None, labels=400, epoch=500, epochs=1200, constant=800)
     return with_generator_steps(config, 3)
 
@@ -68,7 +68,7 @@ def improved_svhn() -> RunConfig:
     """SVHN by 1,000 labels, feature matching; figure 5: 8.11 % (+- 1.3) of test images wrong.
 
     500 labels: 18.44 %, 2,000: 6.16 %. 900 epochs of 732 steps."""
-    model = ConvolutionConfig(width=64)
+    model = ConvConfig(width=64)
     return semi_supervised("improved-svhn", model, "l1", labels=100, epoch=732, epochs=900, constant=600)
 
 
@@ -122,7 +122,7 @@ def semi_supervised(
             sample_every=10 * epoch,
             checkpoint_every=10 * epoch,
         ),
-        watch=WatchConfig(every=None),
+        watch=MonitorConfig(every=None),
         classify=ClassifyConfig(every=5 * epoch),
     )
 

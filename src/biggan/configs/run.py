@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from biggan.configs.monitor import WatchConfig
-from biggan.configs.overrides import flatten, replaced
+from biggan.configs.monitor import MonitorConfig
+from biggan.configs.overrides import flatten, replace_fields
 from biggan.configs.train import TrainConfig
-from biggan.data.dataset import DataConfig, DataFacts
+from biggan.data.dataset import DataConfig, DatasetInfo
 from biggan.metrics.classification import ClassifyConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.models.biggan import BigGANConfig
@@ -36,13 +36,13 @@ class RunConfig:
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    watch: MonitorConfig = field(default_factory=MonitorConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     init_from: str | None = None
     """A run or a model folder whose weights the run starts from; its model and its latents are then those of the folder.
     RUN@STEP: one of its checkpoints, and then all that the run was made with holds here too, but for what is given, and for
     data sources, extractors and folders, which have to be given again: the run may be somebody else's."""
-    found: tyro.conf.Suppress[DataFacts | None] = None
+    found: tyro.conf.Suppress[DatasetInfo | None] = None
     """What was found in the data; filled in when it is opened."""
 
     def check(self) -> None:
@@ -80,7 +80,7 @@ class RunConfig:
             raise ConfigError("classify.test needs an averaged discriminator: add --train.discriminator-average 0.9999")
 
 
-def resolve(config: RunConfig, facts: DataFacts) -> RunConfig:
+def resolve(config: RunConfig, facts: DatasetInfo) -> RunConfig:
     """The config with what the data says written in (classes, count, content), and what follows from other fields.
     Raises ConfigError on a contradiction."""
     classes = len(facts.class_names)
@@ -113,7 +113,7 @@ PLACES = {
 def with_own_places(stored: RunConfig, own: RunConfig) -> RunConfig:
     """A config out of a file, in which what names files, programs and places (PLACES) is as in `own`."""
     known = flatten(own)
-    return replaced(stored, {name: known[name] for name in PLACES})
+    return replace_fields(stored, {name: known[name] for name in PLACES})
 
 
 # A run may be resumed with other values of these: they do not change what the steps already made would have been.

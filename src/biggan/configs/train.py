@@ -18,7 +18,7 @@ class TrainConfig:
     """Global batch: images per optimiser step of either player."""
     micro_batch: int | None = None
     """Images per forward pass; gradients are accumulated up to the batch. None: the whole batch."""
-    compare_across_ranks: bool = False
+    sync_minibatch_discrimination: bool = False
     """Minibatch features compare the images of all ranks, not only each rank's own."""
     statistics_ranks: int | None = None
     """Ranks next to each other that share batch statistics; None: all."""

@@ -14,7 +14,7 @@ from biggan.data.formats import open_packed
 from biggan.data.loader import Progress, load, no_progress
 from biggan.data.prepare import filtered
 from biggan.data.sources import list_source
-from biggan.data.webdataset_index import manifest_of, open_shards
+from biggan.data.webdataset_index import load_manifest, open_shards
 from biggan.runtime.atomic_io import default_cache as default_cache
 from biggan.runtime.errors import ConfigError, DataError
 
@@ -32,15 +32,15 @@ class Source(Protocol):
     sizes: tuple[tuple[int, int], tuple[int, int]]
     """(width, height) of the smallest and of the largest image file."""
 
-    def faults(self) -> dict[str, int]:
+    def read_errors(self) -> dict[str, int]:
         """What could not be read so far, by name, for the log; empty for a source that is whole once it is open."""
         ...
 
-    def placed_on(self, device: torch.device) -> "Source":
+    def to(self, device: torch.device) -> "Source":
         """The same source, on the device if it is worth it."""
         ...
 
-    def once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in a fixed random order, unflipped: uint8 (<= batch, 3, R, R) and classes."""
         ...
 
@@ -91,7 +91,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataFacts:
+class DatasetInfo:
     """What was found when the source was opened: part of a run's identity."""
 
     name: str
@@ -141,7 +141,7 @@ def open_data(config: DataConfig, resolution: int, **how: Any) -> Source:
     return open_source(config.source, resolution, **options | how)
 
 
-def streamed(config: DataConfig) -> bool:
+def is_streamed(config: DataConfig) -> bool:
     """Whether the source of a config is read as it is needed, and not once when it is opened."""
     return prepared(config.source)[0] == "wds"
 
@@ -165,15 +165,15 @@ def summary(config: DataConfig) -> tuple[int, tuple[str, ...]]:
         found = manifest.read_manifest(Path(where).expanduser(), layout)
         return found.images, found.class_names
     if layout == "wds":
-        found, _ = manifest_of(where, config.cache or default_cache(), no_progress)
+        found, _ = load_manifest(where, config.cache or default_cache(), no_progress)
         return found.images, found.class_names
     listing = filtered(list_source(config.source), **config.filters)
     return len(listing.images), listing.class_names
 
 
-def facts_of(source: Source) -> DataFacts:
+def dataset_info(source: Source) -> DatasetInfo:
     """What a run's config keeps of its data."""
-    return DataFacts(
+    return DatasetInfo(
         name=source.name,
         images=source.count,
         class_names=source.class_names,

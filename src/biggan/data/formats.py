@@ -20,7 +20,7 @@ from biggan.data.sources import Listing, decode
 from biggan.data.webdataset import LANES, webdataset
 from biggan.runtime.atomic_io import write_stream
 from biggan.runtime.errors import DataError
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 
 CHUNK = 1024  # packed images that are written at a time
 
@@ -108,7 +108,7 @@ class Shards:
     def chunks(self, count: int) -> list[Sequence[int]]:
         """Equal shards, and enough of them for several to be read at once."""
         shards = max(-(-count // self.shard_images), min(LANES, count))
-        order = torch.randperm(count, generator=addressed_generator(0, "order in shards"))
+        order = torch.randperm(count, generator=addressed_rng(0, "order in shards"))
         return [part.tolist() for part in order.tensor_split(shards)]
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:

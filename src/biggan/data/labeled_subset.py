@@ -6,10 +6,10 @@ import torch
 
 from biggan.data.loader import ResidentSource
 from biggan.runtime.errors import DataError
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 
 
-def labelled_part(source: object, per_class: int, seed: int) -> ResidentSource:
+def labeled_subset(source: object, per_class: int, seed: int) -> ResidentSource:
     """`per_class` images of every class, the same ones for a seed wherever the source is. Raises DataError where a class has
     fewer, or the source is a stream."""
     if not isinstance(source, ResidentSource):
@@ -25,7 +25,7 @@ def labelled_part(source: object, per_class: int, seed: int) -> ResidentSource:
         )
     chosen = []
     for number, mine in enumerate(members):
-        order = torch.randperm(len(mine), generator=addressed_generator(seed, "labelled images", number))
+        order = torch.randperm(len(mine), generator=addressed_rng(seed, "labelled images", number))
         chosen.append(mine[order[:per_class].to(mine.device)])
     indices = torch.cat(chosen)
     return dataclasses.replace(source, images=source.images[indices], labels=source.labels[indices])

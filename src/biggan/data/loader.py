@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from biggan.data.sources import Listing, decode
-from biggan.runtime.distributed import ranks_here
+from biggan.runtime.distributed import local_world_size
 from biggan.runtime.errors import DataError
 from biggan.runtime.memory import total_memory
 from biggan.runtime.precision import to_device
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 
 CACHE_FORMAT = 1  # raise it when decoding changes, so that old caches are not used
 
@@ -63,7 +63,7 @@ class ResidentSource:
     def count(self) -> int:
         return len(self.labels)
 
-    def faults(self) -> dict[str, int]:
+    def read_errors(self) -> dict[str, int]:
         """None: every image was read when the source was opened."""
         return {}
 
@@ -71,15 +71,15 @@ class ResidentSource:
     def resolution(self) -> int:
         return self.images.shape[-1]
 
-    def placed_on(self, device: torch.device) -> "ResidentSource":
+    def to(self, device: torch.device) -> "ResidentSource":
         """The same source; on a GPU its images move there if they take less than a third of the free memory."""
         if device.type != "cuda" or self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
             return self
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in a fixed random order, unflipped: uint8 (<= batch, 3, R, R) and classes."""
-        order = torch.randperm(self.count, generator=addressed_generator(0, "every image once"))
+        order = torch.randperm(self.count, generator=addressed_rng(0, "every image once"))
         for chosen in order.to(self.images.device).split(batch):
             yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
 
@@ -99,8 +99,8 @@ class ResidentSource:
             chosen = to_device(self.order(mine, seed, orders), device)
             images = self.images.index_select(0, chosen)  # (share, 3, R, R)
             if self.flip:
-                coins = torch.rand(batch, generator=addressed_generator(seed, "flips", position)) < 0.5
-                mask = to_device(coins[rank * share : (rank + 1) * share], device)
+                bernoulli = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
+                mask = to_device(bernoulli[rank * share : (rank + 1) * share], device)
                 images = torch.where(mask[:, None, None, None], images.flip(3), images)
             yield images, self.labels.index_select(0, chosen)
             position += batch
@@ -117,7 +117,7 @@ class ResidentSource:
         pieces = []
         for epoch in epochs:
             if epoch not in orders:
-                orders[epoch] = torch.randperm(count, generator=addressed_generator(seed, "epoch order", epoch))
+                orders[epoch] = torch.randperm(count, generator=addressed_rng(seed, "epoch order", epoch))
             start, stop = positions.start - epoch * count, positions.stop - epoch * count
             pieces.append(orders[epoch][max(0, start) : min(count, stop)])
         return torch.cat(pieces)
@@ -229,7 +229,7 @@ def read_cache(folder: Path, report: Callable[[str], None]) -> Decoded | None:
     try:
         facts = json.loads((folder / "facts.json").read_text())
         images, labels = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy")
-        if images.nbytes * ranks_here() < total_memory() / 4:
+        if images.nbytes * local_world_size() < total_memory() / 4:
             images = np.array(images)
         smallest, largest = (tuple(size) for size in facts["sizes"])
         return Decoded(images, labels, facts["content_hash"], (smallest, largest), facts["broken"])

@@ -23,7 +23,7 @@ from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, w
 from biggan.data.sources import Listing
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import DataError, suggestion
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 
 JOURNAL = "progress.jsonl"
 
@@ -66,7 +66,7 @@ def filtered(
         if (classes is not None and name not in classes) or len(indices) < (min_per_class or 0):
             continue
         if max_per_class is not None and len(indices) > max_per_class:
-            order = torch.randperm(len(indices), generator=addressed_generator(0, f"choice of {name}"))
+            order = torch.randperm(len(indices), generator=addressed_rng(0, f"choice of {name}"))
             indices = sorted(indices[place] for place in order[:max_per_class].tolist())
         kept += [(index, name) for index in indices]
     if not kept:

@@ -33,7 +33,7 @@ from biggan.data.manifest import Shard
 from biggan.data.sources import IMAGE_SUFFIXES, decode
 from biggan.runtime.errors import DataError
 from biggan.runtime.precision import to_device
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ class Place(NamedTuple):
     number: int
 
 
-class Faults:
+class ReadErrors:
     """What went wrong while reading, counted; lanes run in threads."""
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class ShardSource:
     """Images that all lanes together mix at a time; up to three times as many are held, as files."""
     report: Callable[[str], None]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    trouble: Faults = field(default_factory=Faults)
+    trouble: ReadErrors = field(default_factory=ReadErrors)
 
     @property
     def num_classes(self) -> int:
@@ -113,15 +113,15 @@ class ShardSource:
     def count(self) -> int:
         return sum(shard.images for shard in self.shards)
 
-    def placed_on(self, device: torch.device) -> "ShardSource":
+    def to(self, device: torch.device) -> "ShardSource":
         """The same source; its batches come on the device."""
         return dataclasses.replace(self, device=device)
 
-    def faults(self) -> dict[str, int]:
+    def read_errors(self) -> dict[str, int]:
         """What this rank has had to try again, or to leave out, so far."""
         return dict(self.trouble.counts)
 
-    def once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in the order of the shards, unflipped: uint8 (<= batch, 3, R, R) and classes."""
         samples = itertools.chain.from_iterable(self.read(shard, 0) for shard in self.shards)
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
@@ -145,8 +145,8 @@ class ShardSource:
             for position, (pixels, labels) in zip(itertools.count(start_image, batch), batches, strict=False):
                 images = to_device(torch.from_numpy(pixels), self.device)  # (share, 3, R, R)
                 if self.flip:
-                    coins = torch.rand(batch, generator=addressed_generator(seed, "flips", position)) < 0.5
-                    mask = to_device(coins[rank * share : (rank + 1) * share], self.device)
+                    bernoulli = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
+                    mask = to_device(bernoulli[rank * share : (rank + 1) * share], self.device)
                     images = torch.where(mask[:, None, None, None], images.flip(3), images)
                 yield images, to_device(torch.from_numpy(labels), self.device)
 
@@ -175,7 +175,7 @@ class ShardSource:
         """The images of one lane from its `start`-th on, mixed within each window."""
         last = time.monotonic()
         for epoch in itertools.count():
-            order = torch.randperm(len(self.shards), generator=addressed_generator(seed, "shard order", epoch))
+            order = torch.randperm(len(self.shards), generator=addressed_rng(seed, "shard order", epoch))
             for number in order[lane::lanes].tolist():
                 shard = self.shards[number]
                 if start >= shard.images:
@@ -185,7 +185,7 @@ class ShardSource:
                 start -= first
                 samples = self.read(shard, first)
                 while mixed := list(itertools.islice(samples, window)):
-                    mixing = torch.randperm(len(mixed), generator=addressed_generator(seed, "window", epoch, number, first))
+                    mixing = torch.randperm(len(mixed), generator=addressed_rng(seed, "window", epoch, number, first))
                     mixed = [mixed[place] for place in mixing.tolist()]
                     yield [Place(mixed, place) for place in range(start, len(mixed))]
                     first, start, last = first + window, 0, time.monotonic()
@@ -199,14 +199,14 @@ class ShardSource:
         done, began, others = first, time.monotonic(), False
         for trial in itertools.count(1):
             try:
-                for sample in itertools.islice(samples_of(shard.name), done, shard.images):
+                for sample in itertools.islice(read_samples(shard.name), done, shard.images):
                     yield sample
                     done, began = done + 1, time.monotonic()
                 if done == shard.images:
                     return
                 raise EOFError(f"it ends after {done} of {shard.images} images")
             except FAILURES as error:
-                reason = reason_of(error)
+                reason = error_reason(error)
             before, others = others, trial >= TRIES - 1 and self.others_can_be_opened(shard)
             if before and others:
                 break
@@ -292,7 +292,7 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
     return take()
 
 
-def samples_of(url: str) -> Iterator[Sample]:
+def read_samples(url: str) -> Iterator[Sample]:
     """The images of a tar file, in order. Raises one of FAILURES."""
     library = webdataset()
     with open_url(url) as stream:
@@ -304,7 +304,7 @@ def samples_of(url: str) -> Iterator[Sample]:
             yield Sample(f"{PurePosixPath(url).name}/{sample['__key__']}.{suffix}", sample[suffix], int(sample["cls"]))
 
 
-def reason_of(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """One line; webdataset adds its own objects to the words of others' errors."""
     words = error if isinstance(error, OSError) or not error.args else error.args[0]
     return f"{type(error).__name__}: {words}"

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 from biggan.data.loader import Progress
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
 from biggan.data.sources import open_image, stat_of
-from biggan.data.webdataset import FAILURES, PAUSE, TRIES, ShardSource, open_url, reason_of, samples_of, webdataset
+from biggan.data.webdataset import FAILURES, PAUSE, TRIES, ShardSource, error_reason, open_url, read_samples, webdataset
 from biggan.runtime.errors import DataError
 
 
@@ -34,7 +34,7 @@ def open_shards(
     """The stream of what follows "wds:": a folder or an address that holds manifest.json, a folder of tar files, or a
     pattern of them such as https://host/set/{000..127}.tar. Raises DataError where nothing there can be read."""
     webdataset()  # says at once what is missing
-    manifest, base = manifest_of(where, cache, progress)
+    manifest, base = load_manifest(where, cache, progress)
     if manifest.resolution is not None and manifest.resolution < resolution:
         report(f"data: {where} was prepared at {manifest.resolution} px and is enlarged to {resolution}")
     numbers = range(len(manifest.class_names)) if base else [int(name) for name in manifest.class_names]
@@ -53,19 +53,19 @@ def open_shards(
     )
 
 
-def manifest_of(where: str, cache: Path, progress: Progress) -> tuple[Manifest, str]:
+def load_manifest(where: str, cache: Path, progress: Progress) -> tuple[Manifest, str]:
     """The manifest of shards, and what stands before their names: "" for shards with whole addresses of their own. Local
     files get absolute paths, so that `open_url` takes none for an address."""
     folder = Path(where).expanduser().absolute()
     if where.endswith(".tar") or "{" in where or where.startswith("pipe:"):
-        return index_of(shards_named(where), where, cache, progress), ""
+        return build_index(shards_named(where), where, cache, progress), ""
     if "://" in where:
         address = f"{where.rstrip('/')}/{NAME}"
         try:
             return parse_manifest(tried(partial(fetched, address)), where, "wds"), f"{where.rstrip('/')}/"
         except FAILURES as error:
             raise DataError(
-                f"data source wds:{where}: {address} cannot be read ({reason_of(error)}); name bare shards by a "
+                f"data source wds:{where}: {address} cannot be read ({error_reason(error)}); name bare shards by a "
                 f"pattern such as wds:{where.rstrip('/')}/{{000..127}}.tar"
             ) from error
     if (folder / NAME).exists():
@@ -73,7 +73,7 @@ def manifest_of(where: str, cache: Path, progress: Progress) -> tuple[Manifest, 
     files = sorted(str(path) for path in folder.glob("*.tar"))
     if not files:
         raise DataError(f"data source wds:{where}: no such folder, or no {NAME} and no tar file in it")
-    return index_of(files, where, cache, progress), ""
+    return build_index(files, where, cache, progress), ""
 
 
 def shards_named(pattern: str) -> list[str]:
@@ -102,7 +102,7 @@ class Look(NamedTuple):
     largest: tuple[int, int]
 
 
-def index_of(addresses: list[str], where: str, cache: Path, progress: Progress) -> Manifest:
+def build_index(addresses: list[str], where: str, cache: Path, progress: Progress) -> Manifest:
     """The manifest of bare shards, from the cache or by reading all of them. A local file that has changed is read again;
     of a remote one it is assumed that it does not change under its name."""
     stamps = [stat_of(Path(name)) if Path(name).is_file() else None for name in addresses]
@@ -163,9 +163,9 @@ def fetched(address: str) -> bytes:
 def look_into(address: str) -> Look:
     """Read one shard through, in some tries. Raises DataError where it cannot be read or is empty."""
     try:
-        labels, sizes = tried(partial(contents_of, address))
+        labels, sizes = tried(partial(scan_shard, address))
     except FAILURES as error:
-        raise DataError(f"shard {address} cannot be read ({reason_of(error)}): mend it or leave it out") from error
+        raise DataError(f"shard {address} cannot be read ({error_reason(error)}): mend it or leave it out") from error
     if not labels:
         raise DataError(f"shard {address} holds no image with a class (.cls) beside it")
     if not sizes:
@@ -174,10 +174,10 @@ def look_into(address: str) -> Look:
     return Look(labels, by_area[0], by_area[-1])
 
 
-def contents_of(address: str) -> tuple[collections.Counter, list[tuple[int, int]]]:
+def scan_shard(address: str) -> tuple[collections.Counter, list[tuple[int, int]]]:
     """How many images of each class are in a shard, and the sizes of those that can be read."""
     labels, sizes = collections.Counter(), []
-    for sample in samples_of(address):
+    for sample in read_samples(address):
         labels[sample.label] += 1
         with contextlib.suppress(Exception), open_image(io.BytesIO(sample.data)) as image:  # decodes nothing
             sizes.append(image.size)  # Pillow raises a dozen kinds; a broken image is dealt with when it is wanted

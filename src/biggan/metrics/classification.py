@@ -22,7 +22,7 @@ class Classifier:
         given."""
         x = images.to(self.device, torch.float32).div_(127.5).sub_(1)  # (N, 3, R, R) in [-1, 1]
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)  # not looked at
-        return self.network(x, labels).class_logits_NK[:, : len(self.class_names)]  # without "generated", if it is there
+        return self.network(x, labels).class_logits[:, : len(self.class_names)]  # without "generated", if it is there
 
     def predictions(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For uint8 batches: the most likely class (N,), and its probability among the classes (N,), on the CPU."""
@@ -46,7 +46,7 @@ class ClassifyConfig:
             raise ConfigError(f"classify.every={self.every} must be at least 1")
 
 
-class Mistakes(NamedTuple):
+class ClassificationErrors(NamedTuple):
     """How many of how many images were called another class than theirs."""
 
     wrong: int
@@ -57,10 +57,10 @@ class Mistakes(NamedTuple):
         return 100 * self.wrong / self.images
 
 
-def mistakes(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Mistakes:
+def count_errors(logits_of: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> ClassificationErrors:
     """Of `logits_of`, uint8 images (N, 3, R, R) -> class logits (N, K), over batches of images and classes (N,)."""
     wrong = images = 0
     for x, y_N in batches:
         wrong += int((logits_of(x).argmax(1).cpu() != y_N.cpu()).sum())
         images += len(y_N)
-    return Mistakes(wrong, images)
+    return ClassificationErrors(wrong, images)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from biggan.metrics import prdc
 from biggan.metrics.features import Extractor
 from biggan.metrics.scores import SUBSET_SEED, SUBSETS, Moments, frechet_distance, kernel_distance
-from biggan.metrics.statistics import SPLITS, Collected, Images, Progress, collect, reference_of
+from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, Progress, collect_statistics, reference_statistics
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import ALONE, World
+from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError, DataError, suggestion
 
 SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")
@@ -26,7 +26,7 @@ LEAST = {"is": SPLITS, "prdc": prdc.NEIGHBOUR_OF_DENSITY + 1}  # images; 2 for t
 NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 
 
-class Wanted(NamedTuple):
+class MetricRequest(NamedTuple):
     """A score and from how many images: "fid50k" is ("fid", 50000)."""
 
     score: str
@@ -79,7 +79,7 @@ def higher_is_better(name: str) -> bool:
     return not any(word in name for word in ("fid", "kid", "distance"))
 
 
-def parse_recipe(text: str) -> tuple[Wanted, ...]:
+def parse_recipe(text: str) -> tuple[MetricRequest, ...]:
     """The scores of "fid50k,is50k,prdc10k". Raises ConfigError on a word that is none, or that comes twice."""
     wanted = []
     for word in text.split(","):
@@ -91,18 +91,18 @@ def parse_recipe(text: str) -> tuple[Wanted, ...]:
         least = LEAST.get(found[1], 2)
         if images < least or found[1] in [other.score for other in wanted]:
             raise ConfigError(f"recipe {word.strip()!r}: each score once, of at least {least} images")
-        wanted.append(Wanted(found[1], images))
+        wanted.append(MetricRequest(found[1], images))
     return tuple(wanted)
 
 
 def evaluate(
-    samples: Images,
-    reference: Images | None,
+    samples: ImageSet,
+    reference: ImageSet | None,
     extractor: Extractor,
-    wanted: tuple[Wanted, ...],
+    wanted: tuple[MetricRequest, ...],
     *,
     cache: Path | None = None,
-    world: World = ALONE,
+    world: World = SINGLE_PROCESS,
     progress: Progress = lambda items, total, what: items,
     report: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
@@ -113,7 +113,7 @@ def evaluate(
     refuse_impossible(samples, reference, extractor, wanted)
     n = dict(wanted)
     kept = max((n.get(score, 0) for score in ("kid", "prdc", "intra")), default=0)
-    found = collect(
+    found = collect_statistics(
         samples,
         extractor,
         moments=n.get("fid", 0),
@@ -132,7 +132,7 @@ def evaluate(
         scores["accuracy"] = {"accuracy": accuracy(found, n["accuracy"])}
     if reference is not None and any(score in NEEDS_REFERENCE for score in n):
         whole = "fid" in n
-        real = reference_of(reference, extractor, whole, kept, cache, world, progress, report)
+        real = reference_statistics(reference, extractor, whole, kept, cache, world, progress, report)
         scores |= compared(found, real, n, extractor, len(reference.class_names))
     recipe = {
         "samples": samples.description,
@@ -150,7 +150,9 @@ def evaluate(
     return Evaluation({name: score for want in wanted for name, score in scores[want.score].items()}, recipe)
 
 
-def refuse_impossible(samples: Images, reference: Images | None, extractor: Extractor, wanted: tuple[Wanted, ...]) -> None:
+def refuse_impossible(
+    samples: ImageSet, reference: ImageSet | None, extractor: Extractor, wanted: tuple[MetricRequest, ...]
+) -> None:
     """Raises ConfigError where a score needs a reference, logits, the same classes on both sides, or more images than there
     are; before anything long has begun."""
     for want in wanted:
@@ -172,7 +174,7 @@ def refuse_impossible(samples: Images, reference: Images | None, extractor: Extr
 
 
 def compared(
-    found: Collected, real: Collected, n: dict[str, int], extractor: Extractor, classes: int
+    found: FeatureStatistics, real: FeatureStatistics, n: dict[str, int], extractor: Extractor, classes: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The scores that need real images, by the words of the recipe."""
     fid, kid = ("fid", "kid") if extractor.is_inception else ("frechet_distance", "kernel_distance")
@@ -191,14 +193,14 @@ def compared(
     if "prdc" in n:
         ours, theirs = found.features[: n["prdc"]], real.features[: n["prdc"]]
         counts = {"images": len(ours), "reference_images": len(theirs)}
-        overlap = prdc.overlap(theirs, ours)._asdict()
-        scores["prdc"] = {name: {"value": value, **counts} for name, value in overlap.items()}
+        precision_recall_density_coverage = prdc.precision_recall_density_coverage(theirs, ours)._asdict()
+        scores["prdc"] = {name: {"value": value, **counts} for name, value in precision_recall_density_coverage.items()}
     if "intra" in n:
         scores["intra"] = {f"intra_{fid}": intra_class(found, real, n["intra"], classes)}
     return scores
 
 
-def intra_class(found: Collected, real: Collected, images: int, classes: int) -> dict[str, float]:
+def intra_class(found: FeatureStatistics, real: FeatureStatistics, images: int, classes: int) -> dict[str, float]:
     """The mean over classes of the Frechet distance within the class (Miyato & Koyama 2018), and each class's."""
     values = {}
     for number in range(classes):
@@ -219,7 +221,7 @@ def intra_class(found: Collected, real: Collected, images: int, classes: int) ->
     return {"value": sum(values.values()) / classes, **counts, **values}
 
 
-def accuracy(found: Collected, images: int) -> dict[str, float]:
+def accuracy(found: FeatureStatistics, images: int) -> dict[str, float]:
     """Share of images that the extractor's logits name as the class they were made for."""
     right = found.named[:images] == found.labels[:images]
     return {"value": right.double().mean().item(), "images": images}

@@ -19,7 +19,7 @@ NEIGHBOUR = 3  # precision and recall, as in the paper
 NEIGHBOUR_OF_DENSITY = 5  # density and coverage, as in the paper
 
 
-class Overlap(NamedTuple):
+class PRDC(NamedTuple):
     """Each from 0 to 1, but for density, which may be larger."""
 
     precision: float
@@ -32,7 +32,7 @@ class Overlap(NamedTuple):
     """Share of real images with a generated one in their ball."""
 
 
-def overlap(real_NF: Tensor, fake_MF: Tensor) -> Overlap:
+def precision_recall_density_coverage(real_NF: Tensor, fake_MF: Tensor) -> PRDC:
     """Of real and generated features. Raises DataError where there are too few images for a ball, or a feature is not
     finite."""
     for name, features in (("real", real_NF), ("generated", fake_MF)):
@@ -42,39 +42,41 @@ def overlap(real_NF: Tensor, fake_MF: Tensor) -> Overlap:
             raise DataError(f"features of {name} images are not finite")
     centre = real_NF.mean(0)  # far from 0 the products that distances are made of would cancel
     real_NF, fake_MF = real_NF - centre, fake_MF - centre
-    real_radii, real_wide = radii(real_NF, (NEIGHBOUR, NEIGHBOUR_OF_DENSITY))
-    (fake_radii,) = radii(fake_MF, (NEIGHBOUR,))
+    real_radii, real_wide = knn_radii(real_NF, (NEIGHBOUR, NEIGHBOUR_OF_DENSITY))
+    (fake_radii,) = knn_radii(fake_MF, (NEIGHBOUR,))
     precise, dense = 0, 0
-    recalled, nearest = (torch.zeros(len(real_NF), dtype=torch.bool), torch.full((len(real_NF),), torch.inf))
-    for rows, distances in tables(fake_MF, real_NF):
+    recalled, nearest_neighbors = (torch.zeros(len(real_NF), dtype=torch.bool), torch.full((len(real_NF),), torch.inf))
+    for rows, distances in distance_blocks(fake_MF, real_NF):
         precise += (distances <= real_radii).any(1).sum().item()
         dense += (distances < real_wide).sum().item()
         recalled |= (distances <= fake_radii[rows, None]).any(0)
-        nearest = torch.minimum(nearest, distances.amin(0))
-    return Overlap(
+        nearest_neighbors = torch.minimum(nearest_neighbors, distances.amin(0))
+    return PRDC(
         precision=precise / len(fake_MF),
         recall=recalled.double().mean().item(),
         density=dense / (NEIGHBOUR_OF_DENSITY * len(fake_MF)),
-        coverage=(nearest < real_wide).double().mean().item(),
+        coverage=(nearest_neighbors < real_wide).double().mean().item(),
     )
 
 
-def radii(features_NF: Tensor, neighbours: tuple[int, ...]) -> list[Tensor]:
-    """For each of `neighbours`, the distance (N,) of each image to its so manieth nearest other one."""
-    furthest = max(neighbours) + 1  # the nearest is itself
-    near = [distances.topk(furthest, dim=1, largest=False).values for _, distances in tables(features_NF, features_NF)]
+def knn_radii(features_NF: Tensor, neighbors: tuple[int, ...]) -> list[Tensor]:
+    """For each of `neighbors`, the distance (N,) of each image to its so manieth nearest other one."""
+    furthest = max(neighbors) + 1  # the nearest is itself
+    near = [
+        distances.topk(furthest, dim=1, largest=False).values for _, distances in distance_blocks(features_NF, features_NF)
+    ]
     near_NK = torch.cat(near)  # (N, furthest), ascending
-    return [near_NK[:, neighbour].contiguous() for neighbour in neighbours]
+    return [near_NK[:, neighbour].contiguous() for neighbour in neighbors]
 
 
-def tables(first_NF: Tensor, second_MF: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def distance_blocks(first_NF: Tensor, second_MF: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Euclidean distances (rows, M) between some of the first and all of the second, piece by piece."""
     for start in range(0, len(first_NF), ROWS):
         rows = slice(start, min(start + ROWS, len(first_NF)))
         yield rows, torch.cdist(first_NF[rows], second_MF)
 
 
-def nearest(queries_NF: Tensor, features_MF: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbors(queries_NF: Tensor, features_MF: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and indices (N, count) of the nearest of the features to each query, nearest first."""
-    found = [distances.topk(count, dim=1, largest=False) for _, distances in tables(queries_NF, features_MF)]
+    found = [distances.topk(count, dim=1, largest=False) for _, distances in distance_blocks(queries_NF, features_MF)]
     return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])

@@ -18,7 +18,7 @@ KID_DEGREE = 3
 SUBSETS, SUBSET_SEED = 100, 2020  # of the kernel distance
 
 
-class Spread(NamedTuple):
+class MeanAndStd(NamedTuple):
     """A score over parts of the images: its mean and standard deviation (of the population)."""
 
     mean: float
@@ -91,7 +91,7 @@ class SplitEntropies:
                 self.negative_entropies[split] += products[part].sum().item()
         self.seen += len(p)
 
-    def score(self) -> Spread:
+    def score(self) -> MeanAndStd:
         """exp(mean KL(p(y|x) || p(y))), p(y) within each split. Raises DataError before all images have come."""
         if self.seen < self.bounds[-1] or None in [None if total is None else 0 for total in self.p_sums]:
             splits = len(self.p_sums)
@@ -105,12 +105,12 @@ class SplitEntropies:
             count = stop - start
             p_y = p_sum / count
             scores.append(math.exp(negative_entropy / count - torch.xlogy(p_y, p_y).sum().item()))
-        return Spread(float(np.mean(scores)), float(np.std(scores)))
+        return MeanAndStd(float(np.mean(scores)), float(np.std(scores)))
 
 
 def kernel_distance(
     first_NF: Tensor, second_NF: Tensor, *, subsets: int = SUBSETS, size: int = 1000, seed: int = SUBSET_SEED
-) -> Spread:
+) -> MeanAndStd:
     """The unbiased squared maximum mean discrepancy under the kernel (x y / F + 1)^3, over random subsets of each.
 
     Subsets are those of torch-fidelity for the same seed. Raises DataError on fewer images than `size`."""
@@ -122,7 +122,7 @@ def kernel_distance(
     for _ in range(subsets):
         parts = [features[numbers.choice(len(features), size, replace=False)].double() for features in (first_NF, second_NF)]
         values.append(discrepancy(*parts))
-    return Spread(float(np.mean(values)), float(np.std(values)))
+    return MeanAndStd(float(np.mean(values)), float(np.std(values)))
 
 
 def discrepancy(first_MF: Tensor, second_MF: Tensor) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from biggan.metrics.features import Extracted, Extractor
 from biggan.metrics.scores import Moments, SplitEntropies
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import World, any_rank, every_rank
+from biggan.runtime.distributed import World, any_rank, broadcast_batches
 from biggan.runtime.errors import DataError
 
 PIECE = 1024  # features that are counted in at a time
@@ -30,7 +30,7 @@ Progress = Callable[[Iterable, int, str], Iterable]
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """A set of images: `batches(n)` gives the first n as uint8 batches (B, 3, R, R) with classes (B,), the same on all
     ranks. `identity` changes with the content; `description` goes into the recipe. `count` None: as many as are wanted."""
 
@@ -41,7 +41,7 @@ class Images:
     count: int | None
 
 
-class Collected(NamedTuple):
+class FeatureStatistics(NamedTuple):
     """What is kept of a set."""
 
     moments: tuple[Tensor, Tensor] | None
@@ -56,8 +56,8 @@ class Collected(NamedTuple):
     """Images that the moments are of."""
 
 
-def collect(
-    images: Images,
+def collect_statistics(
+    images: ImageSet,
     extractor: Extractor,
     *,
     moments: int,
@@ -67,7 +67,7 @@ def collect(
     world: World,
     progress: Progress,
     what: str,
-) -> Collected:
+) -> FeatureStatistics:
     """One pass: moments of the first `moments` images, features of the first `kept`, and so on; 0 for none."""
     need = max(moments, kept, splits, named)
     sums, entropies = Moments(), SplitEntropies(splits, SPLITS) if splits else None
@@ -89,7 +89,7 @@ def collect(
         seen = stop
     if seen < need:
         raise DataError(f"{what}: {need} images are wanted, only {seen} came")
-    return Collected(
+    return FeatureStatistics(
         sums.mean_and_covariance() if moments else None,
         torch.cat(features) if features else None,
         torch.cat(labels) if labels else None,
@@ -106,8 +106,8 @@ def every_batch(
     while group := list(islice(batches, world.size)):
         mine = extractor(group[min(world.rank, len(group) - 1)][0])
         sizes = [len(y_N) for _, y_N in group]
-        features = every_rank(mine.features, sizes, world)
-        logits = [None] * len(group) if mine.logits is None else every_rank(mine.logits, sizes, world)
+        features = broadcast_batches(mine.features, sizes, world)
+        logits = [None] * len(group) if mine.logits is None else broadcast_batches(mine.logits, sizes, world)
         for feature, logit, (_, y_N) in zip(features, logits, group, strict=True):
             yield Extracted(feature, logit), y_N
 
@@ -131,8 +131,8 @@ def joined(parts: list[tuple[Extracted, Tensor]]) -> tuple[Extracted, Tensor]:
     return Extracted(torch.cat([part.features for part in extracted]), logits), torch.cat([labels for _, labels in parts])
 
 
-def reference_of(
-    reference: Images,
+def reference_statistics(
+    reference: ImageSet,
     extractor: Extractor,
     whole: bool,
     kept: int,
@@ -140,7 +140,7 @@ def reference_of(
     world: World,
     progress: Progress,
     report: Callable[[str], None],
-) -> Collected:
+) -> FeatureStatistics:
     """Moments of all images of the reference if `whole`, features of the first `kept`; from the cache where they are."""
     kept = kept if reference.count is None else min(kept, reference.count)
     moments = reference.count if whole else 0
@@ -152,7 +152,7 @@ def reference_of(
     (lacking,) = any_rank(known is None)
     if not lacking:
         return known
-    found = collect(
+    found = collect_statistics(
         reference,
         extractor,
         moments=moments,
@@ -163,7 +163,7 @@ def reference_of(
         progress=progress,
         what="reference",
     )
-    if file is not None and world.is_first:
+    if file is not None and world.is_rank_zero:
         try:
             write_reference(file, found)
         except OSError as error:
@@ -171,7 +171,7 @@ def reference_of(
     return found
 
 
-def write_reference(file: Path, found: Collected) -> None:
+def write_reference(file: Path, found: FeatureStatistics) -> None:
     """Raises OSError."""
     tensors = {"features": found.features, "labels": found.labels}
     tensors |= {} if found.moments is None else dict(zip(("mean", "covariance"), found.moments, strict=True))
@@ -180,7 +180,7 @@ def write_reference(file: Path, found: Collected) -> None:
     write_file(file, safetensors.torch.save(tensors, {"count": str(found.count)}))
 
 
-def read_reference(file: Path) -> Collected | None:
+def read_reference(file: Path) -> FeatureStatistics | None:
     """None where there is nothing, or it is damaged."""
     try:
         tensors = safetensors.torch.load_file(file)
@@ -189,4 +189,4 @@ def read_reference(file: Path) -> Collected | None:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     moments = (tensors["mean"], tensors["covariance"]) if "mean" in tensors else None
-    return Collected(moments, tensors.get("features"), tensors.get("labels"), None, None, count)
+    return FeatureStatistics(moments, tensors.get("features"), tensors.get("labels"), None, None, count)

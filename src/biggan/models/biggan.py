@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from biggan.models.resnet_config import BOTTOM, ResidualConfig, Stage
+from biggan.models.resnet_config import BASE_RESOLUTION, ResidualConfig, Stage
 from biggan.nn.initialization import InitializerName
-from biggan.nn.residual_blocks import DiscriminatorBlock, GeneratorBlock, Parts
+from biggan.nn.residual_blocks import DiscriminatorBlock, GeneratorBlock, LayerFactory
 
 
 class Layout(NamedTuple):
@@ -49,8 +49,8 @@ class BigGANConfig(ResidualConfig):
     def generator_stages(self) -> list[Stage]:
         """docs/papers/biggan.md, "BigGAN layer tables", column G."""
         layout, stages = LAYOUTS[self.resolution], []
-        attended = self.attends("generator", layout.generator_attention)
-        inputs, resolution = layout.first * self.width, BOTTOM
+        attended = self.attention_resolutions("generator", layout.generator_attention)
+        inputs, resolution = layout.first * self.width, BASE_RESOLUTION
         for outputs in (multiple * self.width for multiple in layout.generator):
             resolution *= 2
             blocks = ((inputs, outputs, True), *[(outputs, outputs, False)] * self.extra_blocks)
@@ -61,7 +61,7 @@ class BigGANConfig(ResidualConfig):
     def discriminator_stages(self) -> list[Stage]:
         """docs/papers/biggan.md, "BigGAN layer tables", column D."""
         layout, stages = LAYOUTS[self.resolution], []
-        attended = self.attends("discriminator", layout.discriminator_attention)
+        attended = self.attention_resolutions("discriminator", layout.discriminator_attention)
         inputs, resolution = 3, self.resolution
         for index, outputs in enumerate(multiple * self.d_width for multiple in layout.discriminator):
             down = index < layout.downsampled
@@ -72,10 +72,10 @@ class BigGANConfig(ResidualConfig):
             inputs = outputs
         return stages
 
-    def generator_block(self, inputs: int, outputs: int, up: bool, parts: Parts) -> nn.Module:
+    def generator_block(self, inputs: int, outputs: int, up: bool, parts: LayerFactory) -> nn.Module:
         return GeneratorBlock(inputs, outputs, up=up, parts=parts)
 
-    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: Parts) -> nn.Module:
+    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: LayerFactory) -> nn.Module:
         wide = self.discriminator_hidden == "outputs"
         return DiscriminatorBlock(inputs, outputs, down=down, first=first, wide=wide, parts=parts)
 

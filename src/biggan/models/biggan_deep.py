@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from biggan.models.resnet_config import BOTTOM, ResidualConfig, Stage
-from biggan.nn.residual_blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, Parts
+from biggan.models.resnet_config import BASE_RESOLUTION, ResidualConfig, Stage
+from biggan.nn.residual_blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, LayerFactory
 from biggan.runtime.errors import ConfigError
 
 
@@ -54,8 +54,8 @@ class BigGANDeepConfig(ResidualConfig):
     def generator_stages(self) -> list[Stage]:
         """BigGAN tables 7 to 9, column G."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
-        attended = self.attends("generator", layout.attention)
-        inputs, resolution = layout.first * self.width, BOTTOM
+        attended = self.attention_resolutions("generator", layout.attention)
+        inputs, resolution = layout.first * self.width, BASE_RESOLUTION
         for outputs in (multiple * self.width for multiple in layout.generator):
             resolution *= 2
             blocks = (*[(inputs, inputs, False)] * (1 + self.extra_blocks), (inputs, outputs, True))
@@ -66,7 +66,7 @@ class BigGANDeepConfig(ResidualConfig):
     def discriminator_stages(self) -> list[Stage]:
         """BigGAN tables 7 to 9, column D."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
-        attended = self.attends("discriminator", layout.attention)
+        attended = self.attention_resolutions("discriminator", layout.attention)
         inputs, resolution = self.stem, self.resolution
         for index, outputs in enumerate(multiple * self.d_width for multiple in layout.discriminator):
             down = index < layout.downsampled
@@ -77,10 +77,10 @@ class BigGANDeepConfig(ResidualConfig):
             inputs = outputs
         return stages
 
-    def generator_block(self, inputs: int, outputs: int, up: bool, parts: Parts) -> nn.Module:
+    def generator_block(self, inputs: int, outputs: int, up: bool, parts: LayerFactory) -> nn.Module:
         return DeepGeneratorBlock(inputs, outputs, up=up, parts=parts)
 
-    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: Parts) -> nn.Module:
+    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: LayerFactory) -> nn.Module:
         return DeepDiscriminatorBlock(inputs, outputs, down=down, parts=parts)
 
     def check(self) -> None:

@@ -19,20 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from biggan.nn import weight_norm
-from biggan.nn.batch_norm import AffineNorm, BiasNorm, OnRows, Standardize
-from biggan.nn.embeddings import NoClasses
-from biggan.nn.heads import ClassHead, Verdict
+from biggan.nn.batch_norm import AffineNorm, BatchNorm, BiasOnlyNorm, FeatureNorm
+from biggan.nn.embeddings import NoClassEmbedding
+from biggan.nn.heads import ClassHead, DiscriminatorOutput
 from biggan.nn.initialization import Initializer, glorot, initialize, normal_of
 from biggan.nn.layers import Linear, TransposedConv2d
-from biggan.nn.minibatch_discrimination import comparison
+from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
-from biggan.nn.reparametrization import Plain
-from biggan.nn.virtual_batch_norm import VirtualStandardize, reference_of
+from biggan.nn.reparametrization import Identity
+from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
 from biggan.runtime.errors import ConfigError
 
 SLOPE = 0.2  # of the leaky ReLU
 
-BOTTOM = 4  # convolutional generators start at 4x4 pixels
+BASE_RESOLUTION = 4  # convolutional generators start at 4x4 pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class ImprovedConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerceptronConfig(ImprovedConfig):
+class MLPConfig(ImprovedConfig):
     """Perceptrons that see an image as one row of grey values: nothing in them knows where a pixel is."""
 
     family: Literal["improved-mlp"] = "improved-mlp"
@@ -101,7 +101,7 @@ class PerceptronConfig(ImprovedConfig):
     """Deviation of the noise after each hidden layer of D; 0: none."""
 
     def networks(self) -> tuple["Generator", "Discriminator"]:
-        return perceptron_generator(self), perceptron_discriminator(self)
+        return mlp_generator(self), mlp_discriminator(self)
 
     @property
     def initializers(self) -> tuple[Initializer, Initializer]:
@@ -120,7 +120,7 @@ class PerceptronConfig(ImprovedConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvolutionConfig(ImprovedConfig):
+class ConvConfig(ImprovedConfig):
     """Convolutions for 32 px."""
 
     family: Literal["improved-conv"] = "improved-conv"
@@ -136,7 +136,7 @@ class ConvolutionConfig(ImprovedConfig):
     """Share of D's activations dropped before each group of three layers but the first."""
 
     def networks(self) -> tuple["Generator", "Discriminator"]:
-        return convolution_generator(self), convolution_discriminator(self)
+        return conv_generator(self), conv_discriminator(self)
 
     @property
     def initializers(self) -> tuple[Initializer, Initializer]:
@@ -159,9 +159,9 @@ class Generator(nn.Module):
     def __init__(self, config: ImprovedConfig, blocks: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.config, self.finish = config, finish
-        self.embedding = NoClasses()
+        self.embedding = NoClassEmbedding()
         self.blocks = nn.ModuleList(blocks)
-        self.reference = reference_of(config)
+        self.reference = build_reference_batch(config)
 
     def embed(self, y_N: Tensor) -> Tensor:
         """Nothing of a class: (N,) int64 -> (N, 0)."""
@@ -169,10 +169,10 @@ class Generator(nn.Module):
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
         """Latents -> images (N, 3, R, R) in [-1, 1]."""
-        x, _ = self.reference.joined(z_NZ, e_NE, self.embed)
+        x, _ = self.reference.prepend_reference(z_NZ, e_NE, self.embed)
         for block in self.blocks:
             x = block(x)
-        return self.finish(self.reference.dropped(x.float()))  # (N, 3, R, R)
+        return self.finish(self.reference.drop_reference(x.float()))  # (N, 3, R, R)
 
     def forward(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
         return self.synthesize(z_NZ, self.embed(y_N))  # (N, 3, R, R)
@@ -187,11 +187,13 @@ class Discriminator(nn.Module):
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config, self.noise = config, noise
         self.blocks = nn.ModuleList(blocks)
-        self.minibatch, kernels = comparison(features, config.minibatch_kernels, config.minibatch_dimensions)
-        last = weight_norm.dense(features + kernels, config.num_classes, started_std=std, scale_learns=True)
+        self.minibatch, kernels = build_minibatch_discrimination(
+            features, config.minibatch_kernels, config.minibatch_dimensions
+        )
+        last = weight_norm.linear(features + kernels, config.num_classes, init_std=std, learnable_scale=True)
         self.head = ClassHead(last)
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
         """The batch consists of `parts` equal parts, which minibatch features keep apart."""
         for block in self.blocks:
             x = block(x)
@@ -199,55 +201,57 @@ class Discriminator(nn.Module):
         return self.head(x, torch.cat([self.noise(x), near.to(x.dtype)], dim=1))
 
 
-class GreyRows(nn.Module):
+class GrayscaleRows(nn.Module):
     """Images (N, 3, R, R) in [-1, 1] -> rows (N, R R) in [0, 1], the mean of their channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.mean(1).flatten(1) + 1) / 2  # (N, R R)
 
 
-def grey_images(x: Tensor, resolution: int) -> Tensor:
+def grayscale_images(x: Tensor, resolution: int) -> Tensor:
     """Rows (N, R R) of logits -> images (N, 3, R, R) in [-1, 1], all channels alike."""
     return (2 * torch.sigmoid(x) - 1).view(-1, 1, resolution, resolution).expand(-1, 3, -1, -1)
 
 
-def perceptron_generator(config: PerceptronConfig) -> Generator:
+def mlp_generator(config: MLPConfig) -> Generator:
     """For MNIST: softplus and batch norm."""
     blocks: list[nn.Module] = []
     sizes = (config.z_dim, *config.generator_hidden)
     for inputs, outputs in pairwise(sizes):
-        linear = Linear(inputs, outputs, rule=Plain, bias=False)
-        blocks.append(nn.Sequential(linear, OnRows(norm_of(config, outputs)), nn.Softplus()))  # (N, outputs)
-    blocks.append(weight_norm.dense(sizes[-1], config.resolution**2, started_std=None, scale_learns=True))  # (N, R R)
-    return Generator(config, blocks, partial(grey_images, resolution=config.resolution))
+        linear = Linear(inputs, outputs, reparametrization=Identity, bias=False)
+        blocks.append(nn.Sequential(linear, FeatureNorm(norm_of(config, outputs)), nn.Softplus()))  # (N, outputs)
+    blocks.append(weight_norm.linear(sizes[-1], config.resolution**2, init_std=None, learnable_scale=True))  # (N, R R)
+    return Generator(config, blocks, partial(grayscale_images, resolution=config.resolution))
 
 
-def perceptron_discriminator(config: PerceptronConfig) -> Discriminator:
+def mlp_discriminator(config: MLPConfig) -> Discriminator:
     """For MNIST: ReLU, and noise before every layer; the features are those before the last noise."""
     table = NormalTable()
     noise = GaussianNoise(config.input_noise, table)
-    blocks: list[nn.Module] = [GreyRows()]  # (N, R R)
+    blocks: list[nn.Module] = [GrayscaleRows()]  # (N, R R)
     sizes = (config.resolution**2, *config.discriminator_hidden)
     for inputs, outputs in pairwise(sizes):
-        blocks.append(nn.Sequential(noise, weight_norm.dense(inputs, outputs), nn.ReLU()))  # (N, outputs)
+        blocks.append(nn.Sequential(noise, weight_norm.linear(inputs, outputs), nn.ReLU()))  # (N, outputs)
         noise = GaussianNoise(config.noise, table)
     return Discriminator(config, blocks, sizes[-1], noise, 1.0)
 
 
-def convolution_generator(config: ConvolutionConfig) -> Generator:
+def conv_generator(config: ConvConfig) -> Generator:
     """For CIFAR-10 and SVHN: ReLU and batch norm."""
     wide = config.generator_width
-    first = Linear(config.z_dim, wide * BOTTOM**2, rule=Plain, bias=False)
-    rows = OnRows(norm_of(config, wide * BOTTOM**2))  # each number of the 4x4 map has its own statistics
-    blocks: list[nn.Module] = [nn.Sequential(first, rows, nn.ReLU(), nn.Unflatten(1, (wide, BOTTOM, BOTTOM)))]
+    first = Linear(config.z_dim, wide * BASE_RESOLUTION**2, reparametrization=Identity, bias=False)
+    rows = FeatureNorm(norm_of(config, wide * BASE_RESOLUTION**2))  # each number of the 4x4 map has its own statistics
+    blocks: list[nn.Module] = [
+        nn.Sequential(first, rows, nn.ReLU(), nn.Unflatten(1, (wide, BASE_RESOLUTION, BASE_RESOLUTION)))
+    ]
     for inputs, outputs in ((wide, wide // 2), (wide // 2, wide // 4)):
-        up = TransposedConv2d(inputs, outputs, 5, rule=Plain, bias=False)
+        up = TransposedConv2d(inputs, outputs, 5, reparametrization=Identity, bias=False)
         blocks.append(nn.Sequential(up, norm_of(config, outputs), nn.ReLU()))  # (N, C, 2H, 2W)
-    blocks.append(weight_norm.deconv(wide // 4, 3, 5, started_std=0.1, scale_learns=True))  # (N, 3, 32, 32)
+    blocks.append(weight_norm.conv_transpose2d(wide // 4, 3, 5, init_std=0.1, learnable_scale=True))  # (N, 3, 32, 32)
     return Generator(config, blocks, torch.tanh)
 
 
-def convolution_discriminator(config: ConvolutionConfig) -> Discriminator:
+def conv_discriminator(config: ConvConfig) -> Discriminator:
     """For CIFAR-10 and SVHN: leaky ReLU, dropout, and a mean over pixels, which gives the features."""
     width, leaky = config.width, nn.LeakyReLU(SLOPE)
     noise = GaussianNoise(config.input_noise, NormalTable())
@@ -263,14 +267,14 @@ def convolution_discriminator(config: ConvolutionConfig) -> Discriminator:
         (2 * width, 2 * width, 1, 1, 0),
         (2 * width, 2 * width, 1, 1, 0),
     ):
-        blocks.append(nn.Sequential(weight_norm.conv(inputs, outputs, kernel, stride=stride, padding=padding), leaky))
+        blocks.append(nn.Sequential(weight_norm.conv2d(inputs, outputs, kernel, stride=stride, padding=padding), leaky))
         if stride == 2:
             blocks.append(nn.Dropout(config.dropout))
-    blocks.append(MeanOverPixels())
+    blocks.append(GlobalAveragePool())
     return Discriminator(config, blocks, 2 * width, nn.Identity(), 0.1)
 
 
-class MeanOverPixels(nn.Module):
+class GlobalAveragePool(nn.Module):
     """(N, C, H, W) -> (N, C), float32."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -280,8 +284,8 @@ class MeanOverPixels(nn.Module):
 def norm_of(config: ImprovedConfig, channels: int) -> nn.Module:
     """A norm of the generator: batch norm with a bias and no gain, as published, or virtual batch norm with both."""
     if config.generator_norm == "batch":
-        return BiasNorm(channels, standardize=Standardize(channels, epsilon=config.norm_epsilon))
-    return AffineNorm(channels, standardize=VirtualStandardize(config.reference_batch, epsilon=config.norm_epsilon))
+        return BiasOnlyNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon))
+    return AffineNorm(channels, normalize=VirtualBatchNorm(config.reference_batch, epsilon=config.norm_epsilon))
 
 
 def build(config: ImprovedConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from biggan.models.improved_gan import SLOPE, ImprovedConfig
 from biggan.nn import weight_norm
-from biggan.nn.batch_norm import AffineNorm, Standardize
-from biggan.nn.embeddings import NoClasses
-from biggan.nn.heads import OpenClassHead, Verdict
+from biggan.nn.batch_norm import AffineNorm, BatchNorm
+from biggan.nn.embeddings import NoClassEmbedding
+from biggan.nn.heads import DiscriminatorOutput, KPlusOneClassHead
 from biggan.nn.initialization import Initializer, initialize, normal_of
 from biggan.nn.layers import Linear, TransposedConv2d
-from biggan.nn.minibatch_discrimination import comparison
+from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
-from biggan.nn.reparametrization import Plain
-from biggan.nn.virtual_batch_norm import VirtualStandardize, reference_of
+from biggan.nn.reparametrization import Identity
+from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
 
-FIRST = 8192  # numbers of z that enter at 4x4 pixels
+BASE_LATENT = 8192  # numbers of z that enter at 4x4 pixels
 
 STAGES = (
     (512, 64),
@@ -44,7 +44,7 @@ STAGES = (
 
 NOISE = [noise * (4 << index) ** 2 for index, (_, noise) in enumerate(STAGES)]
 
-DARK = -0.45  # bias of the last layer at the start
+OUTPUT_BIAS = -0.45  # bias of the last layer at the start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +70,15 @@ class Generator(nn.Module):
     def __init__(self, config: ImprovedImageNetConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = NoClasses()
-        self.reference = reference_of(config)
-        self.linear = Linear(FIRST, 16 * STAGES[0][0], rule=Plain, bias=False)
+        self.embedding = NoClassEmbedding()
+        self.reference = build_reference_batch(config)
+        self.linear = Linear(BASE_LATENT, 16 * STAGES[0][0], reparametrization=Identity, bias=False)
         self.norms = nn.ModuleList(norm_of(config, channels) for channels, _ in STAGES)
         self.blocks = nn.ModuleList(
-            TransposedConv2d(channels + noise, following[0], 5, rule=Plain, bias=False)
+            TransposedConv2d(channels + noise, following[0], 5, reparametrization=Identity, bias=False)
             for (channels, noise), following in pairwise(STAGES)
         )
-        self.output = DarkConv(sum(STAGES[-1]))
+        self.output = OutputConv(sum(STAGES[-1]))
 
     def embed(self, y_N: Tensor) -> Tensor:
         """Nothing of a class: (N,) int64 -> (N, 0)."""
@@ -86,22 +86,22 @@ class Generator(nn.Module):
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
         """Latents -> images (N, 3, 128, 128) in [-1, 1]."""
-        z, _ = self.reference.joined(z_NZ, e_NE, self.embed)
-        first, *noises = z.split([FIRST, *NOISE], dim=1)
+        z, _ = self.reference.prepend_reference(z_NZ, e_NE, self.embed)
+        first, *noises = z.split([BASE_LATENT, *NOISE], dim=1)
         x = self.linear(first).unflatten(1, (-1, 4, 4))  # (N, 512, 4, 4)
         for index, (norm, noise) in enumerate(zip(self.norms, noises, strict=True)):
             x = torch.relu(norm(x))  # (N, C, H, W)
             x = torch.cat([x, noise.unflatten(1, (-1, *x.shape[2:])).to(x.dtype)], dim=1)  # (N, C + noise, H, W)
             if index < len(self.blocks):
                 x = self.blocks[index](x)  # (N, C', 2H, 2W)
-        x = self.output(self.reference.dropped(x))  # (N, 3, 128, 128)
+        x = self.output(self.reference.drop_reference(x))  # (N, 3, 128, 128)
         return torch.tanh(x.float())  # (N, 3, 128, 128)
 
     def forward(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
         return self.synthesize(z_NZ, self.embed(y_N))  # (N, 3, 128, 128)
 
 
-class DarkConv(nn.Conv2d):
+class OutputConv(nn.Conv2d):
     """5x5, to 3 channels, with weights N(0, 0.075) and a bias that starts below 0."""
 
     def __init__(self, inputs: int) -> None:
@@ -110,14 +110,14 @@ class DarkConv(nn.Conv2d):
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
         """Draw the weight anew; mutates the layer."""
         normal_of(0.075)(self.weight, generator)
-        nn.init.constant_(self.bias, DARK)
+        nn.init.constant_(self.bias, OUTPUT_BIAS)
 
 
 def norm_of(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
     """With gain and bias, over the reference batch or the live one."""
     if config.generator_norm == "virtual":
-        return AffineNorm(channels, standardize=VirtualStandardize(config.reference_batch, epsilon=config.norm_epsilon))
-    return AffineNorm(channels, standardize=Standardize(channels, epsilon=config.norm_epsilon))
+        return AffineNorm(channels, normalize=VirtualBatchNorm(config.reference_batch, epsilon=config.norm_epsilon))
+    return AffineNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon))
 
 
 class Discriminator(nn.Module):
@@ -130,16 +130,16 @@ class Discriminator(nn.Module):
         self.noise = GaussianNoise(config.input_noise, NormalTable())
         leaky, blocks, inputs = nn.LeakyReLU(SLOPE), [], 3
         for outputs, stride in ((64, 2), (128, 2), (256, 2), (256, 1), (256, 1), (512, 2), (512, 2)):
-            blocks.append(nn.Sequential(weight_norm.conv(inputs, outputs, 3, stride=stride, padding=1), leaky))
+            blocks.append(nn.Sequential(weight_norm.conv2d(inputs, outputs, 3, stride=stride, padding=1), leaky))
             inputs = outputs
-        blocks.append(nn.Sequential(nn.Flatten(), weight_norm.dense(8192, 2560), leaky))
+        blocks.append(nn.Sequential(nn.Flatten(), weight_norm.linear(8192, 2560), leaky))
         self.blocks = nn.ModuleList(blocks)
-        self.minibatch, kernels = comparison(2560, config.minibatch_kernels, config.minibatch_dimensions)
-        self.head = OpenClassHead(
-            weight_norm.dense(2560 + kernels, config.num_classes + 1, started_std=0.1, scale_learns=True)
+        self.minibatch, kernels = build_minibatch_discrimination(2560, config.minibatch_kernels, config.minibatch_dimensions)
+        self.head = KPlusOneClassHead(
+            weight_norm.linear(2560 + kernels, config.num_classes + 1, init_std=0.1, learnable_scale=True)
         )
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
         """The batch consists of `parts` equal parts, which minibatch features keep apart."""
         x = self.noise(x)  # (N, 3, 128, 128)
         for block in self.blocks:

@@ -11,56 +11,62 @@ from functools import partial
 from torch import nn
 
 from biggan.models.resnet_config import ResidualConfig
-from biggan.nn.batch_norm import AffineNorm, ClassTable, ConditionalNorm, NoNorm, PerceptronMap, Standardize
+from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap, NoNorm
 from biggan.nn.embeddings import NoCondition, OneHot, ProjectedEmbedding, SharedEmbedding
 from biggan.nn.heads import PooledClassHead, ProjectionHead
 from biggan.nn.layers import Conv2d, Embedding, Linear, upsample
-from biggan.nn.minibatch_discrimination import comparison
-from biggan.nn.reparametrization import Plain, WeightNorm, WeightRule
-from biggan.nn.residual_blocks import Parts
-from biggan.nn.spectral_norm import Spectral
-from biggan.nn.virtual_batch_norm import VirtualStandardize
+from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
+from biggan.nn.reparametrization import Identity, Reparametrization, WeightNorm
+from biggan.nn.residual_blocks import LayerFactory
+from biggan.nn.spectral_norm import SpectralNorm
+from biggan.nn.virtual_batch_norm import VirtualBatchNorm
 
 
-def weight_rule(config: ResidualConfig) -> WeightRule:
+def build_reparametrization(config: ResidualConfig) -> Reparametrization:
     """What is done to the generator's weights."""
-    rules = {"spectral": partial(Spectral, epsilon=config.spectral_epsilon), "weight-norm": WeightNorm, "plain": Plain}
+    rules = {
+        "spectral": partial(SpectralNorm, epsilon=config.spectral_epsilon),
+        "weight-norm": WeightNorm,
+        "plain": Identity,
+    }
     return rules[config.generator_weights]
 
 
-def generator_parts(config: ResidualConfig, condition: int) -> Parts:
+def generator_layers(config: ResidualConfig, condition: int) -> LayerFactory:
     """Makers for the generator, whose norms are told a condition of that size."""
-    rule = weight_rule(config)
-    linear = partial(Linear, rule=rule)
+    reparametrization = build_reparametrization(config)
+    linear = partial(Linear, reparametrization=reparametrization)
     maps = {
         "linear": lambda channels: linear(condition, channels, bias=False),
-        "perceptron": lambda channels: PerceptronMap(condition, channels, linear=linear),
+        "perceptron": lambda channels: MLPMap(condition, channels, linear=linear),
     }
     make_map = maps[config.conditioning]
     if config.class_embedding == "per-class":
-        make_map = partial(ClassTable, condition)
+        make_map = partial(ClassConditionalTable, condition)
 
     def norm(channels: int) -> nn.Module:
-        return ConditionalNorm(standardize=standardize(config, channels), gain=make_map(channels), bias=make_map(channels))
+        return ConditionalNorm(normalize=normalize(config, channels), gain=make_map(channels), bias=make_map(channels))
 
-    conv = partial(Conv2d, rule=rule, dilation=config.generator_dilation, interpolation=config.upsampling)
-    return Parts(
+    conv = partial(
+        Conv2d, reparametrization=reparametrization, dilation=config.generator_dilation, interpolation=config.upsampling
+    )
+    return LayerFactory(
         linear=linear,
-        embedding=partial(Embedding, rule=rule),
+        embedding=partial(Embedding, reparametrization=reparametrization),
         conv=with_kernel(conv, config.generator_kernel),
         norm=norm,
         upsample=partial(upsample, interpolation=config.upsampling),
     )
 
 
-def class_vectors(config: ResidualConfig) -> tuple[nn.Module, int]:
+def class_embedding_layer(config: ResidualConfig) -> tuple[nn.Module, int]:
     """What turns a class into what the generator's norms are told of it, and the size of that."""
     if config.class_embedding == "per-class":
         return OneHot(config.num_classes), config.num_classes
     return SharedEmbedding(config.num_classes, config.embedding_dim), config.embedding_dim
 
 
-def projection(config: ResidualConfig, parts: Parts, features: int) -> nn.Module:
+def projection_embedding(config: ResidualConfig, parts: LayerFactory, features: int) -> nn.Module:
     """The discriminator's class embedding, (N,) int64 -> (N, F)."""
     if config.class_embedding != "shared-with-discriminator":
         return parts.embedding(config.num_classes, features)
@@ -68,13 +74,13 @@ def projection(config: ResidualConfig, parts: Parts, features: int) -> nn.Module
     return ProjectedEmbedding(table, parts.linear(config.embedding_dim, features, bias=False))
 
 
-def discriminator_head(config: ResidualConfig, parts: Parts, features: int) -> nn.Module:
+def discriminator_head(config: ResidualConfig, parts: LayerFactory, features: int) -> nn.Module:
     """The end of the discriminator."""
-    minibatch, kernels = comparison(features, config.minibatch_kernels, config.minibatch_dimensions)
+    minibatch, kernels = build_minibatch_discrimination(features, config.minibatch_kernels, config.minibatch_dimensions)
     more = {"dropout": config.discriminator_dropout, "minibatch": minibatch}
     if config.discriminator_head == "classes":
         return PooledClassHead(linear=parts.linear(features + kernels, config.num_classes), **more)
-    embedding = projection(config, parts, features)
+    embedding = projection_embedding(config, parts, features)
     return ProjectionHead(linear=parts.linear(features + kernels, 1), embedding=embedding, **more)
 
 
@@ -83,33 +89,33 @@ def discriminator_condition(config: ResidualConfig) -> nn.Module:
     return OneHot(config.num_classes) if config.discriminator_norm == "conditional-batch" else NoCondition()
 
 
-def standardize(config: ResidualConfig, channels: int) -> nn.Module:
+def normalize(config: ResidualConfig, channels: int) -> nn.Module:
     """What the generator's norms do before gain and bias."""
     makers = {
-        "batch": lambda: Standardize(channels, epsilon=config.norm_epsilon),
-        "virtual": lambda: VirtualStandardize(config.reference_batch, epsilon=config.norm_epsilon),
+        "batch": lambda: BatchNorm(channels, epsilon=config.norm_epsilon),
+        "virtual": lambda: VirtualBatchNorm(config.reference_batch, epsilon=config.norm_epsilon),
         "none": nn.Identity,
     }
     return makers[config.generator_norm]()
 
 
-def discriminator_parts(config: ResidualConfig) -> Parts:
+def discriminator_layers(config: ResidualConfig) -> LayerFactory:
     """Makers for the discriminator; its conditional norms are told class weights (N, K)."""
-    rule = partial(Spectral, epsilon=config.spectral_epsilon)
+    reparametrization = partial(SpectralNorm, epsilon=config.spectral_epsilon)
 
     def conditional(channels: int) -> nn.Module:
-        tables = {name: ClassTable(config.num_classes, channels) for name in ("gain", "bias")}
-        return ConditionalNorm(standardize=Standardize(channels, epsilon=config.norm_epsilon), **tables)
+        tables = {name: ClassConditionalTable(config.num_classes, channels) for name in ("gain", "bias")}
+        return ConditionalNorm(normalize=BatchNorm(channels, epsilon=config.norm_epsilon), **tables)
 
     norms = {
         "none": lambda channels: NoNorm(),
-        "batch": lambda channels: AffineNorm(channels, standardize=Standardize(channels, epsilon=config.norm_epsilon)),
+        "batch": lambda channels: AffineNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon)),
         "conditional-batch": conditional,
     }
-    conv = partial(Conv2d, rule=rule, dilation=config.discriminator_dilation)
-    return Parts(
-        linear=partial(Linear, rule=rule),
-        embedding=partial(Embedding, rule=rule),
+    conv = partial(Conv2d, reparametrization=reparametrization, dilation=config.discriminator_dilation)
+    return LayerFactory(
+        linear=partial(Linear, reparametrization=reparametrization),
+        embedding=partial(Embedding, reparametrization=reparametrization),
         conv=with_kernel(conv, config.discriminator_kernel),
         norm=norms[config.discriminator_norm],
         upsample=partial(upsample, interpolation="nearest"),

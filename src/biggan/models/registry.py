@@ -9,18 +9,12 @@ from torch import nn
 from biggan.models import improved_gan, improved_gan_imagenet, resnet
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.models.improved_gan import ConvolutionConfig, PerceptronConfig
+from biggan.models.improved_gan import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.runtime.errors import ConfigError, suggestion
 
 ModelConfig = (  # told apart by `family`
-    BigGANConfig
-    | BigGANDeepConfig
-    | SAGANConfig
-    | SNGANConfig
-    | PerceptronConfig
-    | ConvolutionConfig
-    | ImprovedImageNetConfig
+    BigGANConfig | BigGANDeepConfig | SAGANConfig | SNGANConfig | MLPConfig | ConvConfig | ImprovedImageNetConfig
 )
 
 
@@ -43,12 +37,8 @@ FAMILIES: dict[str, Family] = {
     "biggan-deep": residual_family(BigGANDeepConfig),
     "sagan": residual_family(SAGANConfig),
     "sngan": residual_family(SNGANConfig),
-    "improved-mlp": Family(
-        PerceptronConfig, improved_gan.perceptron_generator, improved_gan.perceptron_discriminator, improved_gan.build
-    ),
-    "improved-conv": Family(
-        ConvolutionConfig, improved_gan.convolution_generator, improved_gan.convolution_discriminator, improved_gan.build
-    ),
+    "improved-mlp": Family(MLPConfig, improved_gan.mlp_generator, improved_gan.mlp_discriminator, improved_gan.build),
+    "improved-conv": Family(ConvConfig, improved_gan.conv_generator, improved_gan.conv_discriminator, improved_gan.build),
     "improved-imagenet": Family(
         ImprovedImageNetConfig,
         improved_gan_imagenet.Generator,

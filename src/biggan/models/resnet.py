@@ -12,21 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.models.layer_factory import (
-    class_vectors,
+    class_embedding_layer,
     discriminator_condition,
     discriminator_head,
-    discriminator_parts,
-    generator_parts,
-    standardize,
+    discriminator_layers,
+    generator_layers,
+    normalize,
 )
-from biggan.models.resnet_config import BOTTOM, ResidualConfig, Stage
+from biggan.models.resnet_config import BASE_RESOLUTION, ResidualConfig, Stage
 from biggan.nn.attention import SelfAttention
 from biggan.nn.batch_norm import AffineNorm
 from biggan.nn.embeddings import ProjectedEmbedding
-from biggan.nn.heads import Verdict
+from biggan.nn.heads import DiscriminatorOutput
 from biggan.nn.initialization import INITIALIZERS, initialize
-from biggan.nn.residual_blocks import Parts
-from biggan.nn.virtual_batch_norm import reference_of
+from biggan.nn.residual_blocks import LayerFactory
+from biggan.nn.virtual_batch_norm import build_reference_batch
 
 
 class Generator(nn.Module):
@@ -37,19 +37,19 @@ class Generator(nn.Module):
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config = config
         stages = config.generator_stages()
-        embedding, embedded = class_vectors(config)
-        self.entry = ENTRIES[config.z_entry](config.z_dim, embedded, [len(stage.blocks) for stage in stages])
-        parts = generator_parts(config, self.entry.condition)
+        embedding, embedded = class_embedding_layer(config)
+        self.injection = LATENT_INJECTIONS[config.z_entry](config.z_dim, embedded, [len(stage.blocks) for stage in stages])
+        parts = generator_layers(config, self.injection.condition)
 
         self.embedding = embedding
-        self.reference = reference_of(config)
-        self.linear = parts.linear(self.entry.first, BOTTOM**2 * stages[0].blocks[0][0])
+        self.reference = build_reference_batch(config)
+        self.linear = parts.linear(self.injection.first, BASE_RESOLUTION**2 * stages[0].blocks[0][0])
         self.blocks = nn.ModuleList(
             config.generator_block(inputs, outputs, up, parts) for stage in stages for inputs, outputs, up in stage.blocks
         )
         self.attention, self.attention_after = attention_layers(stages, parts)
         channels = stages[-1].outputs
-        self.output_norm = AffineNorm(channels, standardize=standardize(config, channels))
+        self.output_norm = AffineNorm(channels, normalize=normalize(config, channels))
         self.output_conv = parts.conv(channels, config.last_channels, kept=3)
 
     def embed(self, y_N: Tensor) -> Tensor:
@@ -58,15 +58,15 @@ class Generator(nn.Module):
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
         """Latents and class embeddings -> images (N, 3, R, R) in [-1, 1]."""
-        first, conditions = self.entry.distribute(*self.reference.joined(z_NZ, e_NE, self.embed))
+        first, conditions = self.injection.distribute(*self.reference.prepend_reference(z_NZ, e_NE, self.embed))
         x = self.linear(first)  # (N, 4 4 16ch)
-        x = x.unflatten(1, (-1, BOTTOM, BOTTOM))  # (N, 16ch, 4, 4)
+        x = x.unflatten(1, (-1, BASE_RESOLUTION, BASE_RESOLUTION))  # (N, 16ch, 4, 4)
         x = x.contiguous(memory_format=memory_format_of(self.output_conv.weight))
         for index, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
             x = block(x, condition)  # (N, C, 2H, 2W) or (N, C, H, W)
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
-        x = self.reference.dropped(F.relu(self.output_norm(x)))  # (N, ch, R, R)
+        x = self.reference.drop_reference(F.relu(self.output_norm(x)))  # (N, ch, R, R)
         x = self.output_conv(x)  # (N, 3, R, R)
         return torch.tanh(x.float())  # (N, 3, R, R)
 
@@ -74,7 +74,7 @@ class Generator(nn.Module):
         return self.synthesize(z_NZ, self.embed(y_N))  # (N, 3, R, R)
 
 
-class InputEntry:
+class InputInjection:
     """z enters the first layer only; blocks are told the class. SN-GAN, SA-GAN."""
 
     def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
@@ -87,7 +87,7 @@ class InputEntry:
         return z_NZ, [e_NE] * self.blocks
 
 
-class ChunkEntry:
+class ChunkInjection:
     """z is split into equal chunks, one for the first layer and one for each stage, joined with the class. BigGAN."""
 
     def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
@@ -102,7 +102,7 @@ class ChunkEntry:
         return first, [condition for condition, blocks in zip(conditions, self.blocks, strict=True) for _ in range(blocks)]
 
 
-class WholeEntry:
+class ConcatInjection:
     """The first layer and every block are told the class and all of z. BigGAN-deep."""
 
     def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
@@ -115,7 +115,7 @@ class WholeEntry:
         return both, [both] * self.blocks
 
 
-ENTRIES = {"input": InputEntry, "chunks": ChunkEntry, "whole": WholeEntry}
+LATENT_INJECTIONS = {"input": InputInjection, "chunks": ChunkInjection, "whole": ConcatInjection}
 
 
 class Discriminator(nn.Module):
@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config = config
         stages = config.discriminator_stages()
-        parts = discriminator_parts(config)
+        parts = discriminator_layers(config)
         self.condition = discriminator_condition(config)
         self.stem = nn.Identity() if config.stem is None else parts.conv(3, config.stem)
         self.blocks = nn.ModuleList()
@@ -137,7 +137,7 @@ class Discriminator(nn.Module):
         features = stages[-1].outputs
         self.head = discriminator_head(config, parts, features)
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
         """The batch consists of `parts` equal parts, generated and real ones, which minibatch features keep apart."""
         condition = self.condition(y_N)
         x = self.stem(x)  # (N, ch, R, R)
@@ -148,7 +148,7 @@ class Discriminator(nn.Module):
         return self.head(x, y_N, parts)
 
 
-def attention_layers(stages: list[Stage], parts: Parts) -> tuple[nn.ModuleDict, dict[int, str]]:
+def attention_layers(stages: list[Stage], parts: LayerFactory) -> tuple[nn.ModuleDict, dict[int, str]]:
     """Self-attention layers by resolution, and {number of the block before it: resolution}."""
     layers, after, blocks = nn.ModuleDict(), {}, 0
     for stage in stages:

@@ -7,12 +7,12 @@ from torch import nn
 
 from biggan.nn.initialization import InitializerName
 from biggan.nn.layers import Interpolation
-from biggan.nn.residual_blocks import Parts
+from biggan.nn.residual_blocks import LayerFactory
 from biggan.runtime.errors import ConfigError
 
 CHUNK = 20  # size of one piece of z in the skip connections from z (appendix B)
 
-BOTTOM = 4  # the generator starts at 4x4 pixels
+BASE_RESOLUTION = 4  # the generator starts at 4x4 pixels
 
 Kernel = Literal[3, 5, 7]
 
@@ -103,11 +103,11 @@ class ResidualConfig:
         """Stages from the image to 4x4 pixels (8x8 for 32 px)."""
         raise NotImplementedError
 
-    def generator_block(self, inputs: int, outputs: int, up: bool, parts: Parts) -> nn.Module:
+    def generator_block(self, inputs: int, outputs: int, up: bool, parts: LayerFactory) -> nn.Module:
         """A residual block of the family."""
         raise NotImplementedError
 
-    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: Parts) -> nn.Module:
+    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: LayerFactory) -> nn.Module:
         """A residual block of the family; `first` is true for the one that sees the image."""
         raise NotImplementedError
 
@@ -138,7 +138,9 @@ class ResidualConfig:
         """Outputs of the generator's last convolution as it is used."""
         return self.width if self.output_channels is None else self.output_channels
 
-    def attends(self, player: Literal["generator", "discriminator"], default: tuple[int, ...]) -> tuple[int, ...]:
+    def attention_resolutions(
+        self, player: Literal["generator", "discriminator"], default: tuple[int, ...]
+    ) -> tuple[int, ...]:
         """Resolutions of a player's self-attention as they are used."""
         wanted = self.generator_attention if player == "generator" else self.discriminator_attention
         return default if wanted is None else wanted

@@ -3,7 +3,7 @@
 Source: BigGAN appendix B (conditional gain centred at 1, bias at 0, both from bias-free spectrally normalised linear maps)
 and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
 statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged ones.
-A module in evaluation mode uses its standing statistics, and `collecting_statistics` fills them with equal-weight averages
+A module in evaluation mode uses its standing statistics, and `collect_standing_statistics` fills them with equal-weight averages
 of the means and variances of whole batches.
 
 Statistics are float32 for any input type. Shapes: N batch, C channels, E condition, HW pixels.
@@ -21,7 +21,7 @@ from biggan.nn.initialization import Initializer
 SumOverRanks = Callable[[Tensor], Tensor]
 
 
-class Standardize(nn.Module):
+class BatchNorm(nn.Module):
     """x -> (x - mean) / sqrt(variance + epsilon) per channel; the variance is the biased one.
 
     `sum_over_ranks` (None for one process) sums a tensor over all ranks, and its gradient too, so that the statistics
@@ -67,14 +67,14 @@ class Standardize(nn.Module):
 
 
 class AffineNorm(nn.Module):
-    """What `standardize` makes of x, times a learned gain (starts at 1), plus a learned bias (starts at 0).
+    """What `normalize` makes of x, times a learned gain (starts at 1), plus a learned bias (starts at 0).
 
-    `standardize` is Standardize for batch normalisation, the identity for gain and bias alone.
+    `normalize` is Standardize for batch normalisation, the identity for gain and bias alone.
     """
 
-    def __init__(self, channels: int, *, standardize: nn.Module) -> None:
+    def __init__(self, channels: int, *, normalize: nn.Module) -> None:
         super().__init__()
-        self.standardize = standardize
+        self.normalize = normalize
         self.gain = nn.Parameter(torch.empty(channels))
         self.bias = nn.Parameter(torch.empty(channels))
 
@@ -85,16 +85,16 @@ class AffineNorm(nn.Module):
 
     def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
         """(N, C, H, W) -> the same; the condition is not looked at."""
-        x = self.standardize(x)
+        x = self.normalize(x)
         return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
 
 
-class BiasNorm(nn.Module):
-    """What `standardize` makes of x, plus a learned bias (starts at 0): the published networks of Salimans et al. 2016."""
+class BiasOnlyNorm(nn.Module):
+    """What `normalize` makes of x, plus a learned bias (starts at 0): the published networks of Salimans et al. 2016."""
 
-    def __init__(self, channels: int, *, standardize: nn.Module) -> None:
+    def __init__(self, channels: int, *, normalize: nn.Module) -> None:
         super().__init__()
-        self.standardize = standardize
+        self.normalize = normalize
         self.bias = nn.Parameter(torch.empty(channels))
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
@@ -103,11 +103,11 @@ class BiasNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> the same."""
-        x = self.standardize(x)
+        x = self.normalize(x)
         return x + self.bias[:, None, None].to(x.dtype)
 
 
-class OnRows(nn.Module):
+class FeatureNorm(nn.Module):
     """A norm for rows: (N, C) -> (N, C)."""
 
     def __init__(self, norm: nn.Module) -> None:
@@ -118,27 +118,27 @@ class OnRows(nn.Module):
         return self.norm(x_NC[:, :, None, None]).flatten(1)  # (N, C)
 
 
-def compares_rows(network: nn.Module) -> bool:
+def normalizes_features(network: nn.Module) -> bool:
     """Whether batch statistics of rows are taken somewhere: of one row there are none."""
     return any(
-        isinstance(module, OnRows) and isinstance(module.norm.standardize, Standardize) for module in network.modules()
+        isinstance(module, FeatureNorm) and isinstance(module.norm.normalize, BatchNorm) for module in network.modules()
     )
 
 
 class ConditionalNorm(nn.Module):
     """y = standardize(x) (1 + gain(c)) + bias(c), for a condition c of shape (N, E). BigGAN appendix B.
 
-    `gain` and `bias` are maps (N, E) -> (N, C): linear, a small network, or a table (below). `standardize` as above.
+    `gain` and `bias` are maps (N, E) -> (N, C): linear, a small network, or a table (below). `normalize` as above.
     """
 
-    def __init__(self, *, standardize: nn.Module, gain: nn.Module, bias: nn.Module) -> None:
+    def __init__(self, *, normalize: nn.Module, gain: nn.Module, bias: nn.Module) -> None:
         super().__init__()
-        self.standardize = standardize
+        self.normalize = normalize
         self.gain = gain
         self.bias = bias
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
-        x = self.standardize(x)
+        x = self.normalize(x)
         gain_NC = (1 + self.gain(condition_NE).float()).to(x.dtype)
         bias_NC = self.bias(condition_NE).to(x.dtype)
         return torch.addcmul(bias_NC[:, :, None, None], x, gain_NC[:, :, None, None])  # (N, C, H, W)
@@ -151,7 +151,7 @@ class NoNorm(nn.Module):
         return x
 
 
-class ClassTable(nn.Module):
+class ClassConditionalTable(nn.Module):
     """A row of C numbers for each class, starting at 0; conditions are class weights (N, K), one-hot or blends.
     Conditional batch normalisation before the shared embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md,
     "SA-GAN")."""
@@ -168,7 +168,7 @@ class ClassTable(nn.Module):
         return condition_NK @ self.weight  # (N, C)
 
 
-class PerceptronMap(nn.Module):
+class MLPMap(nn.Module):
     """Linear, ReLU, linear, as wide in the middle as the condition; a negative result of BigGAN's appendix H.
 
     `linear(inputs, outputs, bias=...)` makes the layers."""
@@ -182,22 +182,22 @@ class PerceptronMap(nn.Module):
         return self.output(F.relu(self.hidden(condition_NE)))  # (N, C)
 
 
-def together_with(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
+def sync_batch_norm(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
     """From now on the batch statistics of every norm in the network are those of all ranks' batches. Mutates the layers."""
     for layer in network.modules():
-        if isinstance(layer, Standardize):
+        if isinstance(layer, BatchNorm):
             layer.sum_over_ranks = sum_over_ranks
 
 
 @contextmanager
-def collecting_statistics(module: nn.Module, all_batches: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+def collect_standing_statistics(module: nn.Module, all_batches: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
     """Inside, every normalisation layer uses the statistics of the batch at hand and remembers them; on leaving,
     the standing statistics become the equal-weight averages of what was remembered. Mutates the buffers only.
 
     `all_batches` makes of the values (batches here, C) those of every rank's batches, in an order that does not depend on
     the number of ranks; None where all batches were seen here.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, Standardize)]
+    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
     for layer in layers:
         layer.collected = []
     try:

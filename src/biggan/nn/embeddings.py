@@ -50,7 +50,7 @@ class OneHot(nn.Module):
         return weights.scatter_(1, y_N[:, None], 1.0)  # (N, K)
 
 
-class NoClasses(nn.Module):
+class NoClassEmbedding(nn.Module):
     """For generators that know no class: (N,) int64 -> (N, 0)."""
 
     def forward(self, y_N: Tensor) -> Tensor:

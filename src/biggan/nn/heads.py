@@ -13,12 +13,12 @@ from biggan.nn.autocast import without_autocast
 from biggan.nn.minibatch_discrimination import NoMinibatchFeatures
 
 
-class Verdict(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What every discriminator returns: scores (N,), the features (N, F) they come from, and class logits (N, K) or None."""
 
     score_N: Tensor
-    features_NF: Tensor
-    class_logits_NK: Tensor | None
+    features: Tensor
+    class_logits: Tensor | None
 
 
 class ProjectionHead(nn.Module):
@@ -38,16 +38,16 @@ class ProjectionHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.minibatch = minibatch or NoMinibatchFeatures()
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
-        features_NF = self.dropout(summed_over_pixels(x))  # (N, F)
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
+        features_NF = self.dropout(sum_pool(x))  # (N, F)
         with without_autocast(x.device):
             projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
             compared = torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1)  # (N, F + kernels)
             score_N = self.linear(compared).squeeze(1) + projection_N  # (N,)
-        return Verdict(score_N, features_NF, None)
+        return DiscriminatorOutput(score_N, features_NF, None)
 
 
-def summed_over_pixels(x: Tensor) -> Tensor:
+def sum_pool(x: Tensor) -> Tensor:
     """ReLU, then sums: (N, F, H, W) -> (N, F), float32 or better."""
     return F.relu(x.to(torch.promote_types(x.dtype, torch.float32))).sum((2, 3))  # (N, F)
 
@@ -61,13 +61,13 @@ class ClassHead(nn.Module):
         super().__init__()
         self.linear = linear
 
-    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> Verdict:
+    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> DiscriminatorOutput:
         """`inputs`: what the logits are made from, where that is more than the features: (N, more than F)."""
         logits_NK = self.linear(features_NF if inputs is None else inputs).float()  # (N, K)
-        return Verdict(logits_NK.logsumexp(1), features_NF, logits_NK)
+        return DiscriminatorOutput(logits_NK.logsumexp(1), features_NF, logits_NK)
 
 
-class OpenClassHead(nn.Module):
+class KPlusOneClassHead(nn.Module):
     """The same with the further logit kept, as the last of K + 1: score = log sum exp of the first K, less the last.
     `linear`: (N, F) -> (N, K + 1)."""
 
@@ -75,10 +75,10 @@ class OpenClassHead(nn.Module):
         super().__init__()
         self.linear = linear
 
-    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> Verdict:
+    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> DiscriminatorOutput:
         """As ClassHead; the class logits are all K + 1."""
         logits_NK = self.linear(features_NF if inputs is None else inputs).float()  # (N, K + 1)
-        return Verdict(logits_NK[:, :-1].logsumexp(1) - logits_NK[:, -1], features_NF, logits_NK)
+        return DiscriminatorOutput(logits_NK[:, :-1].logsumexp(1) - logits_NK[:, -1], features_NF, logits_NK)
 
 
 class PooledClassHead(nn.Module):
@@ -90,7 +90,7 @@ class PooledClassHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.minibatch = minibatch
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> Verdict:
-        features_NF = self.dropout(summed_over_pixels(x))  # (N, F)
+    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
+        features_NF = self.dropout(sum_pool(x))  # (N, F)
         with without_autocast(x.device):
             return self.classes(features_NF, torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1))

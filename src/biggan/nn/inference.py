@@ -9,13 +9,13 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from biggan.nn.batch_norm import AffineNorm, ConditionalNorm, Standardize
-from biggan.nn.layers import Conv2d, Weighted
-from biggan.nn.reparametrization import Plain
+from biggan.nn.batch_norm import AffineNorm, BatchNorm, ConditionalNorm
+from biggan.nn.layers import Conv2d, ReparametrizedLayer
+from biggan.nn.reparametrization import Identity
 
 
 @torch.no_grad()
-def frozen(network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
+def for_inference(network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
     """A copy of the network for sampling alone, its convolutions in `dtype` and `memory_format`; needs no autocast.
 
     It keeps the statistics that the network has now: freeze again when they change."""
@@ -23,19 +23,19 @@ def frozen(network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_f
     for parent in list(fixed.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, Conv2d):
-                setattr(parent, name, FrozenConv(layer, dtype, memory_format))
-            elif isinstance(layer, ConditionalNorm) and isinstance(layer.standardize, Standardize):
-                setattr(parent, name, FrozenConditionalNorm(layer))
-            elif isinstance(layer, AffineNorm) and isinstance(layer.standardize, Standardize):
-                setattr(parent, name, FrozenAffineNorm(layer))
+                setattr(parent, name, InferenceConv2d(layer, dtype, memory_format))
+            elif isinstance(layer, ConditionalNorm) and isinstance(layer.normalize, BatchNorm):
+                setattr(parent, name, InferenceConditionalNorm(layer))
+            elif isinstance(layer, AffineNorm) and isinstance(layer.normalize, BatchNorm):
+                setattr(parent, name, InferenceAffineNorm(layer))
     for layer in fixed.modules():
-        if isinstance(layer, Weighted):
-            layer.weight.copy_(layer.used_weight())
-            layer.rule = Plain(layer.weight.shape[0])
+        if isinstance(layer, ReparametrizedLayer):
+            layer.weight.copy_(layer.effective_weight())
+            layer.reparametrization = Identity(layer.weight.shape[0])
     return fixed
 
 
-class FrozenConv(nn.Module):
+class InferenceConv2d(nn.Module):
     """A convolution with its final kernel: (N, I, H, W) -> (N, O, H', W')."""
 
     def __init__(self, layer: Conv2d, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
@@ -49,13 +49,13 @@ class FrozenConv(nn.Module):
         return self.convolve(x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
-class FrozenConditionalNorm(nn.Module):
+class InferenceConditionalNorm(nn.Module):
     """x (1 + gain(c)) / deviation + (bias(c) - mean (1 + gain(c)) / deviation): one multiply-add per channel and sample."""
 
     def __init__(self, layer: ConditionalNorm) -> None:
         super().__init__()
         self.gain, self.bias = layer.gain, layer.bias
-        mean_C, scale_C = statistics_of(layer.standardize)
+        mean_C, scale_C = statistics_of(layer.normalize)
         self.register_buffer("mean", mean_C)
         self.register_buffer("scale", scale_C)
 
@@ -65,12 +65,12 @@ class FrozenConditionalNorm(nn.Module):
         return torch.addcmul(shift_NC.to(x.dtype)[:, :, None, None], x, scale_NC.to(x.dtype)[:, :, None, None])
 
 
-class FrozenAffineNorm(nn.Module):
+class InferenceAffineNorm(nn.Module):
     """The same for gains and biases that depend on nothing."""
 
     def __init__(self, layer: AffineNorm) -> None:
         super().__init__()
-        mean_C, scale_C = statistics_of(layer.standardize)
+        mean_C, scale_C = statistics_of(layer.normalize)
         self.register_buffer("scale", layer.gain * scale_C)
         self.register_buffer("shift", layer.bias - mean_C * layer.gain * scale_C)
 
@@ -78,7 +78,7 @@ class FrozenAffineNorm(nn.Module):
         return torch.addcmul(self.shift.to(x.dtype)[:, None, None], x, self.scale.to(x.dtype)[:, None, None])
 
 
-def statistics_of(standardize: Standardize) -> tuple[Tensor, Tensor]:
+def statistics_of(normalize: BatchNorm) -> tuple[Tensor, Tensor]:
     """Standing mean, and one over the standing deviation: (C,) each."""
-    scale_C = torch.rsqrt(standardize.standing_variance + standardize.epsilon)
-    return standardize.standing_mean.clone(), scale_C
+    scale_C = torch.rsqrt(normalize.standing_variance + normalize.epsilon)
+    return normalize.standing_mean.clone(), scale_C

@@ -15,55 +15,55 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.initialization import Initializer
-from biggan.nn.reparametrization import WeightRule
+from biggan.nn.reparametrization import Reparametrization
 
 Resampling = Literal["none", "up", "down"]
 
 Interpolation = Literal["nearest", "bilinear"]
 
 
-class Weighted(nn.Module):
+class ReparametrizedLayer(nn.Module):
     """A weight of shape (O, ...), its rule, and perhaps a bias (O,); what the layers below share."""
 
-    def __init__(self, *shape: int, rule: WeightRule, bias: bool = False) -> None:
+    def __init__(self, *shape: int, reparametrization: Reparametrization, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(*shape))
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
-        self.rule = rule(shape[0])
+        self.reparametrization = reparametrization(shape[0])
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
         """Draw the weight and what its rule keeps anew, zero the bias; mutates the layer."""
         initializer(self.weight, generator)
-        self.rule.start(self.weight, generator)
+        self.reparametrization.start(self.weight, generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def used_weight(self) -> Tensor:
+    def effective_weight(self) -> Tensor:
         """The weight as the rule has it; in training mode spectral normalisation moves its vector."""
-        return self.rule(self.weight)
+        return self.reparametrization(self.weight)
 
 
-class Linear(Weighted):
+class Linear(ReparametrizedLayer):
     """(N, I) -> (N, O)."""
 
-    def __init__(self, inputs: int, outputs: int, *, rule: WeightRule, bias: bool = True) -> None:
-        super().__init__(outputs, inputs, rule=rule, bias=bias)
+    def __init__(self, inputs: int, outputs: int, *, reparametrization: Reparametrization, bias: bool = True) -> None:
+        super().__init__(outputs, inputs, reparametrization=reparametrization, bias=bias)
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        return F.linear(x_NI, self.used_weight(), self.bias)  # (N, O)
+        return F.linear(x_NI, self.effective_weight(), self.bias)  # (N, O)
 
 
-class Embedding(Weighted):
+class Embedding(ReparametrizedLayer):
     """Table of class vectors: (N,) int64 -> (N, E). For the rule the whole table is one matrix."""
 
-    def __init__(self, classes: int, dimension: int, *, rule: WeightRule) -> None:
-        super().__init__(classes, dimension, rule=rule)
+    def __init__(self, classes: int, dimension: int, *, reparametrization: Reparametrization) -> None:
+        super().__init__(classes, dimension, reparametrization=reparametrization)
 
     def forward(self, y_N: Tensor) -> Tensor:
-        return F.embedding(y_N, self.used_weight())  # (N, E)
+        return F.embedding(y_N, self.effective_weight())  # (N, E)
 
 
-class Conv2d(Weighted):
+class Conv2d(ReparametrizedLayer):
     """Convolution that keeps the size, doubles it ("up") or halves it ("down"): (N, I, H, W) -> (N, O, H', W').
 
     The parameter is always the plain k x k kernel, k odd, and so is what the rule sees. `dilation` spreads its taps.
@@ -76,14 +76,14 @@ class Conv2d(Weighted):
         outputs: int,
         kernel: int = 3,
         *,
-        rule: WeightRule,
+        reparametrization: Reparametrization,
         resample: Resampling = "none",
         dilation: int = 1,
         interpolation: Interpolation = "nearest",
         kept: int | None = None,
         bias: bool = True,
     ) -> None:
-        super().__init__(outputs, inputs, kernel, kernel, rule=rule, bias=bias)
+        super().__init__(outputs, inputs, kernel, kernel, reparametrization=reparametrization, bias=bias)
         self.dilation = dilation if kernel > 1 else 1
         self.padding = self.dilation * (kernel - 1) // 2
         self.kept = kept
@@ -95,21 +95,23 @@ class Conv2d(Weighted):
 
     def final_kernel(self) -> Tensor:
         """The kernel that meets the image: through its rule, cut to the outputs kept, resampling folded in."""
-        return self.kernel_of(self.used_weight()[: self.kept], self.dilation)
+        return self.kernel_of(self.effective_weight()[: self.kept], self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias[: self.kept]
         return self.convolve(x, self.final_kernel(), bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
-class TransposedConv2d(Weighted):
+class TransposedConv2d(ReparametrizedLayer):
     """Transposed convolution, k odd, that doubles the size: (N, I, H, W) -> (N, O, 2H, 2W). Its weight is (O, I, k, k)."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, rule: WeightRule, bias: bool = True) -> None:
-        super().__init__(outputs, inputs, kernel, kernel, rule=rule, bias=bias)
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, reparametrization: Reparametrization, bias: bool = True
+    ) -> None:
+        super().__init__(outputs, inputs, kernel, kernel, reparametrization=reparametrization, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return transposed(x, self.used_weight(), self.bias)  # (N, O, 2H, 2W)
+        return transposed(x, self.effective_weight(), self.bias)  # (N, O, 2H, 2W)
 
 
 def transposed(x: Tensor, weight_OIkk: Tensor, bias: Tensor | None = None) -> Tensor:

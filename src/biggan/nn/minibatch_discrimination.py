@@ -34,7 +34,7 @@ class MinibatchDiscrimination(nn.Module):
         self.log_scale = nn.Parameter(torch.empty(kernels, dimensions))
         self.bias = nn.Parameter(torch.empty(kernels))
         self.gather: Gather | None = None
-        self.starting = False
+        self.initializing = False
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
         """Draw theta anew, log_scale 0, bias -1; mutates the layer."""
@@ -47,13 +47,13 @@ class MinibatchDiscrimination(nn.Module):
         with without_autocast(features_NA.device):
             unit = self.weight / torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
             projected = features_NA.float() @ unit.T  # (N, B C)
-            if self.starting:
+            if self.initializing:
                 self.start(projected)
             projected = projected * self.log_scale.exp().flatten()
-            near = torch.cat([self.nearness(part) for part in projected.chunk(parts)])  # (N, B)
+            near = torch.cat([self.similarity(part) for part in projected.chunk(parts)])  # (N, B)
             return near + self.bias
 
-    def nearness(self, mine: Tensor) -> Tensor:
+    def similarity(self, mine: Tensor) -> Tensor:
         """(P, B C) -> (P, B), summed over all other rows of this part, of all ranks."""
         rows, first = (mine, 0) if self.gather is None else self.gather(mine)
         distance = torch.cdist(self.by_kernel(mine), self.by_kernel(rows), p=1)  # (B, P, rows)
@@ -78,14 +78,14 @@ class MinibatchDiscrimination(nn.Module):
         self.bias.copy_(-(-distance / half_B[:, None, None]).exp().sum(2).mean(1))
 
 
-def comparison(features: int, kernels: int | None, dimensions: int) -> tuple[nn.Module, int]:
+def build_minibatch_discrimination(features: int, kernels: int | None, dimensions: int) -> tuple[nn.Module, int]:
     """The layer for so many kernels, and how many features it adds; None: none."""
     if kernels is None:
         return NoMinibatchFeatures(), 0
     return MinibatchDiscrimination(features, kernels, dimensions), kernels
 
 
-def compare_across_ranks(network: nn.Module, gather: Gather) -> None:
+def sync_minibatch_discrimination(network: nn.Module, gather: Gather) -> None:
     """From now on the minibatch features of a network compare the images of all ranks. Mutates the layers."""
     for layer in network.modules():
         if isinstance(layer, MinibatchDiscrimination):

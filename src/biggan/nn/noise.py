@@ -50,7 +50,7 @@ class GaussianNoise(nn.Module):
 
 
 @contextmanager
-def silenced(network: nn.Module) -> Iterator[None]:
+def disable_noise(network: nn.Module) -> Iterator[None]:
     """Inside, the network neither drops nor adds anything at random, whatever its mode; all else is as it was."""
     noisy = [m for m in network.modules() if isinstance(m, (GaussianNoise, nn.Dropout, nn.Dropout2d)) and m.training]
     for module in noisy:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from biggan.nn.autocast import without_autocast
 
-WeightRule = Callable[[int], nn.Module]  # outputs -> module: weight -> weight as it is used
+Reparametrization = Callable[[int], nn.Module]  # outputs -> module: weight -> weight as it is used
 
 
 class WeightNorm(nn.Module):
@@ -29,7 +29,7 @@ class WeightNorm(nn.Module):
             return weight * scale_O.view(-1, *[1] * (weight.dim() - 1))
 
 
-class Plain(nn.Module):
+class Identity(nn.Module):
     """The weight as it is."""
 
     def __init__(self, outputs: int) -> None:

@@ -2,7 +2,7 @@
 (nearest or bilinear) and 2x2 averaging commute with 1x1 convolutions, so every skip works at the lower resolution; the 3x3
 ones take the resampling in (nn/layers).
 
-What a block is made of comes from outside, as `Parts`, so that kernels, norms and rules are chosen in one place.
+What a block is made of comes from outside, as `LayerFactory`, so that kernels, norms and rules are chosen in one place.
 Shapes: N batch, I inputs, O outputs, E condition, HW pixels.
 """
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Parts(NamedTuple):
+class LayerFactory(NamedTuple):
     """Makers of what the networks are built from."""
 
     linear: Callable[..., nn.Module]
@@ -35,7 +35,7 @@ class GeneratorBlock(nn.Module):
     The skip is the identity unless the width or the size changes; then it is up, conv 1x1.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, up: bool, parts: Parts) -> None:
+    def __init__(self, inputs: int, outputs: int, *, up: bool, parts: LayerFactory) -> None:
         super().__init__()
         self.norm_1 = parts.norm(inputs)
         self.conv_1 = parts.conv(inputs, outputs, resample="up" if up else "none")
@@ -59,7 +59,7 @@ class DiscriminatorBlock(nn.Module):
     preactivation, and is always wide. The skip is the identity unless the width or the size changes.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, down: bool, first: bool, wide: bool, parts: Parts) -> None:
+    def __init__(self, inputs: int, outputs: int, *, down: bool, first: bool, wide: bool, parts: LayerFactory) -> None:
         super().__init__()
         hidden = outputs if wide or first else inputs
         self.norm_1 = None if first else parts.norm(inputs)
@@ -81,7 +81,7 @@ class DeepGeneratorBlock(nn.Module):
     """A bottleneck of a quarter of the inputs: four times norm, ReLU, convolution (1x1, 3x3, 3x3, 1x1; the first 3x3 after
     upsampling if `up`), plus a skip that keeps the first O channels: (N, I, H, W) -> (N, O, H', W'), O at most I."""
 
-    def __init__(self, inputs: int, outputs: int, *, up: bool, parts: Parts) -> None:
+    def __init__(self, inputs: int, outputs: int, *, up: bool, parts: LayerFactory) -> None:
         super().__init__()
         hidden = inputs // 4
         self.outputs = outputs
@@ -110,7 +110,7 @@ class DeepDiscriminatorBlock(nn.Module):
     then, where the width grows, x joined with a 1x1 convolution of x.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, down: bool, parts: Parts) -> None:
+    def __init__(self, inputs: int, outputs: int, *, down: bool, parts: LayerFactory) -> None:
         super().__init__()
         hidden = outputs // 4
         self.norm_1 = parts.norm(inputs)

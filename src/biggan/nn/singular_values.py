@@ -28,7 +28,7 @@ KEPT = 24  # of them kept on a restart
 MOST_PRODUCTS = 600  # blocks, after which what there is is returned
 
 
-class Leading(NamedTuple):
+class SingularTriplets(NamedTuple):
     """W is about left @ diag(values) @ right.T: (K,) descending, (R, K), (C, K); unit columns."""
 
     values: Tensor
@@ -37,12 +37,12 @@ class Leading(NamedTuple):
 
 
 @torch.no_grad()
-def leading(weight_RC: Tensor, count: int = 3, start: Tensor | None = None) -> Leading:
+def leading_singular_triplets(weight_RC: Tensor, count: int = 3, start: Tensor | None = None) -> SingularTriplets:
     """The `count` largest singular values, within 1e-5 of themselves (below a thousandth of the first, of it), and their
     vectors, float32.
 
     Fewer where the matrix is smaller. `start` (S, any): vectors to begin from, best those of a matrix nearby, which
-    `short_side` gives; drawn from a fixed seed otherwise. Vectors of values that are nearly equal are only defined together.
+    `warm_start` gives; drawn from a fixed seed otherwise. Vectors of values that are nearly equal are only defined together.
     """
     wide = weight_RC.shape[0] <= weight_RC.shape[1]
     matrix_SM = (weight_RC if wide else weight_RC.T).float()  # (S, M), S at most M
@@ -52,10 +52,10 @@ def leading(weight_RC: Tensor, count: int = 3, start: Tensor | None = None) -> L
     values_K = others_MK.double().norm(dim=0).float()
     others_MK = others_MK / values_K.clamp(min=torch.finfo(torch.float32).tiny)
     left, right = (vectors_SK, others_MK) if wide else (others_MK, vectors_SK)
-    return Leading(values_K, left, right)
+    return SingularTriplets(values_K, left, right)
 
 
-def short_side(found: Leading) -> Tensor:
+def warm_start(found: SingularTriplets) -> Tensor:
     """The vectors (S, K) from which the same search may begin next time."""
     return found.left if len(found.left) <= len(found.right) else found.right
 

@@ -29,38 +29,38 @@ def power_iteration(weight_OM: Tensor, left_1O: Tensor, epsilon: float) -> tuple
     return left_1O, right_1M
 
 
-class Spectral(nn.Module):
+class SpectralNorm(nn.Module):
     """weight / sigma, sigma its largest singular value.
 
-    Buffers: `left_vector` (1, O), float32, moved by each forward in training mode.
+    Buffers: `u` (1, O), float32, moved by each forward in training mode.
     """
 
     def __init__(self, outputs: int, *, epsilon: float) -> None:
         super().__init__()
-        self.register_buffer("left_vector", torch.empty(1, outputs))
+        self.register_buffer("u", torch.empty(1, outputs))
         self.epsilon = epsilon
 
     @torch.no_grad()
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
         """Draw the vector anew; mutates it."""
-        self.left_vector.normal_(generator=generator)
+        self.u.normal_(generator=generator)
 
     def forward(self, weight: Tensor) -> Tensor:
         """In float32 whatever the autocast state; in training mode keeps the new left vector."""
         with without_autocast(weight.device):
             weight_OM = weight.flatten(1)  # (O, I k k)
             with torch.no_grad():
-                left_1O, right_1M = power_iteration(weight_OM, self.left_vector, self.epsilon)
+                left_1O, right_1M = power_iteration(weight_OM, self.u, self.epsilon)
                 if self.training:
-                    self.left_vector.copy_(left_1O)
+                    self.u.copy_(left_1O)
             sigma = (left_1O @ weight_OM @ right_1M.T).squeeze()  # u W v', the gradient passes through W alone
             return weight / sigma
 
 
 @contextmanager
-def vectors_held(network: nn.Module) -> Iterator[None]:
+def freeze_power_iteration(network: nn.Module) -> Iterator[None]:
     """Inside, passes through the network leave the vectors where they are, whatever its mode: for penalties' own passes."""
-    moving = [module for module in network.modules() if isinstance(module, Spectral) and module.training]
+    moving = [module for module in network.modules() if isinstance(module, SpectralNorm) and module.training]
     for module in moving:
         module.training = False
     try:

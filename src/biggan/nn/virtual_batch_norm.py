@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-class VirtualStandardize(nn.Module):
+class VirtualBatchNorm(nn.Module):
     """x (B + N, C, H, W) -> the same: the first B examples with their own mean and variance, each of the others with those
     of the B and itself, it counting 1 / (B + 1). The same in training and in evaluation. Statistics are float32."""
 
@@ -45,7 +45,7 @@ def shaped(values_NC: Tensor, x: Tensor) -> Tensor:
     return values_NC.to(x.dtype)[:, :, None, None]
 
 
-class Reference(nn.Module):
+class ReferenceBatch(nn.Module):
     """The latents (B, Z) and classes (B,) of the reference batch, fixed buffers, put there once."""
 
     def __init__(self, size: int, z_dim: int) -> None:
@@ -58,11 +58,11 @@ class Reference(nn.Module):
         self.z.copy_(z_BZ)
         self.y.copy_(y_B)
 
-    def joined(self, z_NZ: Tensor, e_NE: Tensor, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def prepend_reference(self, z_NZ: Tensor, e_NE: Tensor, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """The reference batch and then the live one: (B + N, Z) and (B + N, E)."""
         return torch.cat([self.z.to(z_NZ.dtype), z_NZ]), torch.cat([embed(self.y).to(e_NE.dtype), e_NE])
 
-    def dropped(self, x: Tensor) -> Tensor:
+    def drop_reference(self, x: Tensor) -> Tensor:
         """Without the reference batch."""
         return x[len(self.z) :]
 
@@ -70,16 +70,16 @@ class Reference(nn.Module):
 class NoReference(nn.Module):
     """For networks whose norms need none."""
 
-    def joined(self, z_NZ: Tensor, e_NE: Tensor, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def prepend_reference(self, z_NZ: Tensor, e_NE: Tensor, embed: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """As they are."""
         return z_NZ, e_NE
 
-    def dropped(self, x: Tensor) -> Tensor:
+    def drop_reference(self, x: Tensor) -> Tensor:
         """As it is."""
         return x
 
 
-class HasReference(Protocol):
+class HasVirtualBatchNorm(Protocol):
     """What a model's config says of its generator's norms."""
 
     generator_norm: str
@@ -87,7 +87,7 @@ class HasReference(Protocol):
     z_dim: int
 
 
-def reference_of(config: HasReference) -> nn.Module:
+def build_reference_batch(config: HasVirtualBatchNorm) -> nn.Module:
     """The reference batch of a generator, where its norms are virtual."""
     virtual = config.generator_norm == "virtual"
-    return Reference(config.reference_batch, config.z_dim) if virtual else NoReference()
+    return ReferenceBatch(config.reference_batch, config.z_dim) if virtual else NoReference()

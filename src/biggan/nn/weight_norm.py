@@ -18,25 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.initialization import Initializer
-from biggan.nn.layers import Weighted, transposed
-from biggan.nn.reparametrization import Plain
+from biggan.nn.layers import ReparametrizedLayer, transposed
+from biggan.nn.reparametrization import Identity
 
 EPSILON = 1e-6  # added to the squared length
 
 Map = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # inputs, weight (O, I, ...), bias (O,) or none -> outputs
 
 
-class WeightNormed(Weighted):
+class WeightNormLayer(ReparametrizedLayer):
     """y = map(x, scale * weight / ||weight||) + bias, a scale and a bias per output.
 
-    `started_std`: in the pass inside `starting_from_data` the layer takes the scale and the bias that give its outputs
-    mean 0 and this deviation; None: that pass leaves them at 1 and 0. The scale learns only if it is `scale_learns`.
+    `init_std`: in the pass inside `data_dependent_init` the layer takes the scale and the bias that give its outputs
+    mean 0 and this deviation; None: that pass leaves them at 1 and 0. The scale learns only if it is `learnable_scale`.
     """
 
-    def __init__(self, apply: Map, *shape: int, started_std: float | None = 1.0, scale_learns: bool = False) -> None:
-        super().__init__(*shape, rule=Plain, bias=True)
-        self.apply_map, self.started_std, self.starting = apply, started_std, False
-        if scale_learns:
+    def __init__(self, apply: Map, *shape: int, init_std: float | None = 1.0, learnable_scale: bool = False) -> None:
+        super().__init__(*shape, reparametrization=Identity, bias=True)
+        self.apply_map, self.init_std, self.initializing = apply, init_std, False
+        if learnable_scale:
             self.scale = nn.Parameter(torch.empty(shape[0]))
         else:
             self.register_buffer("scale", torch.empty(shape[0]))
@@ -48,7 +48,7 @@ class WeightNormed(Weighted):
         self.scale.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.starting and self.started_std is not None:
+        if self.initializing and self.init_std is not None:
             self.start(self.apply_map(x, self.normed_weight(), None))
         return self.apply_map(x, self.normed_weight(), self.bias)  # (N, O) or (N, O, H', W')
 
@@ -63,11 +63,11 @@ class WeightNormed(Weighted):
         dims = [0, *range(2, y.dim())]
         mean_O = y.float().mean(dims)
         std_O = y.float().var(dims, unbiased=False).sqrt().clamp(min=EPSILON)
-        self.scale.mul_(self.started_std / std_O)
-        self.bias.copy_(-mean_O * self.started_std / std_O)
+        self.scale.mul_(self.init_std / std_O)
+        self.bias.copy_(-mean_O * self.init_std / std_O)
 
 
-class WeightNormedLinear(WeightNormed):
+class WeightNormLinear(WeightNormLayer):
     """The same for rows, (N, I) -> (N, O), and faster: what depends on the weight alone (its copy in the type of the
     products, and the factors) is made once for all passes until the weight changes, and the two parts of the weight's
     gradient are written in one pass over it."""
@@ -78,13 +78,13 @@ class WeightNormedLinear(WeightNormed):
         self.made: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.starting or torch.compiler.is_exporting():
+        if self.initializing or torch.compiler.is_exporting():
             return super().forward(x)
         dtype = product_type(x)
         version = (self.weight._version, dtype, self.weight.device)
         if self.made_for != version:
             self.made_for, self.made = version, prepared(self.weight, dtype)
-        return NormedProduct.apply(x, self.weight, self.scale, self.bias, *self.made)  # (N, O)
+        return WeightNormProduct.apply(x, self.weight, self.scale, self.bias, *self.made)  # (N, O)
 
 
 def product_type(x: Tensor) -> torch.dtype:
@@ -99,7 +99,7 @@ def prepared(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return weight_OI.to(dtype), (torch.linalg.vector_norm(weight_OI, dim=1).square() + EPSILON).rsqrt()
 
 
-class NormedProduct(torch.autograd.Function):
+class WeightNormProduct(torch.autograd.Function):
     """scale x W' / ||W|| + bias, from W in the type of the products and 1 / ||W||."""
 
     @staticmethod
@@ -128,36 +128,38 @@ class NormedProduct(torch.autograd.Function):
         return by_x, by_weight, by_scale, by_bias, None, None
 
 
-def dense(inputs: int, outputs: int, **options: object) -> WeightNormedLinear:
+def linear(inputs: int, outputs: int, **options: object) -> WeightNormLinear:
     """(N, I) -> (N, O)."""
-    return WeightNormedLinear(inputs, outputs, **options)
+    return WeightNormLinear(inputs, outputs, **options)
 
 
-def conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, **options: object) -> WeightNormed:
+def conv2d(
+    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, **options: object
+) -> WeightNormLayer:
     """(N, I, H, W) -> (N, O, H', W')."""
-    return WeightNormed(partial(F.conv2d, stride=stride, padding=padding), outputs, inputs, kernel, kernel, **options)
+    return WeightNormLayer(partial(F.conv2d, stride=stride, padding=padding), outputs, inputs, kernel, kernel, **options)
 
 
-def deconv(inputs: int, outputs: int, kernel: int, **options: object) -> WeightNormed:
+def conv_transpose2d(inputs: int, outputs: int, kernel: int, **options: object) -> WeightNormLayer:
     """Transposed convolution: (N, I, H, W) -> (N, O, 2H, 2W)."""
-    return WeightNormed(transposed, outputs, inputs, kernel, kernel, **options)
+    return WeightNormLayer(transposed, outputs, inputs, kernel, kernel, **options)
 
 
 @contextmanager
-def starting_from_data(network: nn.Module) -> Iterator[None]:
+def data_dependent_init(network: nn.Module) -> Iterator[None]:
     """Around the one pass, before the first step, in which layers take what they need from the images (or latents) at hand:
-    those here, and any other with a `starting` flag. Mutates them."""
-    layers = [layer for layer in network.modules() if hasattr(layer, "starting")]
+    those here, and any other with a `initializing` flag. Mutates them."""
+    layers = [layer for layer in network.modules() if hasattr(layer, "initializing")]
     for layer in layers:
-        layer.starting = True
+        layer.initializing = True
     try:
         with torch.no_grad():
             yield
     finally:
         for layer in layers:
-            layer.starting = False
+            layer.initializing = False
 
 
-def starts_from_data(network: nn.Module) -> bool:
+def needs_data_dependent_init(network: nn.Module) -> bool:
     """Whether the network has layers that want that pass."""
-    return any(hasattr(layer, "starting") for layer in network.modules())
+    return any(hasattr(layer, "initializing") for layer in network.modules())

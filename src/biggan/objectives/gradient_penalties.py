@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from biggan.nn.spectral_norm import vectors_held
-from biggan.objectives.regularizer import Context, Regularizer
+from biggan.nn.spectral_norm import freeze_power_iteration
+from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 
 
-def squared_gradient(net: nn.Module, images: Tensor, y_N: Tensor, context: Context) -> Tensor:
+def squared_gradient(net: nn.Module, images: Tensor, y_N: Tensor, context: PenaltyInputs) -> Tensor:
     """E || gradient of D's score by the image ||^2, in a pass of its own that moves no vector of the spectral norms.
 
     Attention keeps its table here: torch's fused kernel has no second derivative."""
     images = images.detach().requires_grad_(True)
-    with vectors_held(net), sdpa_kernel(SDPBackend.MATH), context.autocast():
+    with freeze_power_iteration(net), sdpa_kernel(SDPBackend.MATH), context.autocast():
         score_N = net(images, y_N).score_N
     (gradient,) = torch.autograd.grad(score_N.sum(), images, create_graph=True)  # (N, 3, R, R)
     return gradient.square().sum((1, 2, 3)).mean()
@@ -32,10 +32,10 @@ class GradientPenalty(Regularizer):
     gamma: float
     every: int = 1
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
         return self.every * self.gamma / 2 * squared_gradient(net, *self.side(context), context)
 
-    def side(self, context: Context) -> tuple[Tensor, Tensor]:
+    def side(self, context: PenaltyInputs) -> tuple[Tensor, Tensor]:
         """Images (N, 3, R, R) and their classes (N,)."""
         raise NotImplementedError
 
@@ -43,12 +43,12 @@ class GradientPenalty(Regularizer):
 class R1(GradientPenalty):
     """Over real images."""
 
-    def side(self, context: Context) -> tuple[Tensor, Tensor]:
+    def side(self, context: PenaltyInputs) -> tuple[Tensor, Tensor]:
         return context.real, context.real_labels
 
 
 class R2(GradientPenalty):
     """Over generated images."""
 
-    def side(self, context: Context) -> tuple[Tensor, Tensor]:
+    def side(self, context: PenaltyInputs) -> tuple[Tensor, Tensor]:
         return context.fake, context.fake_labels

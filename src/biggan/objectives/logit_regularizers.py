@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.nn.spectral_norm import vectors_held
+from biggan.nn.spectral_norm import freeze_power_iteration
 from biggan.objectives.diffaugment import flip, translate
-from biggan.objectives.regularizer import Context, Regularizer
+from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 from biggan.runtime.distributed import mean_over_ranks
 
 
@@ -20,18 +20,18 @@ class LeCam(Regularizer):
         self.strength, self.decay = strength, decay
         self.anchors: Tensor | None = None  # r and f
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
-        real_N, fake_N = context.real_verdict.score_N, context.fake_verdict.score_N
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
+        real_N, fake_N = context.real_output.score_N, context.fake_output.score_N
         now = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
         before = now if self.anchors is None else self.anchors.to(now)
         self.anchors = before.lerp(now, 1 - self.decay)
         real, fake = self.anchors
         return self.strength * (F.relu(real_N - fake).square().mean() + F.relu(real - fake_N).square().mean())
 
-    def memory(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return {} if self.anchors is None else {"anchors": self.anchors}
 
-    def remember(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         self.anchors = tensors.get("anchors")
 
 
@@ -41,7 +41,7 @@ class Consistency(Regularizer):
 
     strength: float
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
-        with vectors_held(net), context.autocast():
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
+        with freeze_power_iteration(net), context.autocast():
             moved_N = net(translate(flip(context.real)), context.real_labels).score_N
-        return self.strength * (context.real_verdict.score_N - moved_N).square().mean()
+        return self.strength * (context.real_output.score_N - moved_N).square().mean()

@@ -15,45 +15,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biggan.nn.heads import Verdict
+from biggan.nn.heads import DiscriminatorOutput
 from biggan.runtime.errors import ConfigError
 
 
 class Objective:
     """The losses of both players."""
 
-    pairs: bool = False
+    needs_real_outputs: bool = False
     """Whether the generator's loss needs real images too."""
-    matches_means: bool = False
+    matches_batch_means: bool = False
     """Whether it needs only the means of features, those of the batch of all ranks: features are then (1, F)."""
-    boundary: float | None = None
+    decision_boundary: float | None = None
     """The score above which D calls an image real; None: only differences of scores mean anything."""
     supervised: bool = False
     """Whether D learns from the classes of real images, those of which the classes are known."""
     feature_layer: str | None = None
     """The layer of D, by name, whose outputs stand for the features in the generator's turn; None: those of the verdict."""
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         """Named scalar terms; `y_N` are the classes of the real images."""
         raise NotImplementedError
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         """Named scalar terms; `real` is given, in equal number, only to objectives that need it."""
         raise NotImplementedError
 
-    def for_labelled(self, labelled: Verdict, y_N: Tensor) -> dict[str, Tensor]:
+    def supervised_loss(self, labeled: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         """Named scalar terms of D for real images of known classes; asked for of objectives that are `supervised`."""
         raise NotImplementedError
 
 
-def towards(score_N: Tensor, target: float) -> Tensor:
+def cross_entropy_to_target(score_N: Tensor, target: float) -> Tensor:
     """E[-t log s(score) - (1 - t) log(1 - s(score))], s the logistic function: cross-entropy with a target t in [0, 1]. From
     logits: softplus(x) is -log s(-x), and stays finite for any score."""
     loss_N = target * F.softplus(-score_N) if target > 0 else torch.zeros_like(score_N)
     return (loss_N + (1 - target) * F.softplus(score_N) if target < 1 else loss_N).mean()
 
 
-def even_odds(real_target: float) -> float:
+def chance_logit(real_target: float) -> float:
     """The score of an image that is as likely real as generated, where the targets are `real_target` and 0: D's optimum is
     then real_target / 2 (section 3.4), of which this is the logit."""
     return math.log(real_target / (2 - real_target))
@@ -66,12 +66,12 @@ class Hinge(Objective):
     Half of it hurts, up to 3 is no cure for collapse, more is unstable (BigGAN section 4.2 and appendix G)."""
 
     margin: float = 1.0
-    boundary = 0.0
+    decision_boundary = 0.0
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         return {"real": F.relu(self.margin - real.score_N).mean(), "fake": F.relu(self.margin + fake.score_N).mean()}
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         return {"fake": -fake.score_N.mean()}
 
 
@@ -88,14 +88,17 @@ class NonSaturating(Objective):
     generator_target: float = 1.0
 
     @property
-    def boundary(self) -> float:
-        return even_odds(self.real_target)
+    def decision_boundary(self) -> float:
+        return chance_logit(self.real_target)
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
-        return {"real": towards(real.score_N, self.real_target), "fake": towards(fake.score_N, 0.0)}
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
+        return {
+            "real": cross_entropy_to_target(real.score_N, self.real_target),
+            "fake": cross_entropy_to_target(fake.score_N, 0.0),
+        }
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
-        return {"fake": towards(fake.score_N, self.generator_target)}
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
+        return {"fake": cross_entropy_to_target(fake.score_N, self.generator_target)}
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,14 @@ class LeastSquares(Objective):
     generator_target: float = 1.0
 
     @property
-    def boundary(self) -> float:
+    def decision_boundary(self) -> float:
         return self.real_target / 2
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         real_loss = (real.score_N - self.real_target).square().mean() / 2
         return {"real": real_loss, "fake": fake.score_N.square().mean() / 2}
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         return {"fake": (fake.score_N - self.generator_target).square().mean() / 2}
 
 
@@ -122,10 +125,10 @@ class LeastSquares(Objective):
 class Wasserstein(Objective):
     """E[D(G)] - E[D(x)] for D, -E[D(G)] for G; spectral normalisation, or a penalty, keeps D Lipschitz."""
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         return {"real": -real.score_N.mean(), "fake": fake.score_N.mean()}
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         return {"fake": -fake.score_N.mean()}
 
 
@@ -136,12 +139,12 @@ class RelativisticPairing(Objective):
     R3GAN adds R1 and R2: --regularization.discriminator.r1 and .r2. DEVIATION from Huang et al.: the images of a pair may
     be of different classes, because fakes have labels of their own here."""
 
-    pairs = True
+    needs_real_outputs = True
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         return {"pair": F.softplus(fake.score_N - real.score_N).mean()}
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         return {"pair": F.softplus(real.score_N - fake.score_N).mean()}
 
 
@@ -160,20 +163,23 @@ class SemiSupervised(Objective):
     supervised = True
 
     @property
-    def boundary(self) -> float:
-        return even_odds(self.real_target)
+    def decision_boundary(self) -> float:
+        return chance_logit(self.real_target)
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
-        terms = {"real": towards(real.score_N, self.real_target), "fake": towards(fake.score_N, 0.0)}
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
+        terms = {
+            "real": cross_entropy_to_target(real.score_N, self.real_target),
+            "fake": cross_entropy_to_target(fake.score_N, 0.0),
+        }
         return {name: self.unsupervised * term for name, term in terms.items()}
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         if self.generator_target is None:
-            return {"fake": -towards(fake.score_N, 0.0)}
-        return {"fake": towards(fake.score_N, self.generator_target)}
+            return {"fake": -cross_entropy_to_target(fake.score_N, 0.0)}
+        return {"fake": cross_entropy_to_target(fake.score_N, self.generator_target)}
 
-    def for_labelled(self, labelled: Verdict, y_N: Tensor) -> dict[str, Tensor]:
-        return {"class": F.cross_entropy(labelled.class_logits_NK, y_N)}
+    def supervised_loss(self, labeled: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
+        return {"class": F.cross_entropy(labeled.class_logits, y_N)}
 
 
 @dataclass(frozen=True)
@@ -188,25 +194,25 @@ class FeatureMatching(Objective):
     inner: Objective
     norm: Literal["squared-l2", "mean-square", "l1"] = "squared-l2"
     feature_layer: str | None = None
-    pairs = True
-    matches_means = True
+    needs_real_outputs = True
+    matches_batch_means = True
 
     @property
-    def boundary(self) -> float | None:
-        return self.inner.boundary
+    def decision_boundary(self) -> float | None:
+        return self.inner.decision_boundary
 
     @property
     def supervised(self) -> bool:
         return self.inner.supervised
 
-    def for_discriminator(self, real: Verdict, fake: Verdict, y_N: Tensor) -> dict[str, Tensor]:
-        return self.inner.for_discriminator(real, fake, y_N)
+    def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
+        return self.inner.discriminator_loss(real, fake, y_N)
 
-    def for_labelled(self, labelled: Verdict, y_N: Tensor) -> dict[str, Tensor]:
-        return self.inner.for_labelled(labelled, y_N)
+    def supervised_loss(self, labeled: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
+        return self.inner.supervised_loss(labeled, y_N)
 
-    def for_generator(self, real: Verdict | None, fake: Verdict) -> dict[str, Tensor]:
-        difference_F = real.features_NF.float().mean(0) - fake.features_NF.float().mean(0)
+    def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
+        difference_F = real.features.float().mean(0) - fake.features.float().mean(0)
         if self.norm == "l1":
             return {"features": difference_F.abs().mean()}
         squares_F = difference_F.square()

@@ -8,12 +8,12 @@ from biggan.objectives.logit_regularizers import Consistency, LeCam
 from biggan.objectives.regularizer import Regularizer
 from biggan.objectives.weight_regularizers import (
     L2,
-    Bound,
     GradientClip,
     HistoricalAverage,
     Orthogonal,
     OrthogonalForm,
     OrthogonalGradient,
+    SigmaBound,
     SigmaClamp,
     SigmaPenalty,
 )
@@ -64,7 +64,7 @@ class WeightRegularization:
 
     def regularizers(self) -> tuple[Regularizer, ...]:
         """Those that are on."""
-        bound = Bound(self.sigma_bound, self.sigma_ratio, self.sigma_layers)
+        bound = SigmaBound(self.sigma_bound, self.sigma_ratio, self.sigma_layers)
         found: list[Regularizer] = []
         if self.orthogonal is not None and self.orthogonal_form == "gradient":
             found.append(OrthogonalGradient(self.orthogonal))

@@ -11,17 +11,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from biggan.nn.layers import Embedding, Weighted
-from biggan.nn.singular_values import Leading, leading, short_side
-from biggan.objectives.regularizer import Context, Regularizer
+from biggan.nn.layers import Embedding, ReparametrizedLayer
+from biggan.nn.singular_values import SingularTriplets, leading_singular_triplets, warm_start
+from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 from biggan.runtime.errors import ConfigError
 
 OrthogonalForm = Literal["off-diagonal", "full", "gradient"]
 
 
-def weights_of(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def regularized_weights(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Name and weight of every layer that is regularised."""
-    layers = ((name, layer) for name, layer in net.named_modules() if isinstance(layer, Weighted))
+    layers = ((name, layer) for name, layer in net.named_modules() if isinstance(layer, ReparametrizedLayer))
     return ((name, layer.weight) for name, layer in layers if not isinstance(layer, Embedding))
 
 
@@ -36,9 +36,9 @@ class Orthogonal(Regularizer):
     strength: float = 1e-4
     full: bool = False
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
         energy = full_energy if self.full else off_diagonal_energy
-        return self.strength * sum(energy(weight.flatten(1)) for _, weight in weights_of(net))
+        return self.strength * sum(energy(weight.flatten(1)) for _, weight in regularized_weights(net))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OrthogonalGradient(Regularizer):
 
     @torch.no_grad()
     def before_step(self, net: nn.Module) -> None:
-        for _, weight in weights_of(net):
+        for _, weight in regularized_weights(net):
             rows_OM = weight.flatten(1)
             gram_OO = rows_OM @ rows_OM.T
             gram_OO.fill_diagonal_(0)
@@ -74,7 +74,7 @@ def full_energy(weight_OM: Tensor) -> Tensor:
     return gram_energy(weight_OM) - 2 * weight_OM.square().sum() + len(weight_OM)
 
 
-class Bound(NamedTuple):
+class SigmaBound(NamedTuple):
     """What first singular values are held to: a number, or a multiple of the second; of weights whose name has `layers`."""
 
     value: float | None
@@ -89,58 +89,58 @@ class Bound(NamedTuple):
 
     def weights(self, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """The weights that it is for. Raises ConfigError where there are none."""
-        chosen = [(name, weight) for name, weight in weights_of(net) if self.layers in name]
+        chosen = [(name, weight) for name, weight in regularized_weights(net) if self.layers in name]
         if self.ratio is not None:  # one row has no second singular value
             chosen = [(name, weight) for name, weight in chosen if min(weight.flatten(1).shape) > 1]
         if not chosen:
-            names = ", ".join(name for name, _ in weights_of(net))
+            names = ", ".join(name for name, _ in regularized_weights(net))
             raise ConfigError(f"sigma_layers={self.layers!r} is in no name of a weight: {names}")
         return iter(chosen)
 
 
 @dataclass(frozen=True)
-class Sigma(Regularizer):
+class SingularValueRegularizer(Regularizer):
     """What the two below share: the leading pairs of each weight, each search begun from the one before."""
 
-    bound: Bound
+    bound: SigmaBound
     starts: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
-    def leading(self, name: str, weight: Tensor) -> Leading:
+    def leading_singular_triplets(self, name: str, weight: Tensor) -> SingularTriplets:
         """The first two singular values and their vectors."""
-        found = leading(weight.detach().flatten(1), 2, self.starts.get(name))
-        self.starts[name] = short_side(found)
+        found = leading_singular_triplets(weight.detach().flatten(1), 2, self.starts.get(name))
+        self.starts[name] = warm_start(found)
         return found
 
-    def memory(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return dict(self.starts)
 
-    def remember(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         self.starts.update(tensors)
 
 
 @dataclass(frozen=True)
-class SigmaPenalty(Sigma):
+class SigmaPenalty(SingularValueRegularizer):
     """strength * sum over weights of (sigma_0 - bound)^2; no gradient goes through the bound. BigGAN section 4.1."""
 
     strength: float = field(kw_only=True)
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
         total: Tensor | float = 0.0
         for name, weight in self.bound.weights(net):
-            values, left, right = self.leading(name, weight)
+            values, left, right = self.leading_singular_triplets(name, weight)
             sigma = left[:, 0] @ weight.flatten(1) @ right[:, 0]  # its gradient is u v'
             total = total + (sigma - self.bound.of(values)).square()
         return self.strength * total
 
 
 @dataclass(frozen=True)
-class SigmaClamp(Sigma):
+class SigmaClamp(SingularValueRegularizer):
     """W <- W - max(0, sigma_0 - bound) u0 v0' after each step: partial SVD, BigGAN section 4.1, whose W is transposed."""
 
     @torch.no_grad()
     def after_step(self, net: nn.Module) -> None:
         for name, weight in self.bound.weights(net):
-            values, left, right = self.leading(name, weight)
+            values, left, right = self.leading_singular_triplets(name, weight)
             excess = (values[0] - self.bound.of(values)).clamp(min=0)
             weight -= (excess * torch.outer(left[:, 0], right[:, 0])).view_as(weight)
 
@@ -151,8 +151,8 @@ class L2(Regularizer):
 
     strength: float
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
-        return self.strength * sum(weight.square().sum() for _, weight in weights_of(net))
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
+        return self.strength * sum(weight.square().sum() for _, weight in regularized_weights(net))
 
 
 class HistoricalAverage(Regularizer):
@@ -164,7 +164,7 @@ class HistoricalAverage(Regularizer):
         self.strength, self.count = strength, 0
         self.means: dict[str, Tensor] = {}
 
-    def penalty(self, net: nn.Module, context: Context) -> Tensor | None:
+    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
         if not self.means:
             self.means = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
             self.count = 1
@@ -176,10 +176,10 @@ class HistoricalAverage(Regularizer):
         for name, parameter in net.named_parameters():
             self.means[name] = self.means[name].to(parameter).lerp_(parameter, 1 / self.count)
 
-    def memory(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         return self.means | {"count": torch.tensor(self.count)} if self.means else {}
 
-    def remember(self, tensors: dict[str, Tensor]) -> None:
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         self.means = {name: mean for name, mean in tensors.items() if name != "count"}
         self.count = int(tensors.get("count", 0))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from biggan.checkpoints.model_dir import ModelFolder
+from biggan.checkpoints.model_dir import ModelDir
 from biggan.models.registry import FAMILIES
 from biggan.pretrained.download import looks_like_a_hub_name, snapshot
 from biggan.runtime.errors import CheckpointError
@@ -29,7 +29,7 @@ def from_pretrained(
     """
     if not Path(path).exists() and looks_like_a_hub_name(str(path)):
         path = snapshot(str(path))
-    folder = ModelFolder(Path(path))
+    folder = ModelDir(Path(path))
     card = folder.card
     generator = FAMILIES[card.model.family].generator(card.model)
     try:
@@ -51,7 +51,7 @@ def from_pretrained(
     )
 
 
-def statistics_table(folder: ModelFolder, generator: nn.Module) -> StatisticsTable | None:
+def statistics_table(folder: ModelDir, generator: nn.Module) -> StatisticsTable | None:
     """The stored standing statistics of several truncations, if the folder has them. Raises CheckpointError where they do
     not fit its config."""
     values = folder.load("statistics")

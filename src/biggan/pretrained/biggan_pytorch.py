@@ -19,7 +19,7 @@ from biggan.checkpoints.tensors import Tensors
 from biggan.models.biggan import LAYOUTS, BigGANConfig
 from biggan.models.biggan_deep import DEEP_LAYOUTS, BigGANDeepConfig
 from biggan.models.registry import FAMILIES, ModelConfig
-from biggan.models.resnet_config import BOTTOM
+from biggan.models.resnet_config import BASE_RESOLUTION
 from biggan.pretrained.translate import Foreign, divided, needed, translate
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.tensor_files import read_tensors
@@ -31,9 +31,9 @@ EXCEPTIONS = (r".*\.sv\d+", r"sv\d+", r".*num_batches_tracked", r".*accumulation
 SUFFIXES = (
     (r"bn(\d)\.bn\.", r"bn\1."),
     (r"output_layer\.0\.bn\.", "output_layer.0."),
-    (r"(stored|running)_mean$", "standardize.standing_mean"),
-    (r"(stored|running)_var$", "standardize.standing_variance"),
-    (r"\bu0$", "rule.left_vector"),
+    (r"(stored|running)_mean$", "normalize.standing_mean"),
+    (r"(stored|running)_var$", "normalize.standing_variance"),
+    (r"\bu0$", "reparametrization.u"),
     (r"\bbn(\d)\b", r"norm_\1"),
     (r"\bconv(\d)\b", r"conv_\1"),
     (r"^shared\b", "embedding"),
@@ -96,12 +96,12 @@ def generator_config(source: Tensors, what: str) -> ModelConfig:
     layouts = DEEP_LAYOUTS if deep else LAYOUTS
     blocks = sum("blocks.{}.{}.conv1.weight".format(*place) in source for place in places(source))
     stages = divided(blocks, 2, "the list of blocks", what) if deep else blocks
-    resolution = BOTTOM * 2**stages
+    resolution = BASE_RESOLUTION * 2**stages
     if resolution not in layouts:
         raise CheckpointError(f"{what}: {blocks} blocks are no network of {', '.join(map(str, layouts))} px")
     common = {
         "resolution": resolution,
-        "width": divided(len(linear), BOTTOM**2 * layouts[resolution].first, "linear.weight", what),
+        "width": divided(len(linear), BASE_RESOLUTION**2 * layouts[resolution].first, "linear.weight", what),
         "output_channels": len(needed(source, "output_layer.2.weight", 4, what)),
     }
     first = linear.shape[1]

@@ -6,7 +6,7 @@ added.
 
 from pathlib import Path
 
-from biggan.checkpoints.model_dir import ModelFolder
+from biggan.checkpoints.model_dir import ModelDir
 from biggan.metrics.classification import Classifier
 from biggan.models.registry import FAMILIES
 from biggan.runtime.errors import CheckpointError
@@ -15,7 +15,7 @@ from biggan.runtime.precision import DeviceName, choose_precision
 
 def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
     """The classifier of a run folder or a model folder. Raises CheckpointError where there is none."""
-    folder = ModelFolder(path)
+    folder = ModelDir(path)
     weights = folder.load("classifier")
     if weights is None:
         raise CheckpointError(

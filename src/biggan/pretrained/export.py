@@ -17,11 +17,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from biggan.checkpoints.model_dir import ModelCard, ModelFolder, save_model_folder
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.model_dir import ModelCard, ModelDir, save_model_dir
+from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.run import RunConfig
-from biggan.nn.inference import frozen
+from biggan.nn.inference import for_inference
 from biggan.pretrained import from_pretrained
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import CheckpointError, ConfigError, first_line
@@ -37,7 +37,7 @@ def export_safetensors(path: Path, out: Path) -> Path:
     truncations stay behind; they are computed anew when they are asked for.
 
     Raises CheckpointError where there is no model, or the disk does not take the file."""
-    folder = ModelFolder(path)
+    folder = ModelDir(path)
     card = dataclasses.replace(published_card(folder), statistics_at=())
     data = safetensors.torch.save(folder.load("generator"), metadata={"format": "pt", "config": to_json(card)})
     with refusing(out):
@@ -63,7 +63,7 @@ def export_onnx(path: Path, out: Path, *, given: InputName = "class", truncation
     sampler = from_pretrained(path, device="cpu", precision="fp32")
     sampler.prior.check_truncation(truncation)
     sampler.set_statistics(truncation)
-    generator = frozen(sampler.generator, torch.float32, torch.contiguous_format)
+    generator = for_inference(sampler.generator, torch.float32, torch.contiguous_format)
     graph = (FromClass(generator) if given == "class" else FromEmbedding(generator)).eval()
     second = "y" if given == "class" else "e"
     inputs = example(sampler, generator, given, truncation, count=2)
@@ -78,7 +78,7 @@ def export_onnx(path: Path, out: Path, *, given: InputName = "class", truncation
             dynamo=True,
             verbose=False,
         )
-    program.model.metadata_props["biggan"] = to_json(published_card(ModelFolder(path)))
+    program.model.metadata_props["biggan"] = to_json(published_card(ModelDir(path)))
     program.model.metadata_props["truncation"] = json.dumps(truncation)
     scratch = out.with_name(f".{out.name}.writing")
     with refusing(out):
@@ -145,13 +145,13 @@ def example(
 def export_hub(path: Path, out: Path) -> Path:
     """A folder for the hub: the model folder (generator and statistics), README.md with the recipe and what was measured,
     and the newest sheet. Raises CheckpointError where there is no model, or the disk does not take it."""
-    folder = ModelFolder(path)
+    folder = ModelDir(path)
     parts = {name: folder.load(name) for name in ("generator", "statistics")}
-    sheets = sorted(RunFolder(path).samples.glob("*.png"))
+    sheets = sorted(RunDir(path).samples.glob("*.png"))
     with refusing(out):
         for stale in ("statistics.safetensors", "samples.png"):
             (out / stale).unlink(missing_ok=True)
-        save_model_folder(
+        save_model_dir(
             out, published_card(folder), {name: tensors for name, tensors in parts.items() if tensors is not None}
         )
         if sheets:
@@ -175,7 +175,7 @@ def push_to_hub(folder: Path, name: str) -> str:
     return f"https://huggingface.co/{name}"
 
 
-def model_card(folder: ModelFolder, run: Path, *, with_sheet: bool) -> str:
+def model_card(folder: ModelDir, run: Path, *, with_sheet: bool) -> str:
     """README.md of a published model: what it is, its recipe, what was measured, how to use it."""
     card, recipe = published_card(folder), run_config(run)
     model = card.model
@@ -199,7 +199,7 @@ def model_card(folder: ModelFolder, run: Path, *, with_sheet: bool) -> str:
     return "\n".join([*lines, "", "## Measured", "", *measured(run), ""])
 
 
-def published_card(folder: ModelFolder) -> ModelCard:
+def published_card(folder: ModelDir) -> ModelCard:
     """config.json without the paths of the machine that the model was trained on."""
     return dataclasses.replace(folder.card, trained_on=published_name(folder.card.trained_on))
 
@@ -221,13 +221,13 @@ def published_name(source: str) -> str:
 
 def run_config(path: Path) -> RunConfig | None:
     """The config of a run folder, None for a model folder."""
-    run = RunFolder(path)
+    run = RunDir(path)
     return from_json(run.config_file.read_text(), RunConfig, run.config_file) if run.checkpoints.exists() else None
 
 
 def measured(path: Path) -> list[str]:
     """A table of RUN/metrics.json; without one, the last line of the log, called what it is."""
-    metrics, log = path / "metrics.json", RunFolder(path).stats_file
+    metrics, log = path / "metrics.json", RunDir(path).stats_file
     if metrics.exists():
         return table(json.loads(metrics.read_text()))
     if not log.exists():

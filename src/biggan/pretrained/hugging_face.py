@@ -20,7 +20,7 @@ from torch import Tensor
 from biggan.checkpoints.tensors import Tensors
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import FAMILIES
-from biggan.models.resnet_config import BOTTOM
+from biggan.models.resnet_config import BASE_RESOLUTION
 from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.translate import Foreign, translate
 from biggan.runtime.errors import CheckpointError, ConfigError
@@ -75,7 +75,7 @@ def read_hugging_face(folder: Path) -> Foreign:
         ours = re.sub(r"\b(bn|conv)_(\d)\b", lambda m: f"{'norm' if m[1] == 'bn' else 'conv'}_{int(m[2]) + 1}", ours)
         for theirs, mine in (("running_means", "standing_mean"), ("running_vars", "standing_variance")):
             if ours.endswith(theirs):
-                ours = ours.replace(theirs, f"standardize.{mine}")
+                ours = ours.replace(theirs, f"normalize.{mine}")
                 if tensor.dim() != 2 or len(tensor) != settings.n_stats:
                     raise CheckpointError(
                         f"{weights.name}: {name} is {tuple(tensor.shape)}, not statistics for the {settings.n_stats} "
@@ -144,7 +144,7 @@ def config_of(settings: Settings, file: Path) -> BigGANDeepConfig:
         raise CheckpointError(f"{file}: no BigGAN-deep that biggan has: {error}") from error
     stages, width = config.generator_stages(), config.width
     layers = [(up, inputs // width, outputs // width) for stage in stages for inputs, outputs, up in stage.blocks]
-    after, resolution = {}, BOTTOM
+    after, resolution = {}, BASE_RESOLUTION
     for index, (up, _, _) in enumerate(layers):
         resolution *= 2 if up else 1
         after[index + 1] = resolution
@@ -157,7 +157,7 @@ def config_of(settings: Settings, file: Path) -> BigGANDeepConfig:
 
 
 def with_one_vector(source: Tensors, what: str) -> Tensors:
-    """The tensors with u and v of each weight merged into `rule.left_vector` (1, O), from which one power iteration gives v,
+    """The tensors with u and v of each weight merged into `reparametrization.u` (1, O), from which one power iteration gives v,
     and so the same sigma. Raises CheckpointError where none does."""
     merged = {name: tensor for name, tensor in source.items() if not re.search(r"\.weight_[uv]$", name)}
     for name, u in source.items():
@@ -171,7 +171,7 @@ def with_one_vector(source: Tensors, what: str) -> Tensors:
         vector = starting_vector(weight, u.double(), v) if fits else None
         if vector is None:
             raise CheckpointError(f"{what}: {name} and weight_v do not belong to weight_orig: the file is damaged")
-        merged[f"{layer}.rule.left_vector"] = vector
+        merged[f"{layer}.reparametrization.u"] = vector
     return merged
 
 
@@ -197,9 +197,11 @@ def arranged(name: str, tensor: Tensor, config: BigGANDeepConfig) -> Tensor:
     if name.startswith("attention") and name.endswith("gamma"):
         return tensor.reshape(())
     if name.startswith("linear."):
-        rows = tensor.shape[1] if name.endswith("left_vector") else tensor.shape[0]
-        order = torch.arange(rows).view(BOTTOM, BOTTOM, -1).permute(2, 0, 1).flatten()  # height, width, channel there
-        tensor = tensor[:, order] if name.endswith("left_vector") else tensor[order]
+        rows = tensor.shape[1] if name.endswith("reparametrization.u") else tensor.shape[0]
+        order = (
+            torch.arange(rows).view(BASE_RESOLUTION, BASE_RESOLUTION, -1).permute(2, 0, 1).flatten()
+        )  # height, width, channel there
+        tensor = tensor[:, order] if name.endswith("reparametrization.u") else tensor[order]
     if re.search(r"(^linear|\.(gain|bias))\.weight$", name):
         tensor = torch.cat([tensor[:, config.z_dim :], tensor[:, : config.z_dim]], dim=1)  # z, class there
     return tensor

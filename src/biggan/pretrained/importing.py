@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.checkpoints.model_dir import ModelCard, save_model_folder
+from biggan.checkpoints.model_dir import ModelCard, save_model_dir
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.download import RELEASED, looks_like_a_hub_name, released, snapshot
 from biggan.pretrained.hugging_face import read_hugging_face
@@ -61,7 +61,7 @@ def import_model(
     )
     if (out / "config.json").exists():
         raise CheckpointError(f"{out} exists and holds a config.json: give another --out")
-    save_model_folder(out, card, foreign.parts)
+    save_model_dir(out, card, foreign.parts)
     return card, foreign
 
 

@@ -20,26 +20,26 @@ from biggan.configs.run import RunConfig
 from biggan.data.dataset import open_data
 from biggan.metrics.features import open_extractor
 from biggan.models import registry
-from biggan.nn.inference import frozen
+from biggan.nn.inference import for_inference
 from biggan.profiling.flops import footprint, uncomputed
 from biggan.runtime.atomic_io import default_cache
-from biggan.runtime.distributed import ALONE, World
+from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.memory import peak_memory
 from biggan.runtime.precision import Precision, choose_precision
 from biggan.sampling.compiled import Compiled
-from biggan.training.setup import build_game, plan_of
-from biggan.training.step import discriminator_turn, generator_turn, train_step
-from biggan.training.train_state import Game
+from biggan.training.setup import build_train_state, plan_batch
+from biggan.training.step import discriminator_step, generator_step, train_step
+from biggan.training.train_state import TrainState
 
 CLASSES_FOR_BENCH = 10
 
 
-def describe(config: RunConfig, *, measure: bool = True, world: World = ALONE) -> str:
+def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_PROCESS) -> str:
     """The run's arithmetic for a person: batch, parameters, and with `measure` an estimate of memory and time.
 
     The time is FLOP over half the rate of a convolution measured here for a second: an order of magnitude.
     """
-    plan, need = plan_of(config, world), footprint(config)
+    plan, need = plan_batch(config, world), footprint(config)
     precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     arithmetic = "bf16" if precision.bf16 else "float32"
     lines = [
@@ -104,7 +104,7 @@ def bench_train(settings: dict[str, RunConfig], *, rounds: int, seconds: float) 
     """A table of the settings' training speed on random images, run alternately, and the ratio of the first two."""
     arms = {}
     for name, config in settings.items():
-        arms[name] = Arm(with_classes(config))
+        arms[name] = BenchmarkArm(with_classes(config))
     timings: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):
         for name, arm in arms.items():
@@ -118,33 +118,33 @@ def bench_train(settings: dict[str, RunConfig], *, rounds: int, seconds: float) 
     return "\n".join(lines) + "\n"
 
 
-class Arm:
+class BenchmarkArm:
     """One setting, ready to be timed."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.game: Game = build_game(config)
-        plan, size = self.game.plan, config.model.resolution
+        self.state: TrainState = build_train_state(config)
+        plan, size = self.state.plan, config.model.resolution
         images = torch.randint(256, (plan.micro_batch, 3, size, size), dtype=torch.uint8)
         labels = torch.randint(config.model.num_classes, (plan.micro_batch,))
-        device = self.game.precision.device
+        device = self.state.precision.device
         self.reals = itertools.repeat((images.to(device), labels.to(device)))
-        self.labelled = None if config.data.labels_per_class is None else self.reals
+        self.labeled = None if config.data.labels_per_class is None else self.reals
 
     def images_per_second(self, seconds: float) -> float:
         """Real images per second over whole steps."""
-        step = lambda: train_step(self.game, 1, self.reals, self.labelled)  # noqa: E731
-        calls, elapsed = time_calls(step, seconds, self.game.precision.device)
-        return calls * self.game.plan.real_images / elapsed
+        step = lambda: train_step(self.state, 1, self.reals, self.labeled)  # noqa: E731
+        calls, elapsed = time_calls(step, seconds, self.state.precision.device)
+        return calls * self.state.plan.real_images / elapsed
 
     def report(self, rate: float, rates: Sequence[float]) -> list[str]:
         """What there is to say of this setting."""
-        plan, precision = self.game.plan, self.game.precision
+        plan, precision = self.state.plan, self.state.precision
         need = footprint(self.config)
         flop_per_image = need.flop_per_step / plan.real_images
         peak = peak_flops(precision, seconds=2.0)
-        turn_d = lambda: discriminator_turn(self.game, 1, 0, self.reals, self.labelled)  # noqa: E731
-        turn_g = lambda: generator_turn(self.game, 1, 0, [next(self.reals)])  # noqa: E731
+        turn_d = lambda: discriminator_step(self.state, 1, 0, self.reals, self.labeled)  # noqa: E731
+        turn_g = lambda: generator_step(self.state, 1, 0, [next(self.reals)])  # noqa: E731
         times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
         seconds_d, seconds_g = plan.discriminator_steps * times[0], plan.generator_steps * times[1]
         share_d = seconds_d / (seconds_d + seconds_g)
@@ -169,7 +169,7 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, 
     plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
     generator, _ = registry.build(config.model, torch.Generator().manual_seed(0))
     generator = plain.place(generator).eval().requires_grad_(False)
-    copy = frozen(generator, fast.dtype, fast.memory_format)
+    copy = for_inference(generator, fast.dtype, fast.memory_format)
     z = config.latent.prior().draw((batch, config.model.z_dim), torch.Generator().manual_seed(0)).to(fast.device)
     y = torch.arange(batch, device=fast.device) % config.model.num_classes
     arms = {f"frozen, {fast.dtype}": lambda: copy(z, y), "as it is, float32": lambda: generator(z, y)}

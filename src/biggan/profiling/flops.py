@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from biggan.configs.overrides import replaced
+from biggan.configs.overrides import replace_fields
 from biggan.configs.run import RunConfig
 from biggan.models import registry
 from biggan.nn.attention import SelfAttention
 from biggan.runtime.precision import choose_precision
-from biggan.training.setup import plan_of
+from biggan.training.setup import plan_batch
 
 
 class Footprint(NamedTuple):
@@ -31,13 +31,13 @@ class Footprint(NamedTuple):
 
 def footprint(config: RunConfig) -> Footprint:
     """Counted on shapes alone (torch's meta device): nothing is allocated or computed. `config` is resolved."""
-    plan, probe = plan_of(config), 2
+    plan, probe = plan_batch(config), 2
     bf16 = choose_precision(config.train.device, config.train.precision, config.train.memory_format).bf16
     with torch.device("meta"):
         family, model = registry.FAMILIES[config.model.family], config.model
         reference = 0.0  # images of a reference batch for each of the batch, counted apart from the few of the probe
         if model.generator_norm == "virtual":
-            reference, model = model.reference_batch / plan.micro_batch, replaced(model, {"generator_norm": "batch"})
+            reference, model = model.reference_batch / plan.micro_batch, replace_fields(model, {"generator_norm": "batch"})
         generator, discriminator = map(uncomputed, (family.generator(model), family.discriminator(model)))
         z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
         saved = SavedBytes([*generator.blocks, *discriminator.blocks] if config.train.recompute else [])

@@ -18,7 +18,7 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "biggan"
 
 
-def refusal(what: str, target: Path, error: OSError) -> str:
+def write_error_message(what: str, target: Path, error: OSError) -> str:
     """The message when the system does not take a file."""
     return (
         f"{what} could not be written to {target} ({error}): what was saved before is still there; "
@@ -41,7 +41,7 @@ def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
         scratch.rename(target)
         sync_folder(target.parent)
     except OSError as error:
-        raise CheckpointError(refusal(what, target, error)) from error
+        raise CheckpointError(write_error_message(what, target, error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

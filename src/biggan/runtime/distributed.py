@@ -36,7 +36,7 @@ class World(NamedTuple):
     local_rank: int = 0
 
     @property
-    def is_first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this is rank 0, which alone writes and reports."""
         return self.rank == 0
 
@@ -45,7 +45,7 @@ class World(NamedTuple):
         return values.chunk(self.size)[self.rank]
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 def world() -> World:
@@ -62,7 +62,7 @@ def world() -> World:
 
 
 @contextmanager
-def together(device: torch.device) -> Iterator[World]:
+def process_group(device: torch.device) -> Iterator[World]:
     """The ranks of a torchrun start as one group: NCCL for tensors on CUDA, gloo for the rest; nothing for one process.
 
     All ranks enter and leave together."""
@@ -74,7 +74,7 @@ def together(device: torch.device) -> Iterator[World]:
         torch.cuda.set_device(me.local_rank)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    store = dist.PrefixStore(agreed_start(store, rank, size), store)
+    store = dist.PrefixStore(agree_on_start(store, rank, size), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels have two names for one layout
     try:
@@ -85,7 +85,7 @@ def together(device: torch.device) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def agreed_start(store: dist.Store, rank: int, size: int) -> str:
+def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
     """A name of this start of the ranks, the same on all of them: after a restart by torchrun the store may still hold the
     addresses of ranks that died, and on several nodes its restart counts differ.
 
@@ -141,7 +141,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return sum_over_ranks(values) / dist.get_world_size() if dist.is_initialized() else values
 
 
-def rows_of_all_ranks(rows: Tensor) -> tuple[Tensor, int]:
+def all_gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """Equal numbers of rows of every rank below each other, with gradients, and where this rank's begin. All ranks must call
     it, and its backward, in the same order."""
     rank, size = dist.get_rank(), dist.get_world_size()
@@ -150,7 +150,7 @@ def rows_of_all_ranks(rows: Tensor) -> tuple[Tensor, int]:
     return sum_over_ranks(apart).flatten(0, 1), rank * len(rows)
 
 
-def sums_within(size: int | None) -> Callable[[Tensor], Tensor]:
+def sum_within_groups(size: int | None) -> Callable[[Tensor], Tensor]:
     """`sum_over_ranks` within groups of so many ranks next to each other; None: over all. All ranks must call it."""
     if size is None:
         return sum_over_ranks
@@ -159,7 +159,7 @@ def sums_within(size: int | None) -> Callable[[Tensor], Tensor]:
     return partial(sum_over_ranks, group=groups[dist.get_rank() // size])
 
 
-def reduced(network: nn.Module, device: torch.device) -> nn.Module:
+def wrap_ddp(network: nn.Module, device: torch.device) -> nn.Module:
     """The network with its gradients averaged over ranks during backward; itself for one process."""
     if not dist.is_initialized():
         return network
@@ -169,7 +169,7 @@ def reduced(network: nn.Module, device: torch.device) -> nn.Module:
         return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
-def unreduced(network: nn.Module, last: bool) -> AbstractContextManager:
+def no_sync(network: nn.Module, last: bool) -> AbstractContextManager:
     """Around all passes of an accumulation but the last: gradients are added up here and averaged over ranks then."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
 
@@ -183,7 +183,7 @@ def any_rank(*flags: bool) -> list[bool]:
     return [bool(value) for value in values]
 
 
-def on_first(action: Callable[[], T]) -> T:
+def on_rank_zero(action: Callable[[], T]) -> T:
     """What `action` returns on rank 0, on every rank; a UserError there is raised on every rank. Small, plain values only.
     All ranks must call it."""
     if not dist.is_initialized():
@@ -196,12 +196,12 @@ def on_first(action: Callable[[], T]) -> T:
             outcome[1] = error
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
-        outcome[1].told_by_first = dist.get_rank() > 0
+        outcome[1].reported_by_rank_zero = dist.get_rank() > 0
         raise outcome[1]
     return outcome[0]
 
 
-def first_on_each_machine(action: Callable[[], None], me: World) -> None:
+def local_rank_zero_first(action: Callable[[], None], me: World) -> None:
     """`action` on every rank, on the first of each machine before the others; a UserError of any is raised on all. All ranks
     must call it."""
     for mine in (me.local_rank == 0, me.local_rank != 0):
@@ -219,18 +219,18 @@ def first_on_each_machine(action: Callable[[], None], me: World) -> None:
         first = next((rank for rank, found in enumerate(errors) if found is not None), None)
         if first is not None:
             raised = errors[first]
-            raised.told_by_first = me.rank != first
+            raised.reported_by_rank_zero = me.rank != first
             raise raised
         if me.size == 1:
             return
 
 
-def ranks_here() -> int:
+def local_world_size() -> int:
     """How many ranks run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def sums_over_ranks(counts: dict[str, int]) -> dict[str, int]:
+def sum_counts_over_ranks(counts: dict[str, int]) -> dict[str, int]:
     """Each count summed over ranks, which all have the same names. All ranks must call it."""
     if not dist.is_initialized() or not counts:
         return counts
@@ -239,7 +239,7 @@ def sums_over_ranks(counts: dict[str, int]) -> dict[str, int]:
     return dict(zip(counts, total.tolist(), strict=True))
 
 
-def gathered(values: Tensor) -> list[Tensor]:
+def all_gather(values: Tensor) -> list[Tensor]:
     """Every rank's tensor, in order of rank; all of one shape. All ranks must call it."""
     if not dist.is_initialized():
         return [values]
@@ -248,18 +248,18 @@ def gathered(values: Tensor) -> list[Tensor]:
     return parts
 
 
-def every_rank(mine: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
+def broadcast_batches(mine: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
     """The batches of the first ranks, of these sizes, in order of rank, on every rank."""
     if world.size == 1:
         yield mine
         return
     padded = mine.new_zeros(max(sizes), *mine.shape[1:])
     padded[: len(mine)] = mine
-    for batch, size in zip(gathered(padded), sizes, strict=False):
+    for batch, size in zip(all_gather(padded), sizes, strict=False):
         yield batch[:size]
 
 
-def in_turn(values: Tensor, count: int) -> Tensor:
+def interleave_ranks(values: Tensor, count: int) -> Tensor:
     """The rows 0 .. count - 1 of which rank r of w holds r, r + w, r + 2w, ..., in order. All ranks must call it."""
     if not dist.is_initialized():
         return values
@@ -267,4 +267,4 @@ def in_turn(values: Tensor, count: int) -> Tensor:
     rows = -(-count // size)
     padded = values.new_zeros(rows, *values.shape[1:])
     padded[: len(values)] = values
-    return torch.stack(gathered(padded), dim=1).flatten(0, 1)[:count]
+    return torch.stack(all_gather(padded), dim=1).flatten(0, 1)[:count]

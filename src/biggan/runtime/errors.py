@@ -22,7 +22,7 @@ class BigganError(Exception):
 class UserError(BigganError):
     """Says what is wrong, the value, where to change it and the remedy, in one line."""
 
-    told_by_first = False
+    reported_by_rank_zero = False
     """Whether rank 0 raises the same and says so."""
 
 
@@ -46,8 +46,10 @@ class TrainingDiverged(BigganError):
     """
 
     def __init__(self, *, step: int, where: str, last_good: Path | None) -> None:
-        remedy = f"last good checkpoint: {last_good}" if last_good else "no checkpoint was written before it"
-        super().__init__(f"training diverged at step {step}: {where} is not finite; {remedy}; try lower learning rates")
+        apply_rollback = f"last good checkpoint: {last_good}" if last_good else "no checkpoint was written before it"
+        super().__init__(
+            f"training diverged at step {step}: {where} is not finite; {apply_rollback}; try lower learning rates"
+        )
         self.step = step
         self.where = where
         self.last_good = last_good

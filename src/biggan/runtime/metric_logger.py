@@ -17,7 +17,7 @@ from biggan.runtime.distributed import mean_over_ranks
 LOGS = ("stats.jsonl", "watch.jsonl", "evaluations.jsonl", "tests.jsonl")
 
 
-class Stats:
+class MetricAverager:
     """Means over the steps since the last flush."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Stats:
         return dict(zip(names, means.tolist(), strict=True))
 
 
-class StatsFile:
+class JsonlLog:
     """stats.jsonl: one JSON object per line, each with its step; flushed line by line."""
 
     def __init__(self, path: Path, *, resume_step: int) -> None:
@@ -54,13 +54,13 @@ class StatsFile:
     def write(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Append one line."""
         with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step} | {name: rounded(value) for name, value in values.items()}) + "\n")
+            file.write(json.dumps({"step": step} | {name: round_values(value) for name, value in values.items()}) + "\n")
 
 
-def rounded(value: float | list[float]) -> float | list[float]:
+def round_values(value: float | list[float]) -> float | list[float]:
     """A number, or each of several, to six digits; whole numbers as they are."""
     if isinstance(value, list):
-        return [rounded(item) for item in value]
+        return [round_values(item) for item in value]
     return value if isinstance(value, int) else float(f"{value:.6g}")
 
 

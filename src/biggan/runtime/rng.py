@@ -10,12 +10,12 @@ import hashlib
 import torch
 
 
-def addressed_generator(seed: int, purpose: str, *position: int) -> torch.Generator:
+def addressed_rng(seed: int, purpose: str, *position: int) -> torch.Generator:
     """A fresh CPU generator for one address: `purpose` names what is drawn, `position` which one (step, epoch, image...)."""
     return torch.Generator().manual_seed(number_of(seed, purpose, *position))
 
 
-def seed_networks(seed: int, purpose: str, *position: int) -> None:
+def seed_torch(seed: int, purpose: str, *position: int) -> None:
     """Set torch's own generators, from which layers such as dropout draw, to an address: a resumed run then drops what an
     undisturbed one would have dropped. Mutates global state, the only place that does."""
     number = number_of(seed, purpose, *position)

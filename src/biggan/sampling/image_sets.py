@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from biggan.data.dataset import Source
-from biggan.metrics.statistics import Images
-from biggan.runtime.rng import addressed_generator
+from biggan.metrics.statistics import ImageSet
+from biggan.runtime.rng import addressed_rng
 from biggan.sampling.latents import draw_labels
 from biggan.sampling.sampler import Sampler
 
 BATCH = 64
 
 
-def drawn(sampler: Sampler, name: str, *, truncation: float | None = None, seed: int = 0) -> Images:
+def generated_images(sampler: Sampler, name: str, *, truncation: float | None = None, seed: int = 0) -> ImageSet:
     """As many images as are wanted from a generator; image number k and its class depend on the seed alone."""
 
     def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        labels = draw_labels(count, len(sampler.class_names), addressed_generator(seed, "classes to measure"))
+        labels = draw_labels(count, len(sampler.class_names), addressed_rng(seed, "classes to measure"))
         images = sampler.batches(range(count), labels, truncation=truncation, seed=seed, batch=BATCH)
         yield from zip(images, labels.split(BATCH), strict=True)
 
@@ -45,7 +45,7 @@ def drawn(sampler: Sampler, name: str, *, truncation: float | None = None, seed:
         "seed": seed,
     }
     identity = hashlib.sha256(repr(sorted(description.items())).encode()).hexdigest()
-    return Images(batches, identity, description, sampler.class_names, None)
+    return ImageSet(batches, identity, description, sampler.class_names, None)
 
 
 def statistics_of(sampler: Sampler, truncation: float | None) -> str:
@@ -59,20 +59,20 @@ def statistics_of(sampler: Sampler, truncation: float | None) -> str:
     return f"standing, {sampler.statistics_passes} batches of {sampler.statistics_batch}"
 
 
-def first_of(images: Images, most: int) -> Images:
+def limit_images(images: ImageSet, most: int) -> ImageSet:
     """The set without what comes after its first `most` images."""
     if images.count is not None and images.count <= most:
         return images
     identity = hashlib.sha256(f"{images.identity} {most}".encode()).hexdigest()
-    return Images(images.batches, identity, images.description | {"first": most}, images.class_names, most)
+    return ImageSet(images.batches, identity, images.description | {"first": most}, images.class_names, most)
 
 
-def real(source: Source) -> Images:
+def real(source: Source) -> ImageSet:
     """All images of a data set, in a fixed random order."""
 
     def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
         seen = 0
-        for images, labels in source.once(BATCH):
+        for images, labels in source.iterate_once(BATCH):
             if seen >= count:
                 return
             yield images[: count - seen].cpu(), labels[: count - seen].cpu()
@@ -82,4 +82,4 @@ def real(source: Source) -> Images:
     description |= {"resizing": "centre crop, area"}
     address = f"{source.content_hash} {source.resolution} {source.count}"
     identity = hashlib.sha256(address.encode()).hexdigest()
-    return Images(batches, identity, description, source.class_names, source.count)
+    return ImageSet(batches, identity, description, source.class_names, source.count)

@@ -108,7 +108,7 @@ class NormalBernoulliProduct(Normal):
     def shaped(
         self, shape: tuple[int, int], generator: torch.Generator, threshold: float | None, step: int | None
     ) -> Tensor:
-        return truncated_normal(shape, generator, threshold) * coins(shape, generator)
+        return truncated_normal(shape, generator, threshold) * bernoulli(shape, generator)
 
 
 class HalfNormalHalfBernoulli(Normal):
@@ -120,7 +120,7 @@ class HalfNormalHalfBernoulli(Normal):
     ) -> Tensor:
         rows, columns = shape
         normal = truncated_normal((rows, columns - columns // 2), generator, threshold)
-        return torch.cat([normal, coins((rows, columns // 2), generator)], dim=1)  # (N, Z)
+        return torch.cat([normal, bernoulli((rows, columns // 2), generator)], dim=1)  # (N, Z)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class ScaledTruncatedNormal(Normal):
 
 
 @dataclass(frozen=True)
-class Bounded:
+class BoundedPrior:
     """A prior without tails: independent coordinates from `coordinates(shape, generator)`. Truncation is refused."""
 
     name: str
@@ -194,17 +194,17 @@ class Bounded:
         return self.coordinates(shape, generator)
 
 
-def coins(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def bernoulli(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Bernoulli {0, 1}, even odds."""
     return torch.randint(2, shape, generator=generator).float()
 
 
-def signs(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def rademacher(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Bernoulli {-1, 1}, even odds."""
-    return 2 * coins(shape, generator) - 1
+    return 2 * bernoulli(shape, generator) - 1
 
 
-def thirds(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def uniform_categorical(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """{-1, 0, 1}, each a third."""
     return torch.randint(-1, 2, shape, generator=generator).float()
 
@@ -246,12 +246,12 @@ class LatentConfig:
         """The distribution itself."""
         priors: dict[LatentName, Callable[[], Prior]] = {
             "normal": Normal,
-            "uniform": lambda: Bounded("uniform", uniform),
-            "unit-uniform": lambda: Bounded("unit-uniform", unit_uniform),
-            "bernoulli": lambda: Bounded("bernoulli", coins),
-            "signs": lambda: Bounded("signs", signs),
+            "uniform": lambda: BoundedPrior("uniform", uniform),
+            "unit-uniform": lambda: BoundedPrior("unit-uniform", unit_uniform),
+            "bernoulli": lambda: BoundedPrior("bernoulli", bernoulli),
+            "signs": lambda: BoundedPrior("signs", rademacher),
             "censored-normal": CensoredNormal,
-            "categorical": lambda: Bounded("categorical", thirds),
+            "categorical": lambda: BoundedPrior("categorical", uniform_categorical),
             "normal-bernoulli-product": NormalBernoulliProduct,
             "half-normal-half-bernoulli": HalfNormalHalfBernoulli,
             "annealed-normal": lambda: AnnealedNormal(*(self.sigma or (2.0, 1.0)), self.annealing_steps or 1),

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from biggan.nn.batch_norm import Standardize, collecting_statistics
-from biggan.nn.inference import frozen
-from biggan.runtime.distributed import ALONE, World, every_rank, in_turn
+from biggan.nn.batch_norm import BatchNorm, collect_standing_statistics
+from biggan.nn.inference import for_inference
+from biggan.runtime.distributed import SINGLE_PROCESS, World, broadcast_batches, interleave_ranks
 from biggan.runtime.errors import ConfigError, suggestion
 from biggan.runtime.precision import PLAIN, Precision
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 from biggan.sampling.compiled import Compiled
 from biggan.sampling.image_io import sheet, to_uint8, write_pictures
 from biggan.sampling.latents import LatentConfig, draw_labels
@@ -64,7 +64,7 @@ class Sampler:
         has_statistics: bool = False,
         statistics_table: StatisticsTable | None = None,
         compiled: bool = False,
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
     ) -> None:
         self.generator = generator
         self.prior = (latent or LatentConfig()).prior()
@@ -77,7 +77,9 @@ class Sampler:
         self.statistics_table = statistics_table
         self.compiled = compiled
         self.world = world
-        self.frozen: nn.Module | Compiled | None = None  # the generator as it draws with the statistics last set
+        self.inference_generator: nn.Module | Compiled | None = (
+            None  # the generator as it draws with the statistics last set
+        )
         self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
 
     def sample(
@@ -139,19 +141,23 @@ class Sampler:
             part = indices[start : start + batch]
             z_NZ = torch.stack([self.latent(seed, index, truncation) for index in part])
             mine = self.images(z_NZ, labels[start : start + batch])
-            yield from every_rank(mine, [len(indices[start : start + batch]) for start in group], self.world)
+            yield from broadcast_batches(mine, [len(indices[start : start + batch]) for start in group], self.world)
 
     def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
         """The latent (Z,) of image number `index`."""
-        return self.prior.draw((1, self.latent_dim), addressed_generator(seed, "sample", index), truncation)[0]
+        return self.prior.draw((1, self.latent_dim), addressed_rng(seed, "sample", index), truncation)[0]
 
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
         """uint8 images (N, 3, R, R) on the CPU of given latents and classes, with the statistics last set."""
-        if self.frozen is None:
-            self.frozen = frozen(self.generator, self.precision.dtype, self.precision.memory_format)
-            self.frozen = Compiled(self.frozen, self.precision.device) if self.compiled else self.frozen
-        x = self.frozen(z_NZ.to(self.precision.device), y_N.to(self.precision.device))  # (N, 3, R, R) in [-1, 1]
+        if self.inference_generator is None:
+            self.inference_generator = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
+            self.inference_generator = (
+                Compiled(self.inference_generator, self.precision.device) if self.compiled else self.inference_generator
+            )
+        x = self.inference_generator(
+            z_NZ.to(self.precision.device), y_N.to(self.precision.device)
+        )  # (N, 3, R, R) in [-1, 1]
         return to_uint8(x)
 
     @torch.no_grad()
@@ -159,7 +165,7 @@ class Sampler:
         """uint8 images (N, 3, R, R) on the CPU of latents and mixtures of classes: class embeddings are averaged with these
         weights. With the statistics last set; never compiled."""
         device = self.precision.device
-        copy = frozen(self.generator, self.precision.dtype, self.precision.memory_format)
+        copy = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
         table_KE = copy.embed(torch.arange(len(self.class_names), device=device))
         return to_uint8(copy.synthesize(z_NZ.to(device), weights_NK.to(device) @ table_KE.float()))
 
@@ -169,21 +175,21 @@ class Sampler:
         buffers."""
         if self.statistics_at == truncation:
             return
-        self.frozen = None
+        self.inference_generator = None
         if self.statistics_table is not None and self.statistics_table.covers(truncation):
             for name, values in self.statistics_table.at(truncation).items():
                 self.generator.get_buffer(name).copy_(values)
             self.statistics_at = truncation
             return
         self.generator.eval()
-        if not any(isinstance(layer, Standardize) for layer in self.generator.modules()):
+        if not any(isinstance(layer, BatchNorm) for layer in self.generator.modules()):
             self.statistics_at = truncation  # nothing stands: virtual norms, or none
             return
-        everything = partial(in_turn, count=self.statistics_passes)
-        with self.precision.autocast(), collecting_statistics(self.generator, everything):
+        everything = partial(interleave_ranks, count=self.statistics_passes)
+        with self.precision.autocast(), collect_standing_statistics(self.generator, everything):
             mine = range(self.world.rank, self.statistics_passes, self.world.size)
             for number in mine or [0]:  # a rank without a pass has something to offer too, which is left out
-                stream = addressed_generator(self.seed_of_statistics, "standing statistics", number)
+                stream = addressed_rng(self.seed_of_statistics, "standing statistics", number)
                 z_NZ = self.prior.draw((self.statistics_batch, self.latent_dim), stream, truncation)
                 y_N = draw_labels(self.statistics_batch, len(self.class_names), stream)
                 self.generator(z_NZ.to(self.precision.device), y_N.to(self.precision.device))

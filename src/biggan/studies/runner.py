@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.analysis.truncation import survival
-from biggan.checkpoints.init_from import config_of
-from biggan.checkpoints.run_dir import RunFolder
-from biggan.configs.overrides import as_options, replaced
+from biggan.checkpoints.init_from import read_run_config
+from biggan.checkpoints.run_dir import RunDir
+from biggan.configs.overrides import replace_fields, to_command_line
 from biggan.configs.run import RunConfig
 from biggan.metrics.evaluate import higher_is_better
 from biggan.metrics.features import open_extractor
@@ -33,12 +33,12 @@ class Run(NamedTuple):
     row: Row
     seed: int
     config: RunConfig
-    folder: RunFolder
+    folder: RunDir
     command: list[str]
     """Words of a `biggan` command."""
 
 
-def runs_of(study: Study, base: RunConfig, preset: RunConfig, seeds: int, out: Path) -> list[Run]:
+def list_runs(study: Study, base: RunConfig, preset: RunConfig, seeds: int, out: Path) -> list[Run]:
     """Every run of a study, seed by seed, so that a table of one seed is there first. `base` is the preset with the user's
     options. Raises ConfigError on settings that make no sense together, or where a start is missing."""
     if study.needs_start and base.init_from is None:
@@ -46,11 +46,11 @@ def runs_of(study: Study, base: RunConfig, preset: RunConfig, seeds: int, out: P
     runs = []
     for seed in range(base.train.seed, base.train.seed + seeds):
         for row in study.rows(base):
-            config = replaced(base, row.settings | {"train.seed": seed})
+            config = replace_fields(base, row.settings | {"train.seed": seed})
             config.check()
             name = "".join(c if c.isalnum() or c in ".-" else "_" for c in f"{row.name}-{seed}")
-            folder = RunFolder(out / "runs" / name)
-            command = ["train", config.preset, "--run", str(folder.path), *as_options(config, preset)]
+            folder = RunDir(out / "runs" / name)
+            command = ["train", config.preset, "--run", str(folder.path), *to_command_line(config, preset)]
             runs.append(Run(row, seed, config, folder, command))
     return runs
 
@@ -63,7 +63,7 @@ def written(command: Iterable[str]) -> str:
 def is_done(run: Run) -> bool:
     """Whether a run has come to its end: its last step, its time limit, an alarm that stops it, or divergence."""
     log, checkpoints = read_log(run.folder.stats_file), run.folder.list_checkpoints()
-    if run.folder.alarmed_at() is not None and (run.config.watch.on_alarm == "stop" or diverged(run.folder)):
+    if run.folder.last_alarm_step() is not None and (run.config.watch.on_alarm == "stop" or diverged(run.folder)):
         return True
     train = run.config.train
     if not log or not checkpoints:
@@ -73,24 +73,24 @@ def is_done(run: Run) -> bool:
     return saved >= train.steps or over
 
 
-def diverged(folder: RunFolder) -> bool:
+def diverged(folder: RunDir) -> bool:
     """Whether a run ended with values that were not finite."""
-    alarms = alarms_of(folder)
+    alarms = read_alarms(folder)
     return bool(alarms) and alarms[-1]["rule"] == NOT_FINITE
 
 
-def alarms_of(folder: RunFolder) -> list[dict[str, Any]]:
+def read_alarms(folder: RunDir) -> list[dict[str, Any]]:
     """The alarms of a run."""
     return read_log(folder.path / "alarms.jsonl")
 
 
-def result_of(run: Run) -> dict[str, Any] | None:
+def read_result(run: Run) -> dict[str, Any] | None:
     """What the table says of a run: steps to its first alarm or its end, scores at its best evaluation (of the first score
     of the recipe), as the paper scores the last checkpoint before collapse. None for a run that has no evaluation yet."""
     evaluations, log = read_log(run.folder.path / "evaluations.jsonl"), read_log(run.folder.stats_file)
     if not evaluations or not log:
         return None
-    alarms = alarms_of(run.folder)
+    alarms = read_alarms(run.folder)
     survival = survival_file(run)
     more = json.loads(survival.read_text()) if survival.exists() else {}
     scores = [name for name in evaluations[0] if name not in ("step", "evaluation_seconds")]
@@ -137,7 +137,7 @@ def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
     write_file(survival_file(run), json.dumps(found).encode())
 
 
-def parameters_of(run: Run) -> float:
+def count_parameters(run: Run) -> float:
     """Millions of parameters of both networks, as the run was made."""
-    need = footprint(config_of(run.folder.path))
+    need = footprint(read_run_config(run.folder.path))
     return (need.generator_parameters + need.discriminator_parameters) / 1e6

@@ -10,7 +10,7 @@ from biggan.metrics.evaluate import higher_is_better
 from biggan.studies.definitions import Finding, Study
 from biggan.studies.runner import (
     Run,
-    parameters_of,
+    count_parameters,
 )
 
 JUDGED = ("fid", "frechet_distance", "kid", "kernel_distance", "inception_score", "exp_kl_score", "accuracy", "survives")
@@ -53,7 +53,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def verdicts(study: Study, rows: dict[str, dict[str, Any]]) -> list[str]:
+def findings_agreement(study: Study, rows: dict[str, dict[str, Any]]) -> list[str]:
     """For each finding of the paper whether the sign of ours agrees, by each score, in words. A difference counts as one
     where it is larger than twice the standard error of the difference of means."""
     lines = []
@@ -61,12 +61,12 @@ def verdicts(study: Study, rows: dict[str, dict[str, Any]]) -> list[str]:
         if finding.before not in rows or finding.after not in rows:
             continue
         before, after = rows[finding.before], rows[finding.after]
-        told = [told_by(score, finding, before, after) for score in before["scores"] if score in JUDGED]
+        told = [describe_agreement(score, finding, before, after) for score in before["scores"] if score in JUDGED]
         lines.append(f"{finding.change}: paper {WORDS[finding.better]}; here {'; '.join(told)}")
     return lines
 
 
-def told_by(score: str, finding: Finding, before: dict[str, Any], after: dict[str, Any]) -> str:
+def describe_agreement(score: str, finding: Finding, before: dict[str, Any], after: dict[str, Any]) -> str:
     """What one score says of a finding, in words."""
     a, b = before["scores"][score], after["scores"][score]
     change = f"{score} {a.mean:.4g} to {b.mean:.4g}"
@@ -75,8 +75,8 @@ def told_by(score: str, finding: Finding, before: dict[str, Any], after: dict[st
     gain = (b.mean - a.mean) * (1 if higher_is_better(score) else -1)
     error = math.sqrt(sum(c.deviation**2 / row["seeds"] for c, row in ((a, before), (b, after))))
     ours = 0 if abs(gain) <= 2 * error else int(math.copysign(1, gain))
-    verdict = "not decided" if ours == 0 else "agrees" if ours == finding.better else "does not agree"
-    return f"{change} (standard error {error:.2g}), {WORDS[ours]}: {verdict}"
+    output = "not decided" if ours == 0 else "agrees" if ours == finding.better else "does not agree"
+    return f"{change} (standard error {error:.2g}), {WORDS[ours]}: {output}"
 
 
 def columns(run: Run) -> dict[str, str]:
@@ -98,10 +98,10 @@ def markdown(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> st
     heads = ["setting", *columns(runs[0]), "params M", "steps to collapse or end", "collapsed", *scores]
     lines = [f"# {study.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, row in rows.items():
-        cells = [name, *columns(first[name]).values(), f"{parameters_of(first[name]):.2f}", str(row["steps"])]
+        cells = [name, *columns(first[name]).values(), f"{count_parameters(first[name]):.2f}", str(row["steps"])]
         cells += [f"{row['collapsed']} of {row['seeds']}", *(str(row["scores"][score]) for score in scores)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- {line}" for line in verdicts(study, rows))]
+    lines += ["", *(f"- {line}" for line in findings_agreement(study, rows))]
     return "\n".join(lines) + "\n"
 
 

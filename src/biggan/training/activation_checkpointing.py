@@ -13,39 +13,39 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from biggan.nn.spectral_norm import Spectral
+from biggan.nn.spectral_norm import SpectralNorm
 
 
-def recomputing(network: nn.Module) -> nn.Module:
+def checkpoint_activations(network: nn.Module) -> nn.Module:
     """The network with its blocks checkpointed; names and values of its state stay as they are. Mutates and returns it."""
     for block in network.blocks:
-        block.forward = partial(recomputed, block, block.forward)
+        block.forward = partial(checkpointed_forward, block, block.forward)
     return network
 
 
-def recomputed(block: nn.Module, forward: Any, *inputs: Tensor | None) -> Tensor:
+def checkpointed_forward(block: nn.Module, forward: Any, *inputs: Tensor | None) -> Tensor:
     """One pass of a block, checkpointed where there will be a backward pass."""
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    rules = [layer for layer in block.modules() if isinstance(layer, Spectral)]
-    found = [rule.left_vector.clone() for rule in rules]
+    rules = [layer for layer in block.modules() if isinstance(layer, SpectralNorm)]
+    found = [rule.u.clone() for rule in rules]
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         """Around the first pass, and around the one in the backward pass."""
-        return nullcontext(), VectorsAs(rules, found)
+        return nullcontext(), RestoredVectors(rules, found)
 
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-class VectorsAs:
+class RestoredVectors:
     """Inside, the left vectors are as they were found; afterwards again what they were. Mutates them for the time. Entered
     anew for each backward pass: a penalty on a gradient makes two."""
 
-    def __init__(self, rules: list[Spectral], found: list[Tensor]) -> None:
+    def __init__(self, rules: list[SpectralNorm], found: list[Tensor]) -> None:
         self.rules, self.found = rules, found
 
     def __enter__(self) -> None:
-        self.now = [rule.left_vector.clone() for rule in self.rules]
+        self.now = [rule.u.clone() for rule in self.rules]
         put(self.rules, self.found)
 
     def __exit__(self, *exception: object) -> None:
@@ -53,7 +53,7 @@ class VectorsAs:
 
 
 @torch.no_grad()
-def put(rules: list[Spectral], vectors: list[Tensor]) -> None:
+def put(rules: list[SpectralNorm], vectors: list[Tensor]) -> None:
     """Set the left vectors; mutates them."""
     for rule, vector in zip(rules, vectors, strict=True):
-        rule.left_vector.copy_(vector)
+        rule.u.copy_(vector)

@@ -3,15 +3,15 @@
 from threading import Thread
 from typing import Any
 
-from biggan.checkpoints.run_dir import RunFolder
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Tensors
 
 
-class CheckpointWriter:
+class AsyncCheckpointWriter:
     """Writes the checkpoints of a run in a thread: training waits only for the copy of the tensors, or for the checkpoint
     before, if that is still being written."""
 
-    def __init__(self, folder: RunFolder, *, keep: int, far: bool = False) -> None:
+    def __init__(self, folder: RunDir, *, keep: int, far: bool = False) -> None:
         self.folder = folder
         self.keep, self.far = keep, far
         self.thread: Thread | None = None

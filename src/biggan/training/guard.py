@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class Guard:
+class GradientGuard:
     """Watches the gradients of both players. `found`, a float32 scalar on the device, is 1 from the first bad step on."""
 
     def __init__(self, device: torch.device) -> None:
@@ -32,7 +32,7 @@ class Guard:
         self.found = torch.maximum(self.found, bad.any().float())
         return self.found
 
-    def lengths(self, player: str) -> dict[str, float]:
+    def gradient_norms(self, player: str) -> dict[str, float]:
         """The length of each gradient of a player's last turn, by name. Waits for the device."""
         return (
             dict(zip(self.names.get(player, []), self.norms[player].tolist(), strict=True)) if player in self.norms else {}

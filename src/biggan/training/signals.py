@@ -8,7 +8,7 @@ from typing import Any
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-class Stop:
+class StopRequest:
     """Whether, and by which signal, the process was asked to stop."""
 
     def __init__(self) -> None:
@@ -19,9 +19,9 @@ class Stop:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
+def stop_signals() -> Iterator[StopRequest]:
     """Inside, SIGTERM and SIGUSR1 only leave a note, for the loop to end in good order; outside, they do what they did."""
-    stop = Stop()
+    stop = StopRequest()
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield stop

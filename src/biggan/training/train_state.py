@@ -10,19 +10,19 @@ from torch.autograd.graph import increment_version
 
 from biggan.objectives.diffaugment import Augmentation
 from biggan.objectives.losses import Objective
-from biggan.objectives.regularizer import Context, Regularizer
+from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 from biggan.runtime.distributed import (
-    ALONE,
+    SINGLE_PROCESS,
     World,
 )
 from biggan.runtime.precision import Precision, to_device
-from biggan.runtime.rng import addressed_generator
+from biggan.runtime.rng import addressed_rng
 from biggan.sampling.latents import Prior, draw_labels
 from biggan.training.ema import EMA
-from biggan.training.guard import Guard
+from biggan.training.guard import GradientGuard
 
 
-class Plan(NamedTuple):
+class BatchPlan(NamedTuple):
     """How one global batch is cut up: batch = micro_batch x accumulation, micro_batch = share of a rank x ranks."""
 
     batch: int
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     generator_steps: int
     generator_batches: int
     seed: int
-    world: World = ALONE
+    world: World = SINGLE_PROCESS
 
     @property
     def real_images(self) -> int:
@@ -56,7 +56,7 @@ class Schedule:
 
 
 @dataclass
-class Player:
+class NetworkTrainer:
     """A network, its optimiser and its regularisers. `reduced` is the network as its own turn runs it: with gradients
     averaged over ranks where there are several."""
 
@@ -66,13 +66,13 @@ class Player:
     optimizer: torch.optim.Optimizer
     regularizers: tuple[Regularizer, ...]
     schedule: Schedule
-    guard: Guard
+    guard: GradientGuard
 
     def acting(self, step: int) -> list[Regularizer]:
         """The regularisers whose turn this step is."""
         return [regularizer for regularizer in self.regularizers if step % regularizer.every == 0]
 
-    def penalties(self, context: Context) -> dict[str, Tensor]:
+    def penalties(self, context: PenaltyInputs) -> dict[str, Tensor]:
         """Named penalties due at this step; of two of one name the sum."""
         found: dict[str, Tensor] = {}
         for regularizer in self.acting(context.step):
@@ -102,19 +102,19 @@ class Player:
 
 
 @dataclass
-class Game:
+class TrainState:
     """Everything that one step reads and changes. `ema` averages the generator; `classifier` the discriminator, where that
     is to tell classes."""
 
-    generator: Player
-    discriminator: Player
+    generator: NetworkTrainer
+    discriminator: NetworkTrainer
     ema: EMA
     classifier: EMA | None
-    guard: Guard
+    guard: GradientGuard
     objective: Objective
     augment: Augmentation
     precision: Precision
-    plan: Plan
+    plan: BatchPlan
     prior: Prior
     latent_dim: int
     num_classes: int
@@ -122,7 +122,7 @@ class Game:
     def draw(self, step: int, purpose: str, turn: int, batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Fresh z (N, Z) and labels (N,) for one turn of one player: this rank's share of each micro-batch (`batches` times
         as large as usual), on the device. Every rank draws them all, so that they do not depend on the number of ranks."""
-        stream = addressed_generator(self.plan.seed, purpose, step, turn)
+        stream = addressed_rng(self.plan.seed, purpose, step, turn)
         z_NZ = self.prior.draw((batches * self.plan.batch, self.latent_dim), stream, step=step)
         y_N = draw_labels(batches * self.plan.batch, self.num_classes, stream)
         device, size, share = self.precision.device, batches * self.plan.micro_batch, self.plan.world.share
@@ -130,10 +130,10 @@ class Game:
             yield to_device(share(z), device), to_device(share(y), device)
 
 
-PLAYERS = ("generator", "discriminator")
+NETWORKS = ("generator", "discriminator")
 
 
-def averages_of(game: Game) -> dict[str, nn.Module]:
+def averaged_networks(state: TrainState) -> dict[str, nn.Module]:
     """The averaged networks, by their name in a checkpoint."""
-    averages = {"ema": game.ema, "classifier": game.classifier}
+    averages = {"ema": state.ema, "classifier": state.classifier}
     return {name: ema.average for name, ema in averages.items() if ema is not None}
