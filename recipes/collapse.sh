@@ -6,14 +6,14 @@ set -euo pipefail
 setting=${1:?plain, roll-back, r1-1, r1-10 or r1-1-each}
 case $setting in
   plain) more=() ;;
-  r1-1) more=(--regularization.discriminator.r1 1 --regularization.discriminator.gradient-every 4) ;;
-  r1-10) more=(--regularization.discriminator.r1 10 --regularization.discriminator.gradient-every 4) ;;
+  r1-1) more=(--regularization.discriminator.r1 1 --regularization.discriminator.r1-interval 4) ;;
+  r1-10) more=(--regularization.discriminator.r1 10 --regularization.discriminator.r1-interval 4) ;;
   r1-1-each) more=(--regularization.discriminator.r1 1) ;;
-  roll-back) more=(--watch.on-alarm roll-back) ;;
+  roll-back) more=(--monitor.on-alarm roll-back) ;;
   *) echo "unknown setting $setting" >&2; exit 2 ;;
 esac
 exec "${PYTHON:-python}" -m biggan train cifar10 --data "$TRAIN" --run "${OUT:-runs}/$setting" \
   --data.max-per-class 30 --data.no-flip --train.steps "${STEPS:-2600}" --train.minutes None --train.seed "${SEED:-0}" \
   --train.log-every 10 --train.sample-every 200 --train.checkpoint-every 50 \
-  --watch.every 50 --watch.held-out "$TEST" \
-  --eval.every 200 --eval.share 0.15 --eval.extractor "$JUDGE" --eval.recipe fid2k,accuracy2k,is2k "${more[@]}" "${@:2}"
+  --monitor.every 50 --monitor.held-out "$TEST" \
+  --eval.every 200 --eval.max_time_fraction 0.15 --eval.extractor "$JUDGE" --eval.recipe fid2k,accuracy2k,is2k "${more[@]}" "${@:2}"

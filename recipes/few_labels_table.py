@@ -23,13 +23,13 @@ def main() -> None:
         file = RunDir(path).config_file
         config = from_json(file.read_text(), RunConfig, file)
         each = config.data.labels_per_class
-        labels = "all" if each is None else str(each * len(config.found.class_names))
+        labels = "all" if each is None else str(each * len(config.dataset.class_names))
         last = tests[-1]
         step, wrong, percent = last["step"], int(last["test_wrong"]), last["test_error"]
         print(json.dumps({"run": path.name, "labels": labels, "step": step, "wrong": wrong, "percent": percent}))
         length = f"{step} of {config.train.steps} steps" if config.train.minutes is None else f"{config.train.minutes:g} min"
-        kind = config.preset + ("" if config.objective.unsupervised else ", labels alone")
-        without_seeds = replace_fields(config, {"train.seed": 0, "data.labels_seed": 0})
+        kind = config.preset + ("" if config.objective.unsupervised_weight else ", labels alone")
+        without_seeds = replace_fields(config, {"train.seed": 0, "data.label_seed": 0})
         groups[f"{kind}, {labels} labels, {length}", to_json(without_seeds)][str(path)] = wrong
     for (what, _), runs in sorted(groups.items()):
         wrong = list(runs.values())

@@ -39,9 +39,9 @@ from safetensors import deserialize
 
 # Options, and values of options, as RUNS has them: as a newer commit has them. A tree is asked which it accepts.
 RENAMED_OPTIONS = {
-    "--watch.every": "--monitor.every",
-    "--watch.share": "--monitor.share",
-    "--watch.held-out": "--monitor.held-out",
+    "--monitor.every": "--monitor.every",
+    "--monitor.max_time_fraction": "--monitor.max_time_fraction",
+    "--monitor.held-out": "--monitor.held-out",
     "colour": "color",
 }
 
@@ -58,7 +58,7 @@ RUNS = {
     "fp32": f"{DIGITS} --train.precision fp32 --train.steps {STEPS}",
     "bf16": f"{DIGITS} --train.precision bf16 --train.steps {STEPS}",
     "regularized": f"digits {SHORT} --train.steps 12 --train.micro-batch 16 --train.ema-decay 0.9 --data.flip "
-    "--watch.every 5 --watch.share 1 --watch.held-out embedded:digits --augment.policy colour translation cutout "
+    "--monitor.every 5 --monitor.max_time_fraction 1 --monitor.held-out embedded:digits --augment.policy colour translation cutout "
     f"{GENERATOR}.orthogonal 1e-3 {GENERATOR}.sigma-penalty 1e-2 {GENERATOR}.sigma-bound 1 {GENERATOR}.l2 1e-5 "
     f"{GENERATOR}.historical-average 1e-3 {GENERATOR}.gradient-norm 5 "
     f"{DISCRIMINATOR}.orthogonal 1e-4 {DISCRIMINATOR}.orthogonal-form full {DISCRIMINATOR}.r1 0.1 {DISCRIMINATOR}.r2 0.1 "

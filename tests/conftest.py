@@ -48,7 +48,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 def tiny_config(**train: object) -> RunConfig:
     """A run of seconds: digits, width 2, float32 on the CPU."""
     settings = {"steps": 4, "batch": 8, "log_every": 1, "sample_every": 1000, "checkpoint_every": 1000}
-    settings |= {"standing_passes": 2, "device": "cpu", "precision": "fp32", "discriminator_steps": 2}
+    settings |= {"standing_stats_batches": 2, "device": "cpu", "precision": "fp32", "discriminator_steps": 2}
     return dataclasses.replace(
         preset("digits"),
         model=BigGANConfig(resolution=32, width=2, embedding_dim=8),

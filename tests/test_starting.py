@@ -22,7 +22,7 @@ HARMLESS = {
     "eval.recipe",
     "found.class_names",
     "found.content_hash",
-    "found.name",  # shown, never opened
+    "dataset.name",  # shown, never opened
     "objective.feature_layer",
     "regularization.discriminator.sigma_layers",
     "regularization.generator.sigma_layers",
@@ -64,8 +64,8 @@ PLANTED = {
     "data.cache": Path("planted"),
     "eval.extractor": "module:{0}/planted.pt",
     "eval.extractor_weights": Path("planted"),
-    "watch.held_out": "wds:pipe:touch {0}/planted",
-    "classify.test": "wds:pipe:touch {0}/planted",
+    "monitor.held_out": "wds:pipe:touch {0}/planted",
+    "classify.test_data": "wds:pipe:touch {0}/planted",
     "init_from": "planted",
 }
 
@@ -87,8 +87,8 @@ def test_no_place_comes_from_a_stored_config(tmp_path):
 
 
 def test_starting_from_a_run_of_somebody_else(capsys, tmp_path):
-    words = ["--train.steps", 2, "--train.checkpoint-every", 1, "--train.batch", 8, "--watch.every", "None"]
-    words += ["--model.width", 2, "--model.embedding-dim", 8, "--train.standing-passes", 1]
+    words = ["--train.steps", 2, "--train.checkpoint-every", 1, "--train.batch", 8, "--monitor.every", "None"]
+    words += ["--model.width", 2, "--model.embedding-dim", 8, "--train.standing-stats-batches", 1]
     assert call(capsys, "train", "digits", "--run", tmp_path / "run", *words)[0] == 0
     file = tmp_path / "run" / "config.json"
     stored = json.loads(file.read_text())

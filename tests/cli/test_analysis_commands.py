@@ -19,7 +19,16 @@ def run(tmp_path_factory):
     """A run of two steps on the digits, with three evaluations asked for."""
     folder = tmp_path_factory.mktemp("looked-at") / "run"
     words = ["train", "digits", "--run", str(folder), "--train.steps", "2", "--train.batch", "8"]
-    words += ["--train.standing-passes", "2", "--model.width", "2", "--model.embedding-dim", "8", "--train.device", "cpu"]
+    words += [
+        "--train.standing-stats-batches",
+        "2",
+        "--model.width",
+        "2",
+        "--model.embedding-dim",
+        "8",
+        "--train.device",
+        "cpu",
+    ]
     with pytest.raises(SystemExit) as done:
         biggan_main(words)
     assert not done.value.code
@@ -136,7 +145,7 @@ def test_truncation(capsys, run, ten, tmp_path):
     assert biggan.from_pretrained(run, device="cpu").statistics_table.truncations == (0.7, 6.0)
     code, _, err = call(capsys, "truncation", run, *words[:-1], "1,8", "--store", "--out", tmp_path / "again")
     assert (code, "below 6" in err) == (2, True)
-    more = ["--train.steps", 3, "--train.batch", 8, "--train.standing-passes", 2, "--model.width", 2]
+    more = ["--train.steps", 3, "--train.batch", 8, "--train.standing-stats-batches", 2, "--model.width", 2]
     more += ["--model.embedding-dim", 8, "--train.device", "cpu"]
     assert call(capsys, "train", "digits", "--run", run, *more)[0] == 0
     assert biggan.from_pretrained(run, device="cpu").statistics_table is None, "those of the model that was"

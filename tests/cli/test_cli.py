@@ -10,7 +10,7 @@ from PIL import Image
 
 from biggan.configs.presets import PRESETS
 
-TINY = ["--model.width", "2", "--model.embedding-dim", "8", "--train.batch", "8", "--train.standing-passes", "2"]
+TINY = ["--model.width", "2", "--model.embedding-dim", "8", "--train.batch", "8", "--train.standing-stats-batches", "2"]
 TINY += ["--train.device", "cpu", "--train.precision", "fp32"]
 
 

@@ -25,7 +25,7 @@ def test_the_papers_settings(name, latent):
     assert (train.batch, train.discriminator_steps, train.generator_lr, train.discriminator_lr) == (2048, 2, 5e-5, 2e-4)
     assert (train.adam_beta1, train.adam_beta2, train.ema_decay) == (0, 0.999, 0.9999)
     assert (config.model.width, config.model.embedding_dim, config.model.z_dim) == (96, 128, latent)
-    assert (config.model.norm_epsilon, config.model.spectral_epsilon) == (1e-4, 1e-4)
+    assert (config.model.norm_epsilon, config.model.spectral_norm_epsilon) == (1e-4, 1e-4)
     assert config.regularization.generator.orthogonal == 1e-4
 
 
@@ -36,7 +36,7 @@ def test_the_papers_settings_of_deep(resolution):
     assert (config.train.batch, config.train.discriminator_steps) == (2048, 2)
     rates = (config.train.generator_lr, config.train.discriminator_lr)
     assert rates == ((5e-5, 2e-4) if resolution == 128 else (2.5e-5, 2.5e-5))
-    assert (config.model.width, config.model.z_dim, config.model.z_entry) == (128, 128, "whole")
+    assert (config.model.width, config.model.z_dim, config.model.latent_injection) == (128, 128, "whole")
     assert config.model.last_channels == 128
     assert config.regularization.generator.orthogonal == 1e-4
 
@@ -48,7 +48,7 @@ def test_the_settings_of_sagan():
     assert (train.batch, train.discriminator_steps, train.generator_lr, train.discriminator_lr) == (256, 1, 1e-4, 4e-4)
     assert (train.adam_beta1, train.steps) == (0, 1_000_000)
     assert (model.width, model.z_dim, model.class_embedding, model.initialization) == (64, 128, "per-class", "glorot")
-    assert (model.norm_epsilon, model.spectral_epsilon) == (1e-5, 1e-12)
+    assert (model.norm_epsilon, model.spectral_norm_epsilon) == (1e-5, 1e-12)
     assert config.regularization.generator.orthogonal is None
 
 
@@ -56,7 +56,7 @@ def test_the_settings_of_sngan():
     """docs/papers/biggan.md, "SN-GAN"."""
     config = preset("sngan-128")
     train = config.train
-    assert (train.batch, train.generator_batches, train.discriminator_steps) == (64, 2, 5)
+    assert (train.batch, train.generator_batch_multiplier, train.discriminator_steps) == (64, 2, 5)
     assert (train.generator_lr, train.discriminator_lr, train.adam_beta1, train.adam_beta2) == (2e-4, 2e-4, 0, 0.9)
     assert (train.steps, train.lr_decay_start, train.ema_decay) == (450_000, 400_000, 0)
     assert (config.model.generator_weights, config.model.discriminator_hidden) == ("plain", "inputs")
@@ -91,14 +91,14 @@ def test_the_settings_of_improved_techniques(name):
     train, objective = config.train, config.objective
     assert (train.generator_lr, train.discriminator_lr, train.adam_beta1, train.adam_beta2) == (rate, rate, 0.5, 0.999)
     assert (train.discriminator_steps, train.generator_steps) == (1, steps)
-    assert (train.discriminator_average, train.ema_decay, train.adam_epsilon) == (0.9999, 0, 1e-4)
+    assert (train.discriminator_ema_decay, train.ema_decay, train.adam_epsilon) == (0.9999, 0, 1e-4)
     assert config.regularization.generator.orthogonal is None
     model = config.model
     assert (model.input_noise, model.minibatch_kernels, model.generator_norm) == MODELS[name][:3]
     assert getattr(model, "width", None) == MODELS[name][3]
     assert (config.data.labels_per_class, objective.feature_matching, objective.real_target) == (labels, matching, target)
     if epochs is None:
-        assert (train.batch, objective.generator_target, objective.unsupervised) == (64, 0.375, 1.0)
+        assert (train.batch, objective.generator_target, objective.unsupervised_weight) == (64, 0.375, 1.0)
         assert (config.latent.distribution, model.minibatch_dimensions, model.reference_batch) == ("uniform", 50, 64)
         return
     epoch = EPOCHS[name.split("-")[1]] // 100

@@ -170,7 +170,7 @@ def test_commands(capsys, pictures, tmp_path):
     words = ["data", "prepare", pictures, tmp_path / "packed", "--resolution", 32, "--min-per-class", 4]
     code, out, _ = call(capsys, *words)
     assert (code, "images 39 of 2 classes at 32 px" in out, "broken 1" in out) == (0, True, True)
-    tiny = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-passes", 2]
+    tiny = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-stats-batches", 2]
     words = [
         "train",
         "digits",

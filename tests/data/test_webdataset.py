@@ -348,7 +348,7 @@ def test_training_from_a_server(capsys, tmp_path, server, monkeypatch):
     monkeypatch.setattr(webdataset, "PAUSE", 0.01)
     address, failures = server
     words = ["train", "digits", "--data", f"wds:{address}", "--train.batch", 8, "--train.log-every", 1]
-    words += ["--train.standing-passes", 2, "--model.width", 2, "--model.embedding-dim", 8]
+    words += ["--train.standing-stats-batches", 2, "--model.width", 2, "--model.embedding-dim", 8]
     code, out, err = call(capsys, *words, "--dry-run")
     assert (code, "64 images of 3 classes (cat, dog, eel)" in out + err) == (0, True)
     assert call(capsys, *words, "--train.steps", 4, "--run", tmp_path / "whole")[0] == 0
@@ -404,7 +404,7 @@ def test_a_set_larger_than_memory(tmp_path):
             )
     words = ["train", "biggan-128", "--model.width", "8", "--model.embedding-dim", "4", "--model.latent-dim", "6"]
     words += ["--train.batch", "8", "--train.micro-batch", "4", "--train.steps", "1", "--train.discriminator-steps", "1"]
-    words += ["--train.standing-passes", "1", "--data.shuffle-buffer", "256", "--data.cache", str(tmp_path / "cache")]
+    words += ["--train.standing-stats-batches", "1", "--data.shuffle-buffer", "256", "--data.cache", str(tmp_path / "cache")]
     words += ["--model.generator-attention", "8", "--model.discriminator-attention", "8"]
     results = {}
     for kind, where in (("wds", "tars"), ("folder", "set")):

@@ -253,7 +253,7 @@ def test_a_program_is_run_only_where_it_is_trusted(small_untrusted, tmp_path, mo
     assert opened(file)
 
 
-RUN_OF_DIGITS = ["--train.steps", 1, "--train.batch", 8, "--watch.every", "None", "--train.standing-passes", 1]
+RUN_OF_DIGITS = ["--train.steps", 1, "--train.batch", 8, "--monitor.every", "None", "--train.standing-stats-batches", 1]
 RUN_OF_DIGITS += ["--model.width", 2, "--model.embedding-dim", 8]
 
 

@@ -58,7 +58,7 @@ def test_each_block_has_its_own_chunk_of_z(generator):
         ({"generator_dilation": 0}, "at least 1"),
         ({"discriminator_dropout": 1.0}, "below 1"),
         ({"output_channels": 2}, "at least 3"),
-        ({"class_embedding": "per-class"}, "--model.z-entry input"),
+        ({"class_embedding": "per-class"}, "--model.latent-injection input"),
         ({"discriminator_width": 0}, "discriminator_width=0"),
         ({"norm_epsilon": 0.0}, "above 0"),
     ],

@@ -54,9 +54,9 @@ def test_parameter_counts(config, g_count, d_count):
 @pytest.mark.parametrize(
     ("options", "millions"),
     [
-        ({"width": 64, "class_embedding": "per-class", "z_entry": "input", "latent_dim": 128}, 81.47),
-        ({"width": 96, "class_embedding": "per-class", "z_entry": "input", "latent_dim": 128}, 173.54),
-        ({"width": 96, "class_embedding": "shared", "z_entry": "input", "latent_dim": 128}, 160.77),
+        ({"width": 64, "class_embedding": "per-class", "latent_injection": "input", "latent_dim": 128}, 81.47),
+        ({"width": 96, "class_embedding": "per-class", "latent_injection": "input", "latent_dim": 128}, 173.54),
+        ({"width": 96, "class_embedding": "shared", "latent_injection": "input", "latent_dim": 128}, 160.77),
         ({"width": 96}, 158.42),
         ({"width": 64}, 71.43),
     ],

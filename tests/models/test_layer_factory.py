@@ -34,7 +34,7 @@ def train_20_steps(config, digits):
     """20 steps; every logged value and every weight stays finite, and both players move."""
     facts = dataset_info(digits)
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, num_classes=len(facts.class_names)), found=facts
+        config, model=dataclasses.replace(config.model, num_classes=len(facts.class_names)), dataset=facts
     )
     config.check()
     state = build_train_state(config)
@@ -56,11 +56,11 @@ OPTIONS = {
     "BigGAN-deep": BigGANDeepConfig(**TINY),
     "SA-GAN": SAGANConfig(**TINY, generator_attention=(16,), discriminator_attention=(16,)),
     "SN-GAN": SNGANConfig(**TINY),
-    "per-class embedding": BigGANConfig(**TINY, class_embedding="per-class", z_entry="input"),
+    "per-class embedding": BigGANConfig(**TINY, class_embedding="per-class", latent_injection="input"),
     "embedding shared by G and D": BigGANConfig(**TINY, class_embedding="shared-with-discriminator"),
-    "z at the input": BigGANConfig(**TINY, z_entry="input"),
-    "z whole": BigGANConfig(**TINY, z_entry="whole"),
-    "z in chunks, deep": BigGANDeepConfig(**TINY, z_entry="chunks"),
+    "z at the input": BigGANConfig(**TINY, latent_injection="input"),
+    "z whole": BigGANConfig(**TINY, latent_injection="whole"),
+    "z in chunks, deep": BigGANDeepConfig(**TINY, latent_injection="chunks"),
     "extra block": BigGANConfig(**TINY, extra_blocks=1),
     "extra block, deep": BigGANDeepConfig(**TINY, extra_blocks=1),
     "kernel 5 in G": BigGANConfig(**TINY, generator_kernel=5),
@@ -96,9 +96,9 @@ def test_every_prior_trains(name, digits):
 
 
 def test_larger_generator_batches_and_falling_rates_train(digits):
-    config = tiny_config(generator_batches=2, lr_decay_start=10, steps=20, batch=8, micro_batch=4)
+    config = tiny_config(generator_batch_multiplier=2, lr_decay_start=10, steps=20, batch=8, micro_batch=4)
     state = train_20_steps(config, digits)
-    sizes = [len(z) for z, _ in state.draw(1, "generator turn", 0, state.plan.generator_batches)]
+    sizes = [len(z) for z, _ in state.draw(1, "generator turn", 0, state.plan.generator_batch_multiplier)]
     assert sizes == [8, 8]
     schedule = state.generator.schedule
     assert [schedule.rate(step) / schedule.base for step in (1, 10, 15, 20)] == pytest.approx([1, 1, 0.5, 0])
@@ -119,7 +119,7 @@ def test_class_embeddings():
     shared, _ = pair()
     assert isinstance(shared.embedding, SharedEmbedding)
     assert not layers(shared, ClassConditionalTable)
-    tables, _ = pair(class_embedding="per-class", z_entry="input")
+    tables, _ = pair(class_embedding="per-class", latent_injection="input")
     assert isinstance(tables.embedding, OneHot)
     assert len(layers(tables, ClassConditionalTable)) == 2 * len(layers(tables, ConditionalNorm)) == 12
     assert all(table.weight.shape == (3, 16) for table in layers(tables, ClassConditionalTable))
@@ -140,17 +140,17 @@ def test_one_table_for_both_players_is_trained_by_both(digits):
 
 
 def test_where_z_enters():
-    whole, _ = pair(z_entry="whole", latent_dim=20)
+    whole, _ = pair(latent_injection="whole", latent_dim=20)
     z, e = torch.randn(2, 20), torch.randn(2, 8)
     first, conditions = whole.injection.distribute(z, e)
     assert torch.equal(first, torch.cat([e, z], 1))
     assert len(conditions) == 3
     assert all(torch.equal(condition, first) for condition in conditions)
-    alone, _ = pair(z_entry="input", latent_dim=20)
+    alone, _ = pair(latent_injection="input", latent_dim=20)
     first, conditions = alone.injection.distribute(z, e)
     assert torch.equal(first, z)
     assert all(torch.equal(condition, e) for condition in conditions)
-    chunks, _ = pair(z_entry="chunks", latent_dim=20, extra_blocks=1)
+    chunks, _ = pair(latent_injection="chunks", latent_dim=20, extra_blocks=1)
     first, conditions = chunks.injection.distribute(z, e)
     assert torch.equal(first, z[:, :5])
     expected = [torch.cat([e, z[:, start : start + 5]], 1) for start in (5, 5, 10, 10, 15, 15)]

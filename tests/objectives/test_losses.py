@@ -81,11 +81,11 @@ def test_classes_and_one_more_against_a_softmax_over_all(weight):
         exp = np.exp(np.concatenate([logits, np.zeros((len(logits), 1))], axis=1))
         return exp / exp.sum(1, keepdims=True)
 
-    objective = ObjectiveConfig(loss="semi-supervised", unsupervised=weight).objective()
+    objective = ObjectiveConfig(loss="semi-supervised", unsupervised_weight=weight).objective()
     real, fake, y = of_logits(LOGITS_REAL), of_logits(LOGITS_FAKE), torch.tensor([0, 2])
     p, q = probabilities(LOGITS_REAL), probabilities(LOGITS_FAKE)
-    unsupervised = -np.log(1 - p[:, 3]).mean() - np.log(q[:, 3]).mean()
-    assert np.isclose(sum(objective.discriminator_loss(real, fake, y).values()).item(), weight * unsupervised)
+    unsupervised_weight = -np.log(1 - p[:, 3]).mean() - np.log(q[:, 3]).mean()
+    assert np.isclose(sum(objective.discriminator_loss(real, fake, y).values()).item(), weight * unsupervised_weight)
     among_real = p[:, :3] / p[:, :3].sum(1, keepdims=True)
     assert np.isclose(objective.supervised_loss(real, y)["class"].item(), -np.log(among_real[[0, 1], [0, 2]]).mean())
     assert np.isclose(objective.generator_loss(None, fake)["fake"].item(), np.log(q[:, 3]).mean())
@@ -166,8 +166,8 @@ def test_the_boundary_is_the_best_score_where_both_are_alike(loss, target):
         ({"real_target": 1.5, "loss": "non-saturating"}, "between 0 and 1"),
         ({"real_target": 0.0, "loss": "non-saturating"}, "above 0"),
         ({"feature_layer": "blocks.0"}, "name a norm"),
-        ({"unsupervised": 1.0}, "of the semi-supervised loss"),
-        ({"unsupervised": -1.0, "loss": "semi-supervised"}, "at least 0"),
+        ({"unsupervised_weight": 1.0}, "of the semi-supervised loss"),
+        ({"unsupervised_weight": -1.0, "loss": "semi-supervised"}, "at least 0"),
         ({"loss": "semi-supervised", "feature_matching": "l1", "generator_target": 0.5}, "of no use"),
     ],
 )

@@ -177,7 +177,7 @@ def test_what_is_on():
     off = RegularizationConfig(generator=GeneratorRegularization(orthogonal=None))
     assert (off.generator.regularizers(), off.discriminator.regularizers()) == ((), ())
     everything = {"orthogonal": 1.0, "sigma_penalty": 1.0, "sigma_clamp": True, "sigma_bound": 1.0, "l2": 1.0}
-    everything |= {"gradient_norm": 1.0, "r1": 1.0, "r2": 1.0, "lecam": 1.0, "consistency": 1.0}
+    everything |= {"max_grad_norm": 1.0, "r1": 1.0, "r2": 1.0, "lecam": 1.0, "consistency": 1.0}
     kinds = [type(r).__name__ for r in DiscriminatorRegularization(**everything).regularizers()]
     assert kinds == ["Orthogonal", "SigmaPenalty", "L2", "GradientClip", "SigmaClamp", "R1", "R2", "LeCam", "Consistency"]
     gradient = GeneratorRegularization(orthogonal_form="gradient").regularizers()

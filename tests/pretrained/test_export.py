@@ -13,7 +13,7 @@ from safetensors import safe_open
 import biggan
 from biggan.pretrained.export import export_onnx
 
-TINY = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-passes", 2]
+TINY = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-stats-batches", 2]
 
 
 @pytest.fixture(scope="module")

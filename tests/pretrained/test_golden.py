@@ -15,7 +15,7 @@ from biggan.sampling.standing_statistics import StatisticsTable
 def test_biggan_pytorch(name):
     prefix = f"golden/biggan_pytorch_{name}"
     files = [shared_file(f"{prefix}.{player}.safetensors") for player in "GD"]
-    foreign = read_biggan_pytorch(files[0], discriminator=files[1], norm_epsilon=1e-5, spectral_epsilon=1e-6)
+    foreign = read_biggan_pytorch(files[0], discriminator=files[1], norm_epsilon=1e-5, spectral_norm_epsilon=1e-6)
     family = FAMILIES[foreign.model.family]
     g, d = family.generator(foreign.model).eval(), family.discriminator(foreign.model).eval()
     g.load_state_dict(foreign.parts["generator"])

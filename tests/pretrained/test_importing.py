@@ -60,12 +60,12 @@ def test_biggan_pytorch_folder(capsys, biggan_pytorch, tmp_path):
 def test_fine_tuning_an_imported_model(capsys, biggan_pytorch, tmp_path):
     """The first step starts from the very weights; D comes along; another number of classes draws the tables anew."""
     call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
-    tiny = ["--train.batch", 8, "--train.standing-passes", 2, "--train.device", "cpu", "--train.precision", "fp32"]
+    tiny = ["--train.batch", 8, "--train.standing-stats-batches", 2, "--train.device", "cpu", "--train.precision", "fp32"]
     words = ["train", "digits", "--init-from", tmp_path / "model", "--train.steps", 2, "--run", tmp_path / "run", *tiny]
     code, _, err = call(capsys, *words)
     assert (code, f"starting from the weights of {tmp_path / 'model'}" in err) == (0, True)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["model"]["width"], config["model"]["z_entry"]) == (8, "input")
+    assert (config["model"]["width"], config["model"]["latent_injection"]) == (8, "input")
     assert config["init_from"] == str(tmp_path / "model")
     assert "resuming" not in err
     code, _, err = call(capsys, *words, "--train.steps", 3)
@@ -93,7 +93,7 @@ def test_what_a_run_starts_from(capsys, biggan_pytorch, tmp_path, classes):
 
 
 def test_a_run_starts_from_the_last_checkpoint_of_another(capsys, tmp_path):
-    tiny = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-passes", 2]
+    tiny = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-stats-batches", 2]
     words = ["train", "digits", "--train.steps", 2, "--run", tmp_path / "first", *tiny]
     assert call(capsys, *words)[0] == 0
     words = ["train", "digits", "--train.steps", 1, "--run", tmp_path / "second", "--init-from", tmp_path / "first"]

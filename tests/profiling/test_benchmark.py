@@ -39,7 +39,7 @@ def test_saved_bytes_of_a_product():
 
 
 def test_recomputing_needs_less_memory_and_no_other_arithmetic():
-    kept, again = footprint(ready()), footprint(ready(recompute=True))
+    kept, again = footprint(ready()), footprint(ready(activation_checkpointing=True))
     assert again.activation_bytes < kept.activation_bytes / 1.3
     assert again._replace(activation_bytes=0) == kept._replace(activation_bytes=0)
 
@@ -98,5 +98,5 @@ def test_labelled_images_are_part_of_the_step_that_is_timed():
 def test_state_is_counted_with_averages_and_means():
     config = replace_fields(ready(), {"model.num_classes": 10})
     need = footprint(config)
-    more = footprint(replace_fields(config, {"regularization.discriminator.historical_average": 0.1}))
+    more = footprint(replace_fields(config, {"regularization.discriminator.historical_averaging": 0.1}))
     assert more.state_bytes - need.state_bytes == 4 * need.discriminator_parameters

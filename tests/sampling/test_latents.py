@@ -11,7 +11,7 @@ from biggan.runtime.rng import addressed_rng, seed_torch
 from biggan.sampling.latents import LatentConfig, LatentName, draw_labels
 
 NORMAL = LatentConfig().prior()
-TAILLESS = ("uniform", "unit-uniform", "bernoulli", "signs", "categorical")
+TAILLESS = ("uniform", "unit-uniform", "bernoulli", "rademacher", "categorical")
 
 
 def drawn(name, generator, truncation=None, step=None, shape=(200, 100), **options):
@@ -39,7 +39,7 @@ def test_continuous_priors(name, options, distribution, generator):
     ("name", "odds"),
     [
         ("bernoulli", {0: 1 / 2, 1: 1 / 2}),
-        ("signs", {-1: 1 / 2, 1: 1 / 2}),
+        ("rademacher", {-1: 1 / 2, 1: 1 / 2}),
         ("categorical", {-1: 1 / 3, 0: 1 / 3, 1: 1 / 3}),
     ],
 )

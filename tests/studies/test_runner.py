@@ -18,7 +18,7 @@ from biggan.studies.definitions import STUDIES
 from biggan.studies.runner import list_runs
 from biggan.studies.table import cell, findings_agreement, summary
 
-TINY = ["--train.batch", 8, "--train.standing-passes", 2, "--model.width", 2, "--model.embedding-dim", 8]
+TINY = ["--train.batch", 8, "--train.standing-stats-batches", 2, "--model.width", 2, "--model.embedding-dim", 8]
 TINY += ["--train.device", "cpu", "--train.precision", "fp32", "--model.discriminator-width", 2]
 
 
@@ -39,7 +39,16 @@ def in_process(monkeypatch):
 
 def study(capsys, out, small, *more):
     words = ["study", "truncatable", "--preset", "digits", "--steps", 2, "--seeds", 2, "--out", out, *TINY]
-    words += ["--eval.every", 1, "--eval.share", 100, "--eval.extractor", f"module:{small}", "--eval.recipe", "fid20,is20"]
+    words += [
+        "--eval.every",
+        1,
+        "--eval.max_time_fraction",
+        100,
+        "--eval.extractor",
+        f"module:{small}",
+        "--eval.recipe",
+        "fid20,is20",
+    ]
     return call(capsys, *words, "--eval.reference-images", 60, *more)
 
 
@@ -121,7 +130,7 @@ def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
     assert (whole.objective.real_target, whole.objective.feature_matching) == (0.9, None)
     assert (whole.model.generator_norm, whole.model.minibatch_kernels) == ("virtual", 100)
     assert (whole.objective.loss, whole.data.labels_per_class) == ("semi-supervised", None)
-    without_labels = {"objective.loss": "non-saturating", "train.discriminator_average": None}
+    without_labels = {"objective.loss": "non-saturating", "train.discriminator_ema_decay": None}
     averaging = {f"regularization.{player}.historical_average": 0.01 for player in ("generator", "discriminator")}
     instead = {
         "batch norm": {"model.generator_norm": "batch"},
@@ -194,9 +203,9 @@ def test_analyzing_a_run_and_an_old_log(capsys, tmp_path):
         "--train.steps",
         3,
         *TINY,
-        "--watch.every",
+        "--monitor.every",
         1,
-        "--watch.share",
+        "--monitor.max_time_fraction",
         100,
     ]
     assert call(capsys, *words)[0] == 0

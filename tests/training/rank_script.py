@@ -25,11 +25,14 @@ CASES = {
         "batch norm in D": {"model": BigGANConfig(**SIZE, discriminator_norm="batch")},
         "one table": {"model": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator")},
         "virtual norm": {"model": BigGANConfig(**SIZE, generator_norm="virtual", reference_batch=6)},
-        "minibatch features": {"model": BigGANConfig(**SIZE, minibatch_kernels=5), "train.compare_across_ranks": True},
+        "minibatch features": {
+            "model": BigGANConfig(**SIZE, minibatch_kernels=5),
+            "train.sync_minibatch_discrimination": True,
+        },
         "classes": {
             "model": BigGANConfig(**SIZE, minibatch_kernels=5, discriminator_head="classes"),
             "objective.loss": "semi-supervised",
-            "train.compare_across_ranks": True,
+            "train.sync_minibatch_discrimination": True,
         },
         "feature matching": {"model": BigGANConfig(**SIZE), "objective.feature_matching": "l1"},
         "penalties": {"model": BigGANConfig(**SIZE, discriminator_attention=(16,))} | PENALTIES,

@@ -25,8 +25,8 @@ from biggan.training.setup import plan_batch
 
 HERE = Path(__file__).parent
 TINY = ["--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1, "--train.checkpoint-every", 1]
-TINY += ["--train.standing-passes", 3, "--model.width", 2, "--model.embedding-dim", 8, "--data.flip"]
-TINY += ["--watch.every", 1, "--watch.share", 100, "--watch.held-out", "embedded:digits"]
+TINY += ["--train.standing-stats-batches", 3, "--model.width", 2, "--model.embedding-dim", 8, "--data.flip"]
+TINY += ["--monitor.every", 1, "--monitor.max_time_fraction", 100, "--monitor.held-out", "embedded:digits"]
 TINY += [
     "--train.device",
     "cpu",
@@ -108,7 +108,7 @@ def test_training_and_resuming_with_another_number_of_ranks(runs, name):
     assert (difference < 1e-5).float().mean() > 0.98
     logs = [[json.loads(line) for line in (runs / run / "stats.jsonl").read_text().splitlines()] for run in ("1", name)]
     assert [line["step"] for line in logs[1]] == [1, 2, 3, 4]
-    seen = [[json.loads(line) for line in (runs / run / "watch.jsonl").read_text().splitlines()] for run in ("1", name)]
+    seen = [[json.loads(line) for line in (runs / run / "monitor.jsonl").read_text().splitlines()] for run in ("1", name)]
     for first, second in zip(*seen, strict=True):
         sigma = [line["sigma0/discriminator/blocks.2.conv_1.weight"] for line in (first, second)]
         assert sigma[0] == pytest.approx(sigma[1], rel=1e-3)
@@ -211,6 +211,6 @@ def test_statistics_within_groups_of_ranks(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, tmp_path / "groups.py"], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, statistics_ranks=3))
+    config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, sync_bn_group_size=3))
     with pytest.raises(ConfigError, match="statistics_ranks=3 does not divide 4 ranks"):
         plan_batch(config, World(0, 4))

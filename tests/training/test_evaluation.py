@@ -12,7 +12,7 @@ from biggan.training.evaluation import Evaluator
 
 
 def train(capsys, folder, small, *more):
-    words = ["train", "digits", "--run", folder, "--train.steps", 6, "--train.batch", 8, "--train.standing-passes", 2]
+    words = ["train", "digits", "--run", folder, "--train.steps", 6, "--train.batch", 8, "--train.standing-stats-batches", 2]
     words += ["--model.width", 2, "--model.embedding-dim", 8, "--train.device", "cpu", "--train.precision", "fp32"]
     words += ["--train.keep-checkpoints", 1, "--eval.extractor", f"module:{small}", "--eval.reference-images", 60]
     return call(capsys, *words, *more)
@@ -22,7 +22,7 @@ def test_the_best_is_kept_and_the_steps_are_what_they_were(capsys, small, tmp_pa
     values = iter([5.0, 3.0, 4.0, 2.0, 9.0, 8.0])
     original = Evaluator.keep_if_best
     monkeypatch.setattr(Evaluator, "keep_if_best", lambda self, s, c, name, value: original(self, s, c, name, next(values)))
-    recipe = ["--eval.every", 1, "--eval.recipe", "fid20,is20", "--eval.share", 1000]
+    recipe = ["--eval.every", 1, "--eval.recipe", "fid20,is20", "--eval.max_time_fraction", 1000]
     code, _, err = train(capsys, tmp_path / "run", small, *recipe)
     assert code == 0, err
     lines = [json.loads(line) for line in (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()]
@@ -41,7 +41,7 @@ def test_the_best_is_kept_and_the_steps_are_what_they_were(capsys, small, tmp_pa
 
 
 def test_evaluations_wait_until_they_are_worth_their_time(capsys, small, tmp_path):
-    words = ["--eval.every", 1, "--eval.recipe", "fid20", "--eval.share", 1e-9]
+    words = ["--eval.every", 1, "--eval.recipe", "fid20", "--eval.max_time_fraction", 1e-9]
     assert train(capsys, tmp_path / "run", small, *words)[0] == 0
     lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 6], "the first and the last are free, then there is no time"

@@ -17,7 +17,7 @@ from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 
 TINY = ["--train.batch", 8, "--train.discriminator-steps", 1, "--train.log-every", 2, "--train.checkpoint-every", 2]
-TINY += ["--train.standing-passes", 2, "--train.sample-every", 100000, "--model.width", 2, "--model.embedding-dim", 8]
+TINY += ["--train.standing-stats-batches", 2, "--train.sample-every", 100000, "--model.width", 2, "--model.embedding-dim", 8]
 TINY += ["--data.flip", "--train.device", "cpu", "--train.precision", "fp32"]
 DISK_LIMIT = 100_000  # bytes per file; a checkpoint has some 700,000
 PATIENCE = 120  # seconds for a start

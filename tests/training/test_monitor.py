@@ -28,7 +28,7 @@ from biggan.training.train_state import NETWORKS
 def watched(steps=4, **settings):
     """A tiny run that measures at every step."""
     config = tiny_config(steps=steps, checkpoint_every=1, keep_checkpoints=9)
-    return dataclasses.replace(config, watch=MonitorConfig(**{"every": 1, "share": 1000.0} | settings))
+    return dataclasses.replace(config, monitor=MonitorConfig(**{"every": 1, "max_time_fraction": 1000.0} | settings))
 
 
 def last_alarm_step(monkeypatch, step, times=1, healthy=2):
@@ -49,14 +49,14 @@ def test_watching_changes_no_step(tmp_path):
     other = train(watched(every=None), tmp_path / "other")
     first, second = final_tensors(one), final_tensors(other)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not (tmp_path / "other" / "watch.jsonl").read_text()
-    lines = read_log(tmp_path / "one" / "watch.jsonl")
+    assert not (tmp_path / "other" / "monitor.jsonl").read_text()
+    lines = read_log(tmp_path / "one" / "monitor.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_what_is_measured_is_what_is_there(tmp_path):
     folder = train(watched(steps=2, held_out="embedded:digits"), tmp_path / "run")
-    line, tensors = read_log(tmp_path / "run" / "watch.jsonl")[-1], read_checkpoint(folder.list_checkpoints()[-1]).tensors
+    line, tensors = read_log(tmp_path / "run" / "monitor.jsonl")[-1], read_checkpoint(folder.list_checkpoints()[-1]).tensors
     name = "discriminator/blocks.1.conv_1.weight"
     exact = torch.linalg.svdvals(tensors[name].flatten(1).double())
     assert [line[f"sigma{i}/{name}"] for i in range(3)] == pytest.approx(exact[:3].tolist(), rel=2e-5)
@@ -71,7 +71,7 @@ def test_what_is_measured_is_what_is_there(tmp_path):
 
 def test_measuring_waits_until_it_is_worth_its_time(tmp_path):
     train(watched(share=1e-9), tmp_path / "run")
-    assert [line["step"] for line in read_log(tmp_path / "run" / "watch.jsonl")] == [1]
+    assert [line["step"] for line in read_log(tmp_path / "run" / "monitor.jsonl")] == [1]
 
 
 def test_only_warning(tmp_path, monkeypatch):
@@ -94,7 +94,7 @@ def test_stopping(tmp_path, monkeypatch):
     assert any("stopped at step 3" in note for note in notes)
     assert ModelDir(folder.path).card.step == 2, "no scores say which is the best: the model is the last healthy one"
     train(watched(on_alarm="stop"), tmp_path / "run", notes.append)
-    assert "was stopped by an alarm at step 3: --watch.on-alarm warn goes on" in notes[-1]
+    assert "was stopped by an alarm at step 3: --monitor.on-alarm warn goes on" in notes[-1]
     train(watched(), tmp_path / "run")
     assert folder.list_checkpoints()[-1].name == "step-00000004"
 
@@ -103,7 +103,7 @@ def test_rolling_back(tmp_path, monkeypatch):
     """To the last healthy checkpoint, with lower rates and R1, which a resumed run has too; the old log is kept."""
     last_alarm_step(monkeypatch, 4)
     notes, rates = [], []
-    config = watched(steps=5, on_alarm="roll-back", remedy_r1=0.5, remedy_r1_every=1)
+    config = watched(steps=5, on_alarm="roll-back", rollback_r1=0.5, rollback_r1_interval=1)
 
     def listening(state, step, *images):
         scalars = train_step(state, step, *images)
@@ -148,7 +148,7 @@ def test_the_r1_of_a_run_and_that_of_a_remedy_add_up(generator):
     context = PenaltyInputs(step=1, real=uint8_to_float(images, torch.contiguous_format), real_labels=labels)
     state.discriminator.network.eval()
     alone = state.discriminator.penalties(context)["r1"].item()
-    apply_rollback(state, watched(remedy_r1=1.0, remedy_r1_every=1), Rollbacks(collapsed=1))
+    apply_rollback(state, watched(rollback_r1=1.0, rollback_r1_interval=1), Rollbacks(collapsed=1))
     assert state.discriminator.penalties(context)["r1"].item() == pytest.approx(1.5 * alone)
 
 
@@ -163,8 +163,8 @@ def test_the_past_of_a_run_is_that_of_the_run_it_starts_from(tmp_path):
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10))
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
-    watch = watching.CollapseMonitor(config, build_train_state(config), None, folder, 0, lambda line: None, None)
-    found = [watch.observe(step, {"D_loss_real": 50.0}) for step in range(10, 60, 10)]
+    monitor = watching.CollapseMonitor(config, build_train_state(config), None, folder, 0, lambda line: None, None)
+    found = [monitor.observe(step, {"D_loss_real": 50.0}) for step in range(10, 60, 10)]
     (alarm,) = [alarm for alarms in found for alarm in alarms]
     assert (alarm.rule, alarm.step, alarm.healthy) == ("D's loss explodes", 30, 2200 - 3000)
 
@@ -226,8 +226,8 @@ def test_starting_from_a_checkpoint_of_another_run(capsys, tmp_path):
     code, _, err = call(capsys, *words)
     assert (code, "no checkpoint of step 7 (there are: 1, 2, 3, 4)" in err) == (2, True)
     words = ["train", "digits", "--run", tmp_path / "model", "--init-from", tmp_path / "first" / "model"]
-    code, _, err = call(capsys, *words, "--train.steps", 1, "--train.moments", "keep")
-    assert (code, "use --train.moments reset" in err) == (2, True)
+    code, _, err = call(capsys, *words, "--train.steps", 1, "--train.optimizer_state", "keep")
+    assert (code, "use --train.optimizer_state reset" in err) == (2, True)
 
 
 def test_divergence_is_an_alarm_too(tmp_path):
@@ -242,13 +242,24 @@ def test_divergence_is_an_alarm_too(tmp_path):
 
 def test_a_classifier_of_these_classes_names_the_fixed_batch(capsys, small, tmp_path):
     """The evaluation's extractor here has three logits: for three classes it is asked, for ten it is not."""
-    words = ["train", "digits", "--train.steps", 1, "--train.batch", 8, "--train.standing-passes", 2, "--model.width", 2]
-    words += ["--train.device", "cpu", "--train.precision", "fp32", "--watch.every", 1, "--eval.every", 1]
+    words = [
+        "train",
+        "digits",
+        "--train.steps",
+        1,
+        "--train.batch",
+        8,
+        "--train.standing-stats-batches",
+        2,
+        "--model.width",
+        2,
+    ]
+    words += ["--train.device", "cpu", "--train.precision", "fp32", "--monitor.every", 1, "--eval.every", 1]
     words += ["--eval.extractor", f"module:{small}", "--eval.recipe", "fid20", "--eval.reference-images", 30]
     found = {}
     for name, classes in (("three", ["--data.classes", "0", "1", "2"]), ("ten", [])):
         code, _, err = call(capsys, *words, "--run", tmp_path / name, *classes)
         assert code == 0, err
-        found[name] = read_log(tmp_path / name / "watch.jsonl")[0].get("recognised")
+        found[name] = read_log(tmp_path / name / "monitor.jsonl")[0].get("recognised")
     assert found["ten"] is None
     assert 0 <= found["three"] <= 1

@@ -29,7 +29,7 @@ from biggan.training.trainer import fit
 def semi_supervised(model=None, **changes):
     """A run of seconds on the digits at 8 px: 4 labels a class."""
     model = model or MLPConfig(resolution=8, generator_hidden=(20,), discriminator_hidden=(40, 30))
-    config = tiny_config(batch=20, discriminator_steps=1, discriminator_average=0.9, adam_epsilon=1e-4, generator_lr=3e-3)
+    config = tiny_config(batch=20, discriminator_steps=1, discriminator_ema_decay=0.9, adam_epsilon=1e-4, generator_lr=3e-3)
     config = dataclasses.replace(
         config,
         model=model,
@@ -37,7 +37,7 @@ def semi_supervised(model=None, **changes):
         objective=ObjectiveConfig(loss="semi-supervised", feature_matching="mean-square"),
         classify=ClassifyConfig(test="embedded:digits", every=2),
     )
-    config = replace_fields(config, {"train.discriminator_lr": 3e-3, "watch.every": None} | changes)
+    config = replace_fields(config, {"train.discriminator_lr": 3e-3, "monitor.every": None} | changes)
     config.check()
     return config
 
@@ -57,7 +57,7 @@ def tensors_of(folder):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_four_steps_are_two_and_two(tmp_path, precision):
     changes = {"train.precision": precision, "model.minibatch_kernels": 3, "train.generator_steps": 2}
-    changes |= {"regularization.generator.historical_average": 0.1, "objective.feature_matching": None}
+    changes |= {"regularization.generator.historical_averaging": 0.1, "objective.feature_matching": None}
     whole = tensors_of(train(semi_supervised(**changes), tmp_path / "whole"))
     train(semi_supervised(**changes, **{"train.steps": 2}), tmp_path / "parts")
     parts = tensors_of(train(semi_supervised(**changes), tmp_path / "parts"))
@@ -230,15 +230,15 @@ TECHNIQUES = {
         "model.reference_batch": 4,
         "objective.loss": "semi-supervised",
         "objective.feature_matching": "l1",
-        "train.discriminator_average": 0.9,
+        "train.discriminator_ema_decay": 0.9,
         "data.labels_per_class": 2,
     },
     "projection, minibatch, smoothing, averaging": {
         "model.minibatch_kernels": 3,
         "objective.loss": "non-saturating",
         "objective.real_target": 0.9,
-        "regularization.generator.historical_average": 0.1,
-        "regularization.discriminator.historical_average": 0.1,
+        "regularization.generator.historical_averaging": 0.1,
+        "regularization.discriminator.historical_averaging": 0.1,
     },
 }
 
@@ -258,11 +258,11 @@ def test_with_biggan_too(name, tmp_path):
     [
         ({"model": BigGANConfig(resolution=32, width=2)}, "gives no class logits"),
         ({"objective.loss": "hinge", "objective.feature_matching": None}, "labels_per_class=4 is for"),
-        ({"train.discriminator_average": None}, "classify.test needs"),
+        ({"train.discriminator_ema_decay": None}, "classify.test_data needs"),
         ({"data.labels_per_class": 0}, "at least 1"),
         ({"classify.every": 0}, "at least 1"),
         ({"train.generator_steps": 0}, "above 0"),
-        ({"train.discriminator_average": 1.0}, "below 1"),
+        ({"train.discriminator_ema_decay": 1.0}, "below 1"),
         ({"objective.loss": "hinge", "data.labels_per_class": None}, "discriminator_average=0.9 is for"),
         ({"model.noise": -1.0}, "model.noise=-1.0"),
     ],
@@ -286,4 +286,4 @@ def test_a_run_without_a_classifier(tmp_path, capsys):
 def test_test_images_of_other_classes(tmp_path):
     write_pictures(tmp_path / "pictures", {"a": 2, "b": 2})
     with pytest.raises(DataError, match=r"other classes than .*\(0, 1, 2 are only"):
-        train(semi_supervised(**{"classify.test": str(tmp_path / "pictures")}), tmp_path / "run")
+        train(semi_supervised(**{"classify.test_data": str(tmp_path / "pictures")}), tmp_path / "run")

@@ -148,8 +148,8 @@ def test_bf16_keeps_weights_float32(generator):
 def test_recomputing_changes_no_bit(generator, family):
     images, labels = real_batch(16, generator)
     states, saved = [], []
-    for recompute in (False, True):
-        config = tiny_config(recompute=recompute, micro_batch=4)
+    for activation_checkpointing in (False, True):
+        config = tiny_config(activation_checkpointing=activation_checkpointing, micro_batch=4)
         model = family(resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator_dropout=0.5)
         state = build_train_state(dataclasses.replace(config, model=model))
         reals = itertools.cycle(pieces(images, labels, 4))
@@ -164,13 +164,15 @@ def test_recomputing_changes_no_bit(generator, family):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("recompute", [False, True])
-def test_all_penalties_at_once(generator, precision, recompute):
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_all_penalties_at_once(generator, precision, activation_checkpointing):
     """In the arithmetic of the run and with recomputed blocks, and what they remember is part of the state."""
     settings = {"r1": 1.0, "r2": 1.0, "lecam": 0.1, "consistency": 1.0, "sigma_penalty": 1.0, "sigma_bound": 1.0}
     changes = {f"regularization.discriminator.{name}": value for name, value in settings.items()}
     changes |= {"model.discriminator_attention": (16,), "model.width": 4}
-    state = game_of(replace_fields(tiny_config(precision=precision, recompute=recompute), changes))
+    state = game_of(
+        replace_fields(tiny_config(precision=precision, activation_checkpointing=activation_checkpointing), changes)
+    )
     values = train_step(state, 1, itertools.repeat(real_batch(8, generator)))
     assert all(torch.isfinite(value) for value in values.values())
     assert {"D_loss_r1", "D_loss_r2", "D_loss_lecam", "D_loss_consistency", "D_loss_sigmapenalty"} <= set(values)

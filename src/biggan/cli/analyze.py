@@ -36,7 +36,7 @@ def analyze(arguments: list[str]) -> int:
     from biggan.checkpoints.run_dir import RunDir
     from biggan.runtime.metric_logger import read_run
 
-    config = read_run_config(command.run).watch if RunDir(command.run).config_file.exists() else MonitorConfig()
+    config = read_run_config(command.run).monitor if RunDir(command.run).config_file.exists() else MonitorConfig()
     if command.metric_factor is not None:
         config = replace_fields(config, {"metric_factor": command.metric_factor})
     config.check()

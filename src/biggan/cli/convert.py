@@ -31,7 +31,7 @@ class ImportCommand:
     """A file with one name per line; None: ImageNet's names for 1,000 classes, else numbers."""
     norm_epsilon: float = 1e-5
     """BigGAN-PyTorch: BN_eps of the run. The default is that of its launch scripts."""
-    spectral_epsilon: float = 1e-6
+    spectral_norm_epsilon: float = 1e-6
     """BigGAN-PyTorch: SN_eps of the run."""
 
 
@@ -50,7 +50,7 @@ def import_(arguments: list[str]) -> int:
         discriminator=command.discriminator,
         class_names=command.class_names,
         norm_epsilon=command.norm_epsilon,
-        spectral_epsilon=command.spectral_epsilon,
+        spectral_norm_epsilon=command.spectral_norm_epsilon,
         cache=default_cache() / "released",
         progress=download_progress,
     )

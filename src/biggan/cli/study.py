@@ -111,8 +111,8 @@ def for_a_study(config: RunConfig, base: RunConfig, steps: int | None) -> RunCon
         config = replace_fields(config, {"eval.every": max(1, config.train.steps // 4)})
     if config.eval.recipe == EvalConfig.recipe:
         config = replace_fields(config, {"eval.recipe": "fid5k,is5k"})
-    if config.watch.every == MonitorConfig.every:
-        config = replace_fields(config, {"watch.every": min(MonitorConfig.every, max(1, config.train.steps // 20))})
+    if config.monitor.every == MonitorConfig.every:
+        config = replace_fields(config, {"monitor.every": min(MonitorConfig.every, max(1, config.train.steps // 20))})
     return config
 
 

@@ -112,7 +112,7 @@ def start_from(base: RunConfig, path: str | None) -> RunConfig:
     start = parse_init_from(path)
     if start.step is not None:
         report = say if world().is_rank_zero else say_nothing
-        base = dataclasses.replace(read_run_config(start.path, base, report), found=None)
+        base = dataclasses.replace(read_run_config(start.path, base, report), dataset=None)
     model, latent = read_model_config(start.path)
     # The released generators were trained on plain normal latents; only their demos scale and cut them.
     latent = LatentConfig() if latent.distribution == "scaled-truncated-normal" else latent

@@ -57,7 +57,7 @@ def to_command_line(config: object, base: object) -> list[str]:
     """What has to be added to the command of `base` to get `config`; the found facts and the preset's name aside."""
     before, words = flatten(base), []
     for name, value in flatten(config).items():
-        if value == before.get(name, MISSING) or name == "preset" or name.startswith("found"):
+        if value == before.get(name, MISSING) or name == "preset" or name.startswith("dataset"):
             continue
         option = name.replace("_", "-")
         if isinstance(value, bool):

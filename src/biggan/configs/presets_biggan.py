@@ -85,7 +85,7 @@ def sngan_128() -> RunConfig:
         train=TrainConfig(
             steps=450_000,
             batch=64,
-            generator_batches=2,
+            generator_batch_multiplier=2,
             discriminator_steps=5,
             generator_lr=2e-4,
             discriminator_lr=2e-4,
@@ -149,7 +149,9 @@ def cifar10_gpu() -> RunConfig:
     N(0, 0.02) initialisation, average from step 1,000); docs/papers/biggan.md, "BigGAN layer tables"."""
     return RunConfig(
         preset="cifar10-gpu",
-        model=BigGANConfig(resolution=32, width=64, class_embedding="per-class", z_entry="input", initialization="normal"),
+        model=BigGANConfig(
+            resolution=32, width=64, class_embedding="per-class", latent_injection="input", initialization="normal"
+        ),
         data=DataConfig(flip=True),
         regularization=NO_REGULARIZATION,
         train=TrainConfig(

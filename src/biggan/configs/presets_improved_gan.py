@@ -1,7 +1,7 @@
 """The recipes of "Improved Techniques for Training GANs" (Salimans et al. 2016), as presets.py has those of BigGAN.
 
 Settings: the published code's; docs/papers/improved_gan.md, "Network and training tables" and "ImageNet configuration". Each
-needs --data, and for the error --classify.test.
+needs --data, and for the error --classify.test_data.
 
 DEVIATION from that code: its Adam divides by sqrt(v + 1e-8), torch's by sqrt(v) + epsilon. EPSILON is the same for large and
 for small gradients and within a factor of 1.5 between; with 1e-8 there, D wins on MNIST within ten epochs.
@@ -31,7 +31,7 @@ BATCH = 100
 def improved_mnist() -> RunConfig:
     """MNIST by 100 labels, the places of pixels unknown, feature matching; 300 epochs, 82 minutes on two cores with AMX.
 
-    Table 1: 93 (+- 6.5) of 10,000 test images wrong, over ten choices of labels (--data.labels-seed); 20 labels
+    Table 1: 93 (+- 6.5) of 10,000 test images wrong, over ten choices of labels (--data.label-seed); 20 labels
     (--data.labels-per-class 2): 1677, 50: 221, 200: 90.
     """
     rates = {"generator_lr": 3e-3, "discriminator_lr": 3e-3}
@@ -81,7 +81,7 @@ def improved_imagenet128() -> RunConfig:
     return dataclasses.replace(
         config,
         latent=LatentConfig(distribution="uniform"),
-        objective=ObjectiveConfig(loss="semi-supervised", real_target=0.75, generator_target=0.375, unsupervised=1.0),
+        objective=ObjectiveConfig(loss="semi-supervised", real_target=0.75, generator_target=0.375, unsupervised_weight=1.0),
         train=dataclasses.replace(config.train, batch=64, generator_lr=4e-4, discriminator_lr=4e-4),
     )
 
@@ -117,12 +117,12 @@ def semi_supervised(
             adam_beta1=0.5,
             adam_epsilon=EPSILON,
             ema_decay=0.0,
-            discriminator_average=0.9999,
+            discriminator_ema_decay=0.9999,
             log_every=epoch,
             sample_every=10 * epoch,
             checkpoint_every=10 * epoch,
         ),
-        watch=MonitorConfig(every=None),
+        monitor=MonitorConfig(every=None),
         classify=ClassifyConfig(every=5 * epoch),
     )
 

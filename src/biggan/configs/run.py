@@ -36,13 +36,13 @@ class RunConfig:
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    watch: MonitorConfig = field(default_factory=MonitorConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     classify: ClassifyConfig = field(default_factory=ClassifyConfig)
     init_from: str | None = None
     """A run or a model folder whose weights the run starts from; its model and its latents are then those of the folder.
     RUN@STEP: one of its checkpoints, and then all that the run was made with holds here too, but for what is given, and for
     data sources, extractors and folders, which have to be given again: the run may be somebody else's."""
-    found: tyro.conf.Suppress[DatasetInfo | None] = None
+    dataset: tyro.conf.Suppress[DatasetInfo | None] = None
     """What was found in the data; filled in when it is opened."""
 
     def check(self) -> None:
@@ -55,11 +55,11 @@ class RunConfig:
         self.regularization.check()
         self.train.check()
         self.eval.check()
-        self.watch.check()
+        self.monitor.check()
         self.classify.check()
         self.check_classes()
-        if self.train.moments == "keep" and self.init_from is None:
-            raise ConfigError("train.moments=keep is for a run that starts from another: add --init-from RUN")
+        if self.train.optimizer_state == "keep" and self.init_from is None:
+            raise ConfigError("train.optimizer_state=keep is for a run that starts from another: add --init-from RUN")
 
     def check_classes(self) -> None:
         """Raises ConfigError where a D shall tell classes that cannot, or is given labels that it does not use."""
@@ -70,14 +70,16 @@ class RunConfig:
         if self.data.labels_per_class is not None and not supervised:
             per_class = self.data.labels_per_class
             raise ConfigError(f"data.labels_per_class={per_class} is for --objective.loss semi-supervised: leave it out")
-        if self.train.discriminator_average is not None and not supervised:
-            average = self.train.discriminator_average
+        if self.train.discriminator_ema_decay is not None and not supervised:
+            average = self.train.discriminator_ema_decay
             raise ConfigError(
-                f"train.discriminator_average={average} is for a D that learns classes (--objective.loss semi-supervised), "
+                f"train.discriminator_ema_decay={average} is for a D that learns classes (--objective.loss semi-supervised), "
                 f"not for the {self.objective.loss} loss: give None"
             )
-        if self.classify.test is not None and self.train.discriminator_average is None:
-            raise ConfigError("classify.test needs an averaged discriminator: add --train.discriminator-average 0.9999")
+        if self.classify.test_data is not None and self.train.discriminator_ema_decay is None:
+            raise ConfigError(
+                "classify.test_data needs an averaged discriminator: add --train.discriminator-ema-decay 0.9999"
+            )
 
 
 def resolve(config: RunConfig, facts: DatasetInfo) -> RunConfig:
@@ -93,7 +95,7 @@ def resolve(config: RunConfig, facts: DatasetInfo) -> RunConfig:
         latent = dataclasses.replace(latent, annealing_steps=config.train.steps)
     if config.objective.feature_layer is not None:
         check_layer(model, config.objective.feature_layer)
-    return dataclasses.replace(config, model=model, latent=latent, found=facts)
+    return dataclasses.replace(config, model=model, latent=latent, dataset=facts)
 
 
 # These name a file, a program or a place: somebody else's folder shall not decide what is opened or run here. They come from
@@ -104,8 +106,8 @@ PLACES = {
     "data.cache",
     "eval.extractor",
     "eval.extractor_weights",
-    "watch.held_out",
-    "classify.test",
+    "monitor.held_out",
+    "classify.test_data",
     "init_from",
 }
 
@@ -121,7 +123,7 @@ RESUMABLE = {
     "data.source",
     "data.cache",
     "data.skip_broken",
-    "found.name",
+    "dataset.name",
     "train.steps",
     "train.minutes",
     "train.log_every",
@@ -131,7 +133,7 @@ RESUMABLE = {
     "train.on_divergence",
     "train.max_rollbacks",
     "train.keep_checkpoints",
-    "train.recompute",
+    "train.activation_checkpointing",
 }
 
 
@@ -140,5 +142,5 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     before, after = flatten(old), flatten(new)
     resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
     changed = [name for name in before | after if before.get(name) != after.get(name)]
-    names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "watch.", "classify."))]
+    names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "monitor.", "classify."))]
     return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]

@@ -20,7 +20,7 @@ class TrainConfig:
     """Images per forward pass; gradients are accumulated up to the batch. None: the whole batch."""
     sync_minibatch_discrimination: bool = False
     """Minibatch features compare the images of all ranks, not only each rank's own."""
-    statistics_ranks: int | None = None
+    sync_bn_group_size: int | None = None
     """Ranks next to each other that share batch statistics; None: all."""
     discriminator_steps: int = 2
     """Discriminator steps per generator step."""
@@ -32,23 +32,23 @@ class TrainConfig:
     """0: the discriminator is frozen."""
     lr_decay_start: int | None = None
     """Step from which both rates fall evenly to 0 at the last step; None: constant."""
-    generator_batches: int = 1
+    generator_batch_multiplier: int = 1
     """The generator's batch is this many times the batch."""
     adam_beta1: float = 0.0
     adam_beta2: float = 0.999
     adam_epsilon: float = 1e-8
-    moments: Literal["reset", "keep"] = "reset"
+    optimizer_state: Literal["reset", "keep"] = "reset"
     """Of the optimisers, where a run starts from a checkpoint of another."""
     ema_decay: float = 0.9999
     ema_start: int = 0
     """The average of the generator's weights follows them exactly up to this step."""
-    discriminator_average: float | None = None
+    discriminator_ema_decay: float | None = None
     """Decay of an average of the discriminator's weights, for telling classes; None: none is kept."""
     device: DeviceName = "auto"
     precision: PrecisionName = "auto"
     """bf16: autocast with float32 weights, statistics and spectral norms. auto: bf16 where the hardware has it."""
     memory_format: MemoryFormatName = "channels-last"
-    recompute: bool = False
+    activation_checkpointing: bool = False
     """Keep only the inputs of each block and compute the rest again in the backward pass: less memory, a third more work."""
     seed: int = 0
     log_every: int = 50
@@ -63,26 +63,26 @@ class TrainConfig:
     """When a gradient is no longer finite: stop, or carry on from the last checkpoint with half the learning rates."""
     max_rollbacks: int = 3
     """How often a run rolls back before it stops."""
-    standing_passes: int = 32
+    standing_stats_batches: int = 32
     """Batches whose statistics are averaged for sampling (BigGAN appendix C.1)."""
 
     def check(self) -> None:
         """Raises ConfigError with the field, its value and a remedy."""
         positive = ("steps", "batch", "discriminator_steps", "adam_epsilon")
         positive += (
-            "generator_batches",
+            "generator_batch_multiplier",
             "generator_steps",
             "log_every",
             "sample_every",
             "checkpoint_every",
             "keep_checkpoints",
-            "standing_passes",
+            "standing_stats_batches",
         )
-        optional = ("minutes", "micro_batch", "checkpoint_minutes", "statistics_ranks")
+        optional = ("minutes", "micro_batch", "checkpoint_minutes", "sync_bn_group_size")
         for name in positive + tuple(name for name in optional if getattr(self, name) is not None):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be above 0")
-        for name in ("adam_beta1", "adam_beta2", "ema_decay", "discriminator_average"):
+        for name in ("adam_beta1", "adam_beta2", "ema_decay", "discriminator_ema_decay"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise ConfigError(f"train.{name}={getattr(self, name)} must be at least 0 and below 1")
         for name in ("generator_lr", "discriminator_lr"):

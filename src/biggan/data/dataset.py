@@ -66,7 +66,7 @@ class DataConfig:
     labels_per_class: int | None = None
     """Only so many images of each class, chosen at random, have a label that semi-supervised training looks at; None:
     all."""
-    labels_seed: int = 0
+    label_seed: int = 0
     """Of that choice."""
     flip: bool = False
     """Mirror half of the images, at random, left to right."""

@@ -33,9 +33,9 @@ class Classifier:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyConfig:
-    """Testing the averaged discriminator as a classifier while it is trained (see train.discriminator_average)."""
+    """Testing the averaged discriminator as a classifier while it is trained (see train.discriminator_ema_decay)."""
 
-    test: str | None = None
+    test_data: str | None = None
     """A data source of images and classes that the run is not trained on; None: no test."""
     every: int = 1000
     """Steps between tests; there is one at the end too."""

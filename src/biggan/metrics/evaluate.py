@@ -50,13 +50,13 @@ class EvalConfig:
     """A file with the extractor's weights, where there is no network."""
     reference_images: int = 10_000
     """Real images to compare with, at most."""
-    share: float = 0.04
+    max_time_fraction: float = 0.04
     """Of the time, at most; an evaluation that falls due earlier is put off."""
 
     def check(self) -> None:
         """Raises ConfigError on a recipe or a number that makes no sense."""
         parse_recipe(self.recipe)
-        for name in ("every", "reference_images", "share"):
+        for name in ("every", "reference_images", "max_time_fraction"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"eval.{name}={value} must be above 0")

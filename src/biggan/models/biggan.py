@@ -88,10 +88,10 @@ class SAGANConfig(BigGANConfig):
     family: Literal["sagan"] = "sagan"
     width: int = 64
     class_embedding: Literal["shared", "shared-with-discriminator", "per-class"] = "per-class"
-    z_entry: Literal["input", "chunks", "whole"] = "input"
+    latent_injection: Literal["input", "chunks", "whole"] = "input"
     initialization: InitializerName = "glorot"
     norm_epsilon: float = 1e-5
-    spectral_epsilon: float = 1e-12
+    spectral_norm_epsilon: float = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)

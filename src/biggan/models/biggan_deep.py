@@ -40,7 +40,7 @@ class BigGANDeepConfig(ResidualConfig):
 
     family: Literal["biggan-deep"] = "biggan-deep"
     width: int = 128
-    z_entry: Literal["input", "chunks", "whole"] = "whole"
+    latent_injection: Literal["input", "chunks", "whole"] = "whole"
     output_channels: int | None = None
 
     @property

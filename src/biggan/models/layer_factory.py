@@ -25,7 +25,7 @@ from biggan.nn.virtual_batch_norm import VirtualBatchNorm
 def build_reparametrization(config: ResidualConfig) -> Reparametrization:
     """What is done to the generator's weights."""
     rules = {
-        "spectral": partial(SpectralNorm, epsilon=config.spectral_epsilon),
+        "spectral": partial(SpectralNorm, epsilon=config.spectral_norm_epsilon),
         "weight-norm": WeightNorm,
         "plain": Identity,
     }
@@ -101,7 +101,7 @@ def normalize(config: ResidualConfig, channels: int) -> nn.Module:
 
 def discriminator_layers(config: ResidualConfig) -> LayerFactory:
     """Makers for the discriminator; its conditional norms are told class weights (N, K)."""
-    reparametrization = partial(SpectralNorm, epsilon=config.spectral_epsilon)
+    reparametrization = partial(SpectralNorm, epsilon=config.spectral_norm_epsilon)
 
     def conditional(channels: int) -> nn.Module:
         tables = {name: ClassConditionalTable(config.num_classes, channels) for name in ("gain", "bias")}

@@ -38,7 +38,9 @@ class Generator(nn.Module):
         self.config = config
         stages = config.generator_stages()
         embedding, embedded = class_embedding_layer(config)
-        self.injection = LATENT_INJECTIONS[config.z_entry](config.z_dim, embedded, [len(stage.blocks) for stage in stages])
+        self.injection = LATENT_INJECTIONS[config.latent_injection](
+            config.z_dim, embedded, [len(stage.blocks) for stage in stages]
+        )
         parts = generator_layers(config, self.injection.condition)
 
         self.embedding = embedding

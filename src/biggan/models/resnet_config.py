@@ -47,7 +47,7 @@ class ResidualConfig:
     """What conditions the generator's norms: maps of one class embedding (its table may be D's too), or a table in each."""
     embedding_dim: int = 128
     """Size of the shared class embedding."""
-    z_entry: Literal["input", "chunks", "whole"] = "chunks"
+    latent_injection: Literal["input", "chunks", "whole"] = "chunks"
     """Where z enters: the first layer only; that and each stage in its own chunk; or whole, with the class, everywhere."""
     latent_dim: int | None = None
     """Size of z; None: 20 per chunk (80, 100, 120, 140, 160 for 32 to 512 px), else 128."""
@@ -87,7 +87,7 @@ class ResidualConfig:
     initialization: InitializerName = "orthogonal"
     norm_epsilon: float = 1e-4
     """Added to the variance in batch normalisation."""
-    spectral_epsilon: float = 1e-4
+    spectral_norm_epsilon: float = 1e-4
     """Shortest length that a vector of the power iteration is divided by."""
 
     @property
@@ -126,7 +126,7 @@ class ResidualConfig:
         """Size of z as it is used."""
         if self.latent_dim is not None:
             return self.latent_dim
-        return CHUNK * (len(self.generator_stages()) + 1) if self.z_entry == "chunks" else 128
+        return CHUNK * (len(self.generator_stages()) + 1) if self.latent_injection == "chunks" else 128
 
     @property
     def d_width(self) -> int:
@@ -164,7 +164,7 @@ class ResidualConfig:
         for name in ("generator_dilation", "discriminator_dilation"):
             self.refuse_below(name, 1)
         self.refuse_below("extra_blocks", 0)
-        for name in ("norm_epsilon", "spectral_epsilon"):
+        for name in ("norm_epsilon", "spectral_norm_epsilon"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"model.{name}={getattr(self, name)} must be above 0")
         if not 0 <= self.discriminator_dropout < 1:
@@ -172,13 +172,13 @@ class ResidualConfig:
         if self.last_channels < 3:
             raise ConfigError(f"model.output_channels={self.last_channels} must be at least 3: three make the image")
         chunks = len(self.generator_stages()) + 1
-        if self.z_entry == "chunks" and self.z_dim % chunks:
+        if self.latent_injection == "chunks" and self.z_dim % chunks:
             near = max(1, round(self.z_dim / chunks)) * chunks
             raise ConfigError(f"model.latent_dim={self.z_dim} is not divisible by the {chunks} chunks of skip-z: use {near}")
-        if self.class_embedding == "per-class" and (self.z_entry != "input" or self.conditioning != "linear"):
+        if self.class_embedding == "per-class" and (self.latent_injection != "input" or self.conditioning != "linear"):
             raise ConfigError(
-                f"model.class_embedding=per-class: its tables take no z and need no maps, but model.z_entry={self.z_entry} "
-                f"and model.conditioning={self.conditioning}: use --model.z-entry input and --model.conditioning linear"
+                f"model.class_embedding=per-class: its tables take no z and need no maps, but model.latent_injection={self.latent_injection} "
+                f"and model.conditioning={self.conditioning}: use --model.latent-injection input and --model.conditioning linear"
             )
         self.check_attention("generator_attention", self.generator_stages())
         self.check_attention("discriminator_attention", self.discriminator_stages())

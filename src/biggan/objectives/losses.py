@@ -152,14 +152,14 @@ class RelativisticPairing(Objective):
 class SemiSupervised(Objective):
     """K classes and one more, "generated", whose logit is held at 0; score = log Z, Z the sum of exp of the others.
 
-    D: -E[log p(y | x, real)] over images of known class, plus `unsupervised` times -E[log s(log Z(x))] - E[log(1 - s(log
+    D: -E[log p(y | x, real)] over images of known class, plus `unsupervised_weight` times -E[log s(log Z(x))] - E[log(1 - s(log
     Z(G)))], s the logistic function: Z / (Z + 1) is the probability of "real" (Salimans et al. 2016, section 5, where the
     weight is 1; in the published code it is a half, but for ImageNet). G: E[log(1 - s(log Z(G)))], which saturates, as the
     published minibatch scripts have it, or, with `generator_target`, a cross-entropy with that target."""
 
     real_target: float = 1.0
     generator_target: float | None = None
-    unsupervised: float = 0.5
+    unsupervised_weight: float = 0.5
     supervised = True
 
     @property
@@ -171,7 +171,7 @@ class SemiSupervised(Objective):
             "real": cross_entropy_to_target(real.score_N, self.real_target),
             "fake": cross_entropy_to_target(fake.score_N, 0.0),
         }
-        return {name: self.unsupervised * term for name, term in terms.items()}
+        return {name: self.unsupervised_weight * term for name, term in terms.items()}
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         if self.generator_target is None:
@@ -235,7 +235,7 @@ class ObjectiveConfig:
     generator_target: float | None = None
     """D's output that the generator aims at; None: the loss's own, which is 1, but for the semi-supervised loss, where the
     generator then lowers D's chance of calling it generated, a loss that saturates."""
-    unsupervised: float = 0.5
+    unsupervised_weight: float = 0.5
     """Of the semi-supervised loss: the weight of telling real from generated, beside that of telling classes, which is 1.
     0: labels alone, for comparison."""
     feature_matching: Literal["squared-l2", "mean-square", "l1"] | None = None
@@ -250,10 +250,14 @@ class ObjectiveConfig:
             raise ConfigError(f"objective.margin={self.margin} must be above 0")
         if self.margin != 1 and self.loss != "hinge":
             raise ConfigError(f"objective.margin={self.margin} is of the hinge loss, not of {self.loss}: leave it out")
-        if not self.unsupervised >= 0:
-            raise ConfigError(f"objective.unsupervised={self.unsupervised} must be at least 0: 0 learns from labels alone")
-        if self.unsupervised != 0.5 and self.loss != "semi-supervised":
-            raise ConfigError(f"objective.unsupervised={self.unsupervised} is of the semi-supervised loss: leave it out")
+        if not self.unsupervised_weight >= 0:
+            raise ConfigError(
+                f"objective.unsupervised_weight={self.unsupervised_weight} must be at least 0: 0 learns from labels alone"
+            )
+        if self.unsupervised_weight != 0.5 and self.loss != "semi-supervised":
+            raise ConfigError(
+                f"objective.unsupervised_weight={self.unsupervised_weight} is of the semi-supervised loss: leave it out"
+            )
         for name, none in (("real_target", 1.0), ("generator_target", None)):
             value = getattr(self, name)
             if value != none and self.loss not in WITH_TARGETS:
@@ -283,7 +287,7 @@ class ObjectiveConfig:
             "least-squares": lambda: LeastSquares(**targets),
             "wasserstein": Wasserstein,
             "relativistic": RelativisticPairing,
-            "semi-supervised": lambda: SemiSupervised(**targets, unsupervised=self.unsupervised),
+            "semi-supervised": lambda: SemiSupervised(**targets, unsupervised_weight=self.unsupervised_weight),
         }
         inner = makers[self.loss]()
         if self.feature_matching is None:

@@ -41,9 +41,9 @@ class WeightRegularization:
     """Of weights whose name contains this."""
     l2: float | None = None
     """Strength of the sum of all squared weights."""
-    historical_average: float | None = None
+    historical_averaging: float | None = None
     """Strength of historical averaging: the squared distance of all parameters from their mean so far."""
-    gradient_norm: float | None = None
+    max_grad_norm: float | None = None
     """Longest gradient; longer ones are shortened to it."""
 
     def check(self, player: str) -> None:
@@ -74,10 +74,10 @@ class WeightRegularization:
             found.append(SigmaPenalty(bound, strength=self.sigma_penalty))
         if self.l2 is not None:
             found.append(L2(self.l2))
-        if self.historical_average is not None:
-            found.append(HistoricalAverage(self.historical_average))
-        if self.gradient_norm is not None:
-            found.append(GradientClip(self.gradient_norm))
+        if self.historical_averaging is not None:
+            found.append(HistoricalAverage(self.historical_averaging))
+        if self.max_grad_norm is not None:
+            found.append(GradientClip(self.max_grad_norm))
         if self.sigma_clamp:
             found.append(SigmaClamp(bound))
         return tuple(found)
@@ -99,7 +99,7 @@ class DiscriminatorRegularization(WeightRegularization):
     """gamma of R1: gamma / 2 times the squared gradient of its scores at real images."""
     r2: float | None = None
     """gamma of R2, the same at generated ones."""
-    gradient_every: int = 1
+    r1_interval: int = 1
     """R1 and R2 act on every so many generator steps, as many times as strongly."""
     lecam: float | None = None
     """Strength of LeCam: scores are held near the running mean of the other side's."""
@@ -119,9 +119,9 @@ class DiscriminatorRegularization(WeightRegularization):
         """Those that are on."""
         found: list[Regularizer] = list(super().regularizers())
         if self.r1 is not None:
-            found.append(R1(self.r1, self.gradient_every))
+            found.append(R1(self.r1, self.r1_interval))
         if self.r2 is not None:
-            found.append(R2(self.r2, self.gradient_every))
+            found.append(R2(self.r2, self.r1_interval))
         if self.lecam is not None:
             found.append(LeCam(self.lecam, self.lecam_decay))
         if self.consistency is not None:

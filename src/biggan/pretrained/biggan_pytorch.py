@@ -49,12 +49,12 @@ def read_biggan_pytorch(
     average: Path | None = None,
     discriminator: Path | None = None,
     norm_epsilon: float = 1e-5,
-    spectral_epsilon: float = 1e-6,
+    spectral_norm_epsilon: float = 1e-6,
 ) -> Foreign:
     """The networks in these files. With an average, that is what is sampled from. Raises CheckpointError as `translate`."""
     raw = read_tensors(generator)
     config = generator_config(raw, generator.name)
-    config = replace(config, norm_epsilon=norm_epsilon, spectral_epsilon=spectral_epsilon)
+    config = replace(config, norm_epsilon=norm_epsilon, spectral_norm_epsilon=spectral_norm_epsilon)
     weights = None if discriminator is None else read_tensors(discriminator)
     if weights is not None:
         config = with_discriminator(config, weights, discriminator.name)
@@ -107,16 +107,18 @@ def generator_config(source: Tensors, what: str) -> ModelConfig:
     first = linear.shape[1]
     if "shared.weight" not in source:
         classes = len(first_gain)
-        config = BigGANConfig(**common, num_classes=classes, latent_dim=first, z_entry="input", class_embedding="per-class")
+        config = BigGANConfig(
+            **common, num_classes=classes, latent_dim=first, latent_injection="input", class_embedding="per-class"
+        )
     else:
         classes, embedding_dim = needed(source, "shared.weight", 2, what).shape
         common |= {"num_classes": classes, "embedding_dim": embedding_dim}
         if deep:
             config = BigGANDeepConfig(**common, latent_dim=first - embedding_dim)
         elif first_gain.shape[1] == embedding_dim:
-            config = BigGANConfig(**common, latent_dim=first, z_entry="input")
+            config = BigGANConfig(**common, latent_dim=first, latent_injection="input")
         else:
-            config = BigGANConfig(**common, latent_dim=first * (stages + 1), z_entry="chunks")
+            config = BigGANConfig(**common, latent_dim=first * (stages + 1), latent_injection="chunks")
     return replace(config, generator_attention=attention_resolutions(source, config, "G"))
 
 

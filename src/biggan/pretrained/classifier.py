@@ -19,7 +19,7 @@ def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
     weights = folder.load("classifier")
     if weights is None:
         raise CheckpointError(
-            f"{path} holds no classifier: train one, by a preset such as improved-mnist (--train.discriminator-average)"
+            f"{path} holds no classifier: train one, by a preset such as improved-mnist (--train.discriminator-ema-decay)"
         )
     network = FAMILIES[folder.card.model.family].discriminator(folder.card.model)
     try:

@@ -134,7 +134,7 @@ def config_of(settings: Settings, file: Path) -> BigGANDeepConfig:
         latent_dim=settings.z_dim,
         embedding_dim=settings.class_embed_dim,
         norm_epsilon=settings.eps,
-        spectral_epsilon=settings.eps,
+        spectral_norm_epsilon=settings.eps,
         generator_attention=(),
         discriminator_attention=(),
     )

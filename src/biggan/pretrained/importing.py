@@ -32,7 +32,7 @@ def import_model(
     discriminator: Path | None = None,
     class_names: Path | None = None,
     norm_epsilon: float = 1e-5,
-    spectral_epsilon: float = 1e-6,
+    spectral_norm_epsilon: float = 1e-6,
     cache: Path,
     progress: Progress,
 ) -> tuple[ModelCard, Foreign]:
@@ -47,7 +47,7 @@ def import_model(
         average=average,
         discriminator=discriminator,
         norm_epsilon=norm_epsilon,
-        spectral_epsilon=spectral_epsilon,
+        spectral_norm_epsilon=spectral_norm_epsilon,
         cache=cache,
         progress=progress,
     )
@@ -71,7 +71,7 @@ def read_foreign(
     average: Path | None,
     discriminator: Path | None,
     norm_epsilon: float,
-    spectral_epsilon: float,
+    spectral_norm_epsilon: float,
     cache: Path,
     progress: Progress,
 ) -> Foreign:
@@ -96,7 +96,7 @@ def read_foreign(
         average=average or files.average,
         discriminator=discriminator or files.discriminator,
         norm_epsilon=norm_epsilon,
-        spectral_epsilon=spectral_epsilon,
+        spectral_norm_epsilon=spectral_norm_epsilon,
     )
 
 

@@ -40,7 +40,7 @@ def footprint(config: RunConfig) -> Footprint:
             reference, model = model.reference_batch / plan.micro_batch, replace_fields(model, {"generator_norm": "batch"})
         generator, discriminator = map(uncomputed, (family.generator(model), family.discriminator(model)))
         z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
-        saved = SavedBytes([*generator.blocks, *discriminator.blocks] if config.train.recompute else [])
+        saved = SavedBytes([*generator.blocks, *discriminator.blocks] if config.train.activation_checkpointing else [])
         with FlopCounterMode(display=False) as forward_g, torch.no_grad():
             fake = generator(z, y)
         with FlopCounterMode(display=False) as turn_d, saved.counting():
@@ -51,8 +51,8 @@ def footprint(config: RunConfig) -> Footprint:
     parts = 2 if config.data.labels_per_class is None else 3  # generated, real, labelled
     per_image_d = ((1 + reference) * forward_g.get_total_flops() + parts * turn_d.get_total_flops()) / probe
     per_image_g = (turn_g.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe
-    generated = plan.generator_steps * plan.generator_batches
-    kept = max(parts * saved.sums[0], plan.generator_batches * (1 + reference) * saved.sums[1])
+    generated = plan.generator_steps * plan.generator_batch_multiplier
+    kept = max(parts * saved.sums[0], plan.generator_batch_multiplier * (1 + reference) * saved.sums[1])
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (generator, discriminator)]
     itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
     return Footprint(
@@ -65,9 +65,9 @@ def footprint(config: RunConfig) -> Footprint:
 
 def kept_with_weights(config: RunConfig) -> tuple[int, int]:
     """How many numbers there are for each weight of G, and of D: itself, its gradient, two moments, averages."""
-    averages = (True, config.train.discriminator_average is not None)
+    averages = (True, config.train.discriminator_ema_decay is not None)
     means = (
-        side.historical_average is not None
+        side.historical_averaging is not None
         for side in (config.regularization.generator, config.regularization.discriminator)
     )
     return tuple(4 + average + mean for average, mean in zip(averages, means, strict=True))

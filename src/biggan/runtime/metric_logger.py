@@ -14,7 +14,7 @@ from torch import Tensor
 
 from biggan.runtime.distributed import mean_over_ranks
 
-LOGS = ("stats.jsonl", "watch.jsonl", "evaluations.jsonl", "tests.jsonl")
+LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "tests.jsonl")
 
 
 class MetricAverager:

@@ -47,12 +47,16 @@ def table1(base: RunConfig) -> list[Row]:
     """The nine rows of table 1, from the base's batch (as 256) and width (as 64) on; each adds to the one before, the last
     goes back to the first width."""
     batch, width = base.train.batch, base.model.width
-    sagan = {"model.class_embedding": "per-class", "model.z_entry": "input", "regularization.generator.orthogonal": None}
+    sagan = {
+        "model.class_embedding": "per-class",
+        "model.latent_injection": "input",
+        "regularization.generator.orthogonal": None,
+    }
     rows = [(f"batch x{n}", sagan | {"train.batch": n * batch}) for n in (1, 2, 4, 8)]
     wide = {"model.width": round(1.5 * width), "model.discriminator_width": round(1.5 * base.model.d_width)}
     rows.append(("width x1.5", rows[-1][1] | wide))
     rows.append(("shared", rows[-1][1] | {"model.class_embedding": "shared"}))
-    rows.append(("skip-z", rows[-1][1] | {"model.z_entry": "chunks"}))
+    rows.append(("skip-z", rows[-1][1] | {"model.latent_injection": "chunks"}))
     rows.append(("ortho", rows[-1][1] | {"regularization.generator.orthogonal": 1e-4}))
     rows.append(("width x1, all", rows[-1][1] | {"model.width": width, "model.discriminator_width": base.model.d_width}))
     return [Row(*row) for row in rows]
@@ -60,8 +64,12 @@ def table1(base: RunConfig) -> list[Row]:
 
 def latents(base: RunConfig) -> list[Row]:
     """Appendix E: other distributions of z, and fewer of them, put into an SA-GAN baseline as they are."""
-    sagan = {"model.class_embedding": "per-class", "model.z_entry": "input", "regularization.generator.orthogonal": None}
-    names = ("normal", "uniform", "bernoulli", "censored-normal", "signs", "categorical", "normal-bernoulli-product")
+    sagan = {
+        "model.class_embedding": "per-class",
+        "model.latent_injection": "input",
+        "regularization.generator.orthogonal": None,
+    }
+    names = ("normal", "uniform", "bernoulli", "censored-normal", "rademacher", "categorical", "normal-bernoulli-product")
     names += ("half-normal-half-bernoulli", "annealed-normal", "varied-normal")
     rows = [Row(name, sagan | {"latent.distribution": name}) for name in names]
     return rows + [Row(f"normal, {size} numbers", sagan | {"model.latent_dim": size}) for size in (8, 32)]
@@ -80,8 +88,8 @@ def negative_results(base: RunConfig) -> list[Row]:
         "bilinear upsampling": {"model.upsampling": "bilinear"},
         "perceptrons in the norms": {"model.conditioning": "perceptron"},
         "gradient clipping": {
-            "regularization.generator.gradient_norm": 1.0,
-            "regularization.discriminator.gradient_norm": 1.0,
+            "regularization.generator.max_grad_norm": 1.0,
+            "regularization.discriminator.max_grad_norm": 1.0,
         },
     }
     for player in ("generator", "discriminator"):
@@ -121,10 +129,10 @@ def collapse(base: RunConfig) -> list[Row]:
     """Section 4.2 and appendix G: what is changed at a checkpoint before collapse."""
     train = base.train
     g, d = train.generator_lr, train.discriminator_lr
-    keep: Settings = {"train.moments": "keep"}
+    keep: Settings = {"train.optimizer_state": "keep"}
     return [
         Row("unchanged", keep),
-        Row("moments reset", {"train.moments": "reset"}),
+        Row("moments reset", {"train.optimizer_state": "reset"}),
         Row("G rate x4", keep | {"train.generator_lr": 4 * g}),
         Row("D rate x4", keep | {"train.discriminator_lr": 4 * d}),
         Row("both rates x4", keep | {"train.generator_lr": 4 * g, "train.discriminator_lr": 4 * d}),
@@ -143,7 +151,11 @@ def improved(base: RunConfig) -> list[Row]:
     loss is the same in all rows. The smoothing, the strength of averaging and the reference batch are ours: the paper gives
     none for CIFAR-10 (docs/papers/improved_gan.md, "Not confirmed")."""
     labels: Settings = {"objective.loss": "semi-supervised", "data.labels_per_class": None}
-    none: Settings = {"objective.loss": "non-saturating", "train.discriminator_average": None, "data.labels_per_class": None}
+    none: Settings = {
+        "objective.loss": "non-saturating",
+        "train.discriminator_ema_decay": None,
+        "data.labels_per_class": None,
+    }
     smooth: Settings = {"objective.real_target": 0.9, "objective.generator_target": 1.0, "objective.feature_matching": None}
     whole = labels | smooth | {"model.generator_norm": "virtual", "model.minibatch_kernels": 100}
     strength = {f"regularization.{player}.historical_average": 0.01 for player in ("generator", "discriminator")}
@@ -183,7 +195,7 @@ STUDIES: dict[str, Study] = {
         latents,
         against(
             "normal",
-            {"uniform": 0, "bernoulli": 1, "censored-normal": 1, "signs": 0, "categorical": 0}
+            {"uniform": 0, "bernoulli": 1, "censored-normal": 1, "rademacher": 0, "categorical": 0}
             | {"normal-bernoulli-product": 0, "half-normal-half-bernoulli": 1, "annealed-normal": 1, "varied-normal": 0}
             | {"normal, 8 numbers": -1, "normal, 32 numbers": 0},
         ),

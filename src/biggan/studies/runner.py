@@ -63,7 +63,7 @@ def written(command: Iterable[str]) -> str:
 def is_done(run: Run) -> bool:
     """Whether a run has come to its end: its last step, its time limit, an alarm that stops it, or divergence."""
     log, checkpoints = read_log(run.folder.stats_file), run.folder.list_checkpoints()
-    if run.folder.last_alarm_step() is not None and (run.config.watch.on_alarm == "stop" or diverged(run.folder)):
+    if run.folder.last_alarm_step() is not None and (run.config.monitor.on_alarm == "stop" or diverged(run.folder)):
         return True
     train = run.config.train
     if not log or not checkpoints:

@@ -84,9 +84,9 @@ def columns(run: Run) -> dict[str, str]:
     known = flatten(run.config)
     ortho = known["regularization.generator.orthogonal"]
     found = {"batch": str(known["train.batch"]), "ch": str(known.get("model.width", "-"))}
-    if "model.z_entry" not in known:
+    if "model.latent_injection" not in known:
         return found
-    shared, skips = known["model.class_embedding"] != "per-class", known["model.z_entry"] != "input"
+    shared, skips = known["model.class_embedding"] != "per-class", known["model.latent_injection"] != "input"
     return found | {name: "yes" if on else "-" for name, on in (("shared", shared), ("skip-z", skips), ("ortho", ortho))}
 
 
@@ -108,5 +108,5 @@ def markdown(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> st
 def record(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> str:
     """Everything behind the table, as JSON."""
     settings = {row.name: row.settings for row in (run.row for run in runs)}
-    base = {name: value for name, value in flatten(runs[0].config).items() if not name.startswith("found")}
+    base = {name: value for name, value in flatten(runs[0].config).items() if not name.startswith("dataset")}
     return json.dumps({"title": study.title, "rows": settings, "first_run": base, "results": results}, indent=1, default=str)

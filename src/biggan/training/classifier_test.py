@@ -20,11 +20,11 @@ class ClassifierTest:
         """Raises DataError where the test images cannot be read or are of other classes."""
         self.every, self.batch, self.report = config.classify.every, config.train.batch, report
         only = {"classes": config.data.classes}
-        self.test = open_source(config.classify.test, config.model.resolution, filters=only, cache=config.data.cache)
+        self.test = open_source(config.classify.test_data, config.model.resolution, filters=only, cache=config.data.cache)
         if self.test.class_names != source.class_names:
             odd = sorted(set(self.test.class_names) ^ set(source.class_names))[:3]
             raise DataError(
-                f"classify.test={config.classify.test} has other classes than {source.name} ({', '.join(odd)} are only "
+                f"classify.test_data={config.classify.test_data} has other classes than {source.name} ({', '.join(odd)} are only "
                 "in one of them): give test images in folders named as those of --data"
             )
         self.classifier = Classifier(state.classifier.average, state.precision.device, source.class_names)

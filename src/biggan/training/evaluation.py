@@ -67,7 +67,7 @@ class Evaluator:
     def due(self, step: int, seconds: float) -> bool:
         """Whether to evaluate now; `seconds`: of training so far, evaluations included."""
         self.pending = self.pending or step % self.config.every == 0
-        affordable = self.spent <= self.config.share * seconds
+        affordable = self.spent <= self.config.max_time_fraction * seconds
         (now,) = any_rank(self.world.is_rank_zero and self.pending and affordable)
         return now
 

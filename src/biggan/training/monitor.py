@@ -67,14 +67,14 @@ class CollapseMonitor:
     ) -> None:
         """`classifier`: tells by its logits how many of the fixed batch are what they were asked for, if it knows as many
         classes. Raises DataError where the held-out images cannot be read or are of other classes."""
-        self.config, self.folder, self.is_rank_zero = config.watch, folder, state.plan.world.is_rank_zero
+        self.config, self.folder, self.is_rank_zero = config.monitor, folder, state.plan.world.is_rank_zero
         self.report, self.classifier = report, classifier
-        self.state, self.spectra = state, Spectra(config.watch.singular_values)
-        self.detectors = CollapseDetector(config.watch)
+        self.state, self.spectra = state, Spectra(config.monitor.singular_values)
+        self.detectors = CollapseDetector(config.monitor)
         self.log = None
         if self.is_rank_zero:
             with folder.writing():
-                self.log = JsonlLog(folder.path / "watch.jsonl", resume_step=step)
+                self.log = JsonlLog(folder.path / "monitor.jsonl", resume_step=step)
         past = [line for line in read_run(folder.path) if line["step"] <= step] if self.is_rank_zero else []
         before, self.offset = read_initial_run_log(config) if self.is_rank_zero else ([], 0)
         for line in before + [line | {"step": line["step"] + self.offset} for line in past]:
@@ -94,7 +94,7 @@ class CollapseMonitor:
         if self.config.held_out is not None:
             held_out = open_source(self.config.held_out, config.model.resolution, cache=config.data.cache)
             if held_out.class_names != source.class_names:
-                raise DataError(f"watch.held_out={self.config.held_out} has other classes than {source.name}")
+                raise DataError(f"monitor.held_out={self.config.held_out} has other classes than {source.name}")
             real = {"trained": next(source.iterate_once(REAL_IMAGES)), "held_out": next(held_out.iterate_once(REAL_IMAGES))}
         device = self.state.precision.device
         return FixedBatch(to_device(z_NZ, device), to_device(y_N, device), real)
@@ -106,7 +106,7 @@ class CollapseMonitor:
         self.pending = self.pending or step % self.config.every == 0
         if not self.pending:
             return False
-        (now,) = any_rank(self.is_rank_zero and self.spent <= self.config.share * seconds)
+        (now,) = any_rank(self.is_rank_zero and self.spent <= self.config.max_time_fraction * seconds)
         return now
 
     def measure(self, step: int) -> list[Alarm]:
@@ -164,7 +164,7 @@ class CollapseMonitor:
             alarms = [alarm._replace(step=step, healthy=alarm.healthy - self.offset) for alarm in found]
             for alarm in alarms:
                 checkpoint = self.healthy_checkpoint(alarm)
-                kept = checkpoint or "no checkpoint from then (--watch.on-alarm stop or roll-back keeps some)"
+                kept = checkpoint or "no checkpoint from then (--monitor.on-alarm stop or roll-back keeps some)"
                 healthy = f"healthy until step {alarm.healthy}, {kept}"
                 self.report(f"alarm at step {step}: {alarm.rule} ({alarm.evidence}); {healthy}")
                 noted = alarm._asdict() | {"policy": self.config.on_alarm, "checkpoint": checkpoint and str(checkpoint)}

@@ -81,24 +81,24 @@ def resume(state: TrainState, config: RunConfig, folder: RunDir, report: Report)
 
 def apply_rollback(state: TrainState, config: RunConfig, returns: Rollbacks) -> None:
     """What a run that came back does otherwise: lower learning rates, and after a collapse R1. Mutates the players."""
-    factor = ROLLBACK_RATE**returns.diverged * config.watch.remedy_rates**returns.collapsed
+    factor = ROLLBACK_RATE**returns.diverged * config.monitor.rollback_lr_factor**returns.collapsed
     for player in (state.generator, state.discriminator):
         player.schedule = dataclasses.replace(player.schedule, base=player.schedule.base * factor)
-    if returns.collapsed and config.watch.remedy_r1 is not None:
-        state.discriminator.regularizers += (R1(rollback_r1_gamma(config, returns), config.watch.remedy_r1_every),)
+    if returns.collapsed and config.monitor.rollback_r1 is not None:
+        state.discriminator.regularizers += (R1(rollback_r1_gamma(config, returns), config.monitor.rollback_r1_interval),)
 
 
 def rollback_r1_gamma(config: RunConfig, returns: Rollbacks) -> float:
     """Of the R1 that is added: doubled with each return."""
-    return config.watch.remedy_r1 * 2 ** (returns.collapsed - 1)
+    return config.monitor.rollback_r1 * 2 ** (returns.collapsed - 1)
 
 
 def describe_rollback(config: RunConfig, returns: Rollbacks) -> str:
     """The same in words."""
-    factor = ROLLBACK_RATE**returns.diverged * config.watch.remedy_rates**returns.collapsed
+    factor = ROLLBACK_RATE**returns.diverged * config.monitor.rollback_lr_factor**returns.collapsed
     words = f"learning rates x {factor:g}"
-    if returns.collapsed and config.watch.remedy_r1 is not None:
-        words += f", R1 with gamma {rollback_r1_gamma(config, returns):g} every {config.watch.remedy_r1_every} steps"
+    if returns.collapsed and config.monitor.rollback_r1 is not None:
+        words += f", R1 with gamma {rollback_r1_gamma(config, returns):g} every {config.monitor.rollback_r1_interval} steps"
     return words
 
 
@@ -135,9 +135,9 @@ def start_from(state: TrainState, config: RunConfig, report: Report) -> tuple[st
             more = f" and {len(generated_images) - 3} more" if len(generated_images) > 3 else ""
             names = ", ".join(sorted(generated_images)[:3]) + more
             report(f"{name}: drawn anew for {state.num_classes} classes instead of {classes}: {names}")
-    if config.train.moments == "keep":
+    if config.train.optimizer_state == "keep":
         if classes != state.num_classes or not any(f"{name}_optimizer" in weights for name in NETWORKS):
-            raise CheckpointError(f"{path} has no moments for these networks: use --train.moments reset")
+            raise CheckpointError(f"{path} has no moments for these networks: use --train.optimizer_state reset")
         for name, player in (("generator", state.generator), ("discriminator", state.discriminator)):
             load_optimizer(player, weights.get(f"{name}_optimizer", {}))
             load_regularizer_state(player, weights)

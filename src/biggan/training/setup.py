@@ -37,10 +37,10 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
         z_BZ = config.latent.prior().draw((size, config.model.z_dim), stream, step=0)
         generator.reference.put(z_BZ, draw_labels(size, config.model.num_classes, stream))
     # Groups of one rank need no sums: each normalises its own images.
-    apart, plan = world.size == 1 or train.statistics_ranks == 1, plan_batch(config, world)
+    apart, plan = world.size == 1 or train.sync_bn_group_size == 1, plan_batch(config, world)
     if apart and plan.micro_batch == world.size and normalizes_features(generator):
         raise ConfigError(f"train.micro_batch={plan.micro_batch}: G's norms need two or more for each rank: leave it out")
-    sums = None if apart else sum_within_groups(train.statistics_ranks)
+    sums = None if apart else sum_within_groups(train.sync_bn_group_size)
     ema, players, guard = None, [], GradientGuard(precision.device)
     for name, network, lr, regularizers in (
         ("generator", generator, train.generator_lr, config.regularization.generator.regularizers()),
@@ -54,14 +54,14 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
             sync_batch_norm(network, sums)
         if train.sync_minibatch_discrimination and world.size > 1:
             sync_minibatch_discrimination(network, all_gather_rows)
-        if train.recompute:
+        if train.activation_checkpointing:
             checkpoint_activations(network)
         betas = (float(train.adam_beta1), float(train.adam_beta2))
         optimizer = torch.optim.Adam(network.parameters(), lr=lr, betas=betas, eps=train.adam_epsilon, fused=True)
         schedule = Schedule(lr, train.lr_decay_start, train.steps)
         wrapped = wrap_ddp(network, precision.device)
         players.append(NetworkTrainer(name, network, wrapped, optimizer, regularizers, schedule, guard))
-    decay = train.discriminator_average
+    decay = train.discriminator_ema_decay
     return TrainState(
         generator=players[0],
         discriminator=players[1],
@@ -89,15 +89,15 @@ def plan_batch(config: RunConfig, world: World = SINGLE_PROCESS) -> BatchPlan:
         raise ConfigError(
             f"train.{name}={micro_batch} is not divisible by {world.size} ranks: use --train.{name.replace('_', '-')} {near}"
         )
-    if world.size % (train.statistics_ranks or 1):
-        raise ConfigError(f"train.statistics_ranks={train.statistics_ranks} does not divide {world.size} ranks")
+    if world.size % (train.sync_bn_group_size or 1):
+        raise ConfigError(f"train.sync_bn_group_size={train.sync_bn_group_size} does not divide {world.size} ranks")
     return BatchPlan(
         batch=train.batch,
         micro_batch=micro_batch,
         accumulation=train.batch // micro_batch,
         discriminator_steps=train.discriminator_steps,
         generator_steps=train.generator_steps,
-        generator_batches=train.generator_batches,
+        generator_batch_multiplier=train.generator_batch_multiplier,
         seed=train.seed,
         world=world,
     )

@@ -97,7 +97,7 @@ def generator_step(
     state.discriminator.network.requires_grad_(False)
     player.network.requires_grad_(True)  # a table that both players own would be frozen otherwise
     seed_torch(plan.seed, "generator turn", step, turn, plan.world.rank)
-    for index, (z, labels) in enumerate(state.draw(step, "generator turn", turn, plan.generator_batches)):
+    for index, (z, labels) in enumerate(state.draw(step, "generator turn", turn, plan.generator_batch_multiplier)):
         with no_sync(player.reduced, last=index == plan.accumulation - 1):
             with state.precision.autocast():
                 fake = player.reduced(z, labels)  # (N, 3, R, R)

@@ -30,7 +30,7 @@ class BatchPlan(NamedTuple):
     accumulation: int
     discriminator_steps: int
     generator_steps: int
-    generator_batches: int
+    generator_batch_multiplier: int
     seed: int
     world: World = SINGLE_PROCESS
 

@@ -96,13 +96,13 @@ def run(
     with folder.writing():
         stats, log = MetricAverager(), JsonlLog(folder.stats_file, resume_step=step) if world.is_rank_zero else None
     line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_rank_zero else None
-    may_return = config.watch.on_alarm == "roll-back" and progress.returns.collapsed < config.watch.max_rollbacks
+    may_return = config.monitor.on_alarm == "roll-back" and progress.returns.collapsed < config.monitor.max_rollbacks
     evaluator = None
     if config.eval.every is not None:
         evaluator = Evaluator(config, source, folder, state.precision, world, step, report, trust_extractor)
-    watch = CollapseMonitor(config, state, source, folder, step, report, evaluator and evaluator.extractor)
-    tester = None if config.classify.test is None else ClassifierTest(config, state, source, folder, step, report)
-    writer = AsyncCheckpointWriter(folder, keep=train.keep_checkpoints, far=config.watch.on_alarm != "warn")
+    monitor = CollapseMonitor(config, state, source, folder, step, report, evaluator and evaluator.extractor)
+    tester = None if config.classify.test_data is None else ClassifierTest(config, state, source, folder, step, report)
+    writer = AsyncCheckpointWriter(folder, keep=train.keep_checkpoints, far=config.monitor.on_alarm != "warn")
     started = interval_started = saved = time.monotonic()
 
     done = stopped = False
@@ -131,15 +131,15 @@ def run(
                         with folder.writing():
                             log.write(step, values)
                         line.show(step, values, None if train.minutes is None else limit - seconds)
-                    alarms += watch.observe(step, values)
+                    alarms += monitor.observe(step, values)
 
                 # Weights and samples, and scores, now and then. The best model is kept, and its checkpoint.
-                if watch.due(step, seconds):
-                    alarms += watch.measure(step)
+                if monitor.due(step, seconds):
+                    alarms += monitor.measure(step)
                 if evaluator is not None and (evaluator.due(step, seconds) or (done and not asked)):
                     best, scores = evaluator.run(build_sampler(state, config), build_model_card(config, step))
                     overdue = best or overdue
-                    alarms += watch.observe(step, scores)
+                    alarms += monitor.observe(step, scores)
 
                 if tester is not None and (tester.due(step) or (done and not asked)):
                     tester.run(step)
@@ -147,8 +147,8 @@ def run(
                 # What the rules have seen, and what is done about it.
                 if alarms:
                     on_rank_zero(writer.finish)
-                    healthy = on_rank_zero(partial(watch.healthy_checkpoint, min(alarms, key=lambda alarm: alarm.healthy)))
-                if alarms and config.watch.on_alarm == "stop":
+                    healthy = on_rank_zero(partial(monitor.healthy_checkpoint, min(alarms, key=lambda alarm: alarm.healthy)))
+                if alarms and config.monitor.on_alarm == "stop":
                     stopped = done = True
                 if alarms and may_return and healthy is not None:
                     raise CollapseDetected(alarms[0], healthy)
@@ -176,7 +176,7 @@ def run(
         if stopped:
             if on_rank_zero(folder.best) is None and healthy is not None:
                 save_healthy_model(state, healthy, config, folder)
-            report(f"stopped at step {step}, as --watch.on-alarm says; {folder.best_model_hint()}")
+            report(f"stopped at step {step}, as --monitor.on-alarm says; {folder.best_model_hint()}")
         if asked:
             report(f"{stop.name or 'a signal'} was received: saved at step {step}; the same command carries on")
     finally:
@@ -191,9 +191,9 @@ def is_finished(state: TrainState, progress: RunProgress, config: RunConfig, fol
     """Whether the run has come to its end already, which it then says. Renews the model folder: a run may have been killed
     before it wrote it. All ranks must call it together."""
     step, train = progress.step, config.train
-    if config.watch.on_alarm == "stop" and on_rank_zero(folder.last_alarm_step) == step > 0:
+    if config.monitor.on_alarm == "stop" and on_rank_zero(folder.last_alarm_step) == step > 0:
         report(
-            f"{folder.path} was stopped by an alarm at step {step}: --watch.on-alarm warn goes on; {folder.best_model_hint()}"
+            f"{folder.path} was stopped by an alarm at step {step}: --monitor.on-alarm warn goes on; {folder.best_model_hint()}"
         )
         return True
     if step < train.steps and progress.seconds < minutes_to_seconds(train.minutes):
@@ -212,7 +212,7 @@ def labeled_images(config: RunConfig, source: Source) -> Source | None:
     """The images whose classes D may learn; None: all, or it learns none."""
     if config.data.labels_per_class is None:
         return None
-    return labeled_subset(source, config.data.labels_per_class, config.data.labels_seed)
+    return labeled_subset(source, config.data.labels_per_class, config.data.label_seed)
 
 
 def real_images(state: TrainState, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -254,9 +254,9 @@ def build_sampler(state: TrainState, config: RunConfig) -> Sampler:
         state.ema.average,
         latent_dim=config.model.z_dim,
         latent=config.latent,
-        class_names=config.found.class_names,
+        class_names=config.dataset.class_names,
         precision=state.precision,
-        statistics_passes=config.train.standing_passes,
+        statistics_passes=config.train.standing_stats_batches,
         world=state.plan.world,
     )
 
@@ -286,7 +286,7 @@ def build_model_card(config: RunConfig, step: int) -> ModelCard:
     return ModelCard(
         model=config.model,
         latent=config.latent,
-        class_names=config.found.class_names,
+        class_names=config.dataset.class_names,
         step=step,
-        trained_on=config.found.name,
+        trained_on=config.dataset.name,
     )
