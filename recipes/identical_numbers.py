@@ -39,9 +39,9 @@ from safetensors import deserialize
 
 # Options, and values of options, as RUNS has them: as a newer commit has them. A tree is asked which it accepts.
 RENAMED_OPTIONS = {
-    "--monitor.every": "--monitor.every",
-    "--monitor.max_time_fraction": "--monitor.max_time_fraction",
-    "--monitor.held-out": "--monitor.held-out",
+    "--watch.every": "--monitor.every",
+    "--watch.share": "--monitor.share",
+    "--watch.held-out": "--monitor.held-out",
     "colour": "color",
 }
 
@@ -58,7 +58,7 @@ RUNS = {
     "fp32": f"{DIGITS} --train.precision fp32 --train.steps {STEPS}",
     "bf16": f"{DIGITS} --train.precision bf16 --train.steps {STEPS}",
     "regularized": f"digits {SHORT} --train.steps 12 --train.micro-batch 16 --train.ema-decay 0.9 --data.flip "
-    "--monitor.every 5 --monitor.max_time_fraction 1 --monitor.held-out embedded:digits --augment.policy colour translation cutout "
+    "--watch.every 5 --watch.share 1 --watch.held-out embedded:digits --augment.policy colour translation cutout "
     f"{GENERATOR}.orthogonal 1e-3 {GENERATOR}.sigma-penalty 1e-2 {GENERATOR}.sigma-bound 1 {GENERATOR}.l2 1e-5 "
     f"{GENERATOR}.historical-average 1e-3 {GENERATOR}.gradient-norm 5 "
     f"{DISCRIMINATOR}.orthogonal 1e-4 {DISCRIMINATOR}.orthogonal-form full {DISCRIMINATOR}.r1 0.1 {DISCRIMINATOR}.r2 0.1 "
@@ -130,7 +130,7 @@ class Tree:
             for old in refused:
                 del self.words[old]
 
-    def iterate_once(self, name: str, action: Callable[[], None]) -> Path:
+    def once(self, name: str, action: Callable[[], None]) -> Path:
         """The folder of this name in the results; `action` fills it, unless it did before."""
         folder, finished = self.results / name, self.results / "finished" / name
         if finished.exists():
@@ -148,12 +148,12 @@ class Tree:
 
     def trained(self, name: str) -> Path:
         """The folder of one of RUNS."""
-        return self.iterate_once(name, partial(self.train, name, RUNS[name]))
+        return self.once(name, partial(self.train, name, RUNS[name]))
 
     def half(self) -> Path:
         """The float32 run, stopped after half of its steps."""
         name = "half"
-        return self.iterate_once(name, partial(self.train, name, f"{RUNS['fp32']} --train.steps {HALF}"))
+        return self.once(name, partial(self.train, name, f"{RUNS['fp32']} --train.steps {HALF}"))
 
     def resumed(self, name: str, half: Path) -> Path:
         """A copy of a run that was stopped halfway, resumed."""
@@ -162,7 +162,7 @@ class Tree:
             shutil.copytree(half, self.results / name)
             self.train(name, RUNS["fp32"])
 
-        return self.iterate_once(name, action)
+        return self.once(name, action)
 
     def sampled(self, name: str, model: Path) -> Path:
         """Samples from a copy of a model folder."""
@@ -173,7 +173,7 @@ class Tree:
             shutil.copytree(model, copy)
             self.biggan("sample", str(copy), *SAMPLE.split(), "--out", str(self.results / name))
 
-        return self.iterate_once(name, action)
+        return self.once(name, action)
 
 
 def tensors(folder: Path) -> list[Entry]:
@@ -275,10 +275,10 @@ def all_comparisons(old: Tree, new: Tree) -> int:
     """Run everything, print what is equal and what differs; the number of comparisons that differ."""
     wrong = 0
 
-    def check(name: str, build_minibatch_discrimination: Callable[[], list[tuple[bool, str]]]) -> None:
+    def check(name: str, comparison: Callable[[], list[tuple[bool, str]]]) -> None:
         nonlocal wrong
         try:
-            found = build_minibatch_discrimination()
+            found = comparison()
         except Failed as error:
             found = [(False, str(error))]
         equal = all(same for same, _ in found)

@@ -20,7 +20,7 @@ def main() -> None:
     config = preset(sys.argv[1] if len(sys.argv) > 1 else "biggan-128")
     model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 1000)
     generator = torch.Generator().manual_seed(0)
-    networks = dict(zip(("generator", "discriminator"), registry.build(model, generator), strict=True))
+    networks = dict(zip(("generator", "discriminator"), registry.build_networks(model, generator), strict=True))
     move(networks, 0.05, generator)
     spectra, seconds = Spectra(), []
     for _ in ("first", "again"):

@@ -25,11 +25,11 @@ def healthy(step):
     return {
         "sigma0/generator/linear.weight": 1 + 0.02 * step**0.8 + 0.1 * wave,
         "sigma0/discriminator/head.linear.weight": 1 + step / 300 + wave,
-        "D_loss_real": 0.8 + 0.1 * wave,
-        "D_loss_fake": 0.8 - 0.1 * wave,
-        "D_real_right": 0.75 + 0.05 * wave,
+        "D/loss_real": 0.8 + 0.1 * wave,
+        "D/loss_fake": 0.8 - 0.1 * wave,
+        "D/acc_real": 0.75 + 0.05 * wave,
         "diversity": 0.6 + 0.05 * wave,
-        "diversity_within": 0.5 - 0.05 * wave,
+        "diversity_within_class": 0.5 - 0.05 * wave,
         "accuracy": 1 - math.exp(-step / 2000),
         "frechet_distance": 40 + 200 * math.exp(-step / 800) + 3 * wave,
     }
@@ -50,15 +50,18 @@ def test_a_healthy_run_raises_no_alarm():
         (
             "D's loss jumps from near zero",
             {
-                "D_loss_real": lambda s: 0.8 if s < 1000 else 0.01 if s < 3000 else 1.5,
-                "D_loss_fake": lambda s: 0.8 if s < 1000 else 0.01,
+                "D/loss_real": lambda s: 0.8 if s < 1000 else 0.01 if s < 3000 else 1.5,
+                "D/loss_fake": lambda s: 0.8 if s < 1000 else 0.01,
             },
         ),
-        ("D turns against real images", {"D_real_right": lambda s: 0.8 if s < 3000 else 0.1}),
-        ("samples of a class become alike", {"diversity_within": lambda s: 0.5 if s < 3000 else 0.5 * 0.99 ** (s - 3000)}),
+        ("D turns against real images", {"D/acc_real": lambda s: 0.8 if s < 3000 else 0.1}),
+        (
+            "samples of a class become alike",
+            {"diversity_within_class": lambda s: 0.5 if s < 3000 else 0.5 * 0.99 ** (s - 3000)},
+        ),
         ("samples become alike", {"diversity": lambda s: 0.5 if s < 3000 else 0.1}),
         ("classes are lost", {"accuracy": lambda s: 0.6 if s < 3000 else 0.3}),
-        ("fixed samples are no longer recognised", {"recognised": lambda s: 0.7 if s < 3000 else 0.2}),
+        ("fixed samples are no longer recognized", {"conditional_accuracy": lambda s: 0.7 if s < 3000 else 0.2}),
         ("the samples get worse", {"frechet_distance": lambda s: 50.0 if s < 3000 else 50 + (s - 3000) / 10}),
         ("the samples get worse", {"inception_score": lambda s: 5.0 if s < 3000 else 2.0}),
     ],
@@ -72,14 +75,14 @@ def test_each_rule_sees_its_collapse(rule, courses):
 
 
 def test_a_loss_that_explodes_or_is_not_finite():
-    (alarm, *_) = find_alarms(run_with(D_loss_fake=lambda s: 0.8 if s < 3000 else 350.0), CONFIG)
+    (alarm, *_) = find_alarms(run_with(**{"D/loss_fake": lambda s: 0.8 if s < 3000 else 350.0}), CONFIG)
     assert (alarm.rule, alarm.step <= 3100) == ("D's loss explodes", True)
     (alarm, *_) = find_alarms(run_with(diversity=lambda s: 0.5 if s < 3000 else math.nan), CONFIG)
     assert (alarm.rule, alarm.step, alarm.evidence) == ("a number is not finite", 3000, "diversity")
 
 
 def test_a_loss_without_a_floor_is_not_near_zero():
-    wasserstein = {"D_loss_real": lambda s: -6.3 + s / 2000, "D_loss_fake": lambda s: -0.3}
+    wasserstein = {"D/loss_real": lambda s: -6.3 + s / 2000, "D/loss_fake": lambda s: -0.3}
     assert find_alarms(run_with(**wasserstein), CONFIG) == []
 
 
@@ -94,7 +97,7 @@ def test_nothing_is_said_of_the_first_steps():
 
 
 def test_old_logs_in_any_order_and_without_some_quantities():
-    log = lines(D_loss_real=lambda s: 0.8, frechet_distance=lambda s: 50.0 if s < 3000 else 100.0)
+    log = lines(**{"D/loss_real": lambda s: 0.8}, frechet_distance=lambda s: 50.0 if s < 3000 else 100.0)
     assert (
         find_alarms(reversed(log), CONFIG)
         == find_alarms(log, CONFIG)
@@ -112,8 +115,10 @@ def test_spread_against_loops(generator):
     found = spread(images, 3)
     assert found["diversity"] == pytest.approx(sum(distance(images[i], images[j]) for i, j in pairs) / len(pairs), rel=1e-5)
     same = [(i, j) for i, j in pairs if i // 3 == j // 3]
-    assert found["diversity_within"] == pytest.approx(sum(distance(images[i], images[j]) for i, j in same) / 6, rel=1e-5)
-    assert spread(images[:1].repeat(4, 1, 1, 1), 2) == pytest.approx({"diversity": 0, "diversity_within": 0}, abs=1e-6)
+    assert found["diversity_within_class"] == pytest.approx(
+        sum(distance(images[i], images[j]) for i, j in same) / 6, rel=1e-5
+    )
+    assert spread(images[:1].repeat(4, 1, 1, 1), 2) == pytest.approx({"diversity": 0, "diversity_within_class": 0}, abs=1e-6)
 
 
 @pytest.mark.parametrize(

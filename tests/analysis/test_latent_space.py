@@ -23,7 +23,7 @@ NAMES = ("ant", "bee", "walrus")
 @pytest.fixture
 def sampler(generator):
     config = BigGANConfig(resolution=32, num_classes=3, width=2)
-    network, _ = registry.build(config, generator)
+    network, _ = registry.build_networks(config, generator)
     for parameter in network.parameters():  # classes and latents must show
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     return Sampler(network.eval(), latent_dim=config.z_dim, class_names=NAMES, statistics_passes=2)
@@ -99,7 +99,7 @@ def test_confusion(generator):
 
 def test_belief():
     bright = torch.nn.Module()
-    bright.forward = lambda x, y: SimpleNamespace(score_N=x.mean((1, 2, 3)))
+    bright.forward = lambda x, y: SimpleNamespace(logits_N=x.mean((1, 2, 3)))
     images = torch.tensor([0, 100, 127, 128, 200, 255], dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
     batches = zip(images.split(4), torch.zeros(6, dtype=torch.int64).split(4), strict=True)
     assert share_called_real(bright, batches, torch.device("cpu")) == 0.5

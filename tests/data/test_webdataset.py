@@ -358,7 +358,7 @@ def test_training_from_a_server(capsys, tmp_path, server, monkeypatch):
         [json.loads(line) for line in (tmp_path / run / "stats.jsonl").read_text().splitlines()]
         for run in ("whole", "parts")
     ]
-    assert [line["D_real"] for line in logs[0]] == [line["D_real"] for line in logs[1]]
+    assert [line["D/logit_real"] for line in logs[0]] == [line["D/logit_real"] for line in logs[1]]
     failures["shard-000003.tar"] = (1000, "error")
     code, _, err = call(capsys, *words, "--train.steps", 6, "--run", tmp_path / "whole")
     assert (code, "shard-000003.tar failed 4 times and is left out, 4 images" in err) == (0, True)

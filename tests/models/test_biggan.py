@@ -17,7 +17,7 @@ def small(resolution: int, **changes: object) -> BigGANConfig:
 def test_attention_stands_where_the_config_says(generator):
     config = BigGANConfig(resolution=32, num_classes=3, width=4, generator_attention=(16,), discriminator_attention=(8, 16))
     config.check()
-    g, d = registry.build(config, generator)
+    g, d = registry.build_networks(config, generator)
     assert list(g.attention) == ["16"]
     assert list(d.attention) == ["16", "8"]
     seen = []
@@ -30,7 +30,7 @@ def test_attention_stands_where_the_config_says(generator):
 
 def test_each_block_has_its_own_chunk_of_z(generator):
     """Skip-z: changing chunk i leaves everything before block i as it was (BigGAN appendix B)."""
-    g, _ = registry.build(small(32), generator)
+    g, _ = registry.build_networks(small(32), generator)
     g.eval()
     z, y = torch.randn(1, 80, generator=generator), torch.tensor([1])
     outputs = {}

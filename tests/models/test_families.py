@@ -120,23 +120,23 @@ def small(name: str, resolution: int = 32, **changes: object):
 @pytest.mark.parametrize(("name", "resolution"), EVERYWHERE)
 def test_forward_and_backward_at_every_resolution(name, resolution, generator):
     config = small(name, resolution)
-    g, d = registry.build(config, generator)
+    g, d = registry.build_networks(config, generator)
     z, y = torch.randn(2, config.z_dim, generator=generator), torch.tensor([0, 2])
     image = g(z, y)
     assert image.shape == (2, 3, resolution, resolution)
     assert image.dtype == torch.float32
     assert image.abs().max() <= 1
     output = d(image, y)
-    assert output.score_N.shape == (2,)
+    assert output.logits.shape == (2,)
     assert output.features.shape[0] == 2
-    output.score_N.sum().backward()
+    output.logits.sum().backward()
     assert all(p.grad is not None for network in (g, d) for p in network.parameters())
 
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_evaluation_does_not_depend_on_the_batch(name, generator):
     config = small(name, discriminator_norm="batch")
-    g, d = registry.build(config, generator)
+    g, d = registry.build_networks(config, generator)
     z, y = torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0])
     g.eval()
     d.eval()
@@ -145,7 +145,7 @@ def test_evaluation_does_not_depend_on_the_batch(name, generator):
             d(g(z, y), y)
         image = g(z, y)
         assert torch.allclose(image[2:3], g(z[2:3], y[2:3]), atol=1e-5)
-        assert torch.allclose(d(image, y).score_N[2:3], d(image[2:3], y[2:3]).score_N, atol=1e-4)
+        assert torch.allclose(d(image, y).logits[2:3], d(image[2:3], y[2:3]).logits, atol=1e-4)
 
 
 def products(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:

@@ -21,7 +21,7 @@ def learned(module: nn.Module) -> int:
 
 
 def test_the_sizes_of_the_perceptrons():
-    g, d = registry.build(MLPConfig(num_classes=10), torch.Generator())
+    g, d = registry.build_networks(MLPConfig(num_classes=10), torch.Generator())
     sizes = [784, 1000, 500, 250, 250, 250]
     hidden = sum(a * b + b for a, b in pairwise(sizes))  # weights and biases; scales are fixed
     assert learned(d) == hidden + 250 * 10 + 2 * 10
@@ -32,7 +32,7 @@ def test_the_sizes_of_the_perceptrons():
 
 @pytest.mark.parametrize(("width", "kernels"), [(96, None), (64, None), (96, 100)])
 def test_the_sizes_of_the_convolutions(width, kernels):
-    g, d = registry.build(ConvConfig(num_classes=10, width=width, minibatch_kernels=kernels), torch.Generator())
+    g, d = registry.build_networks(ConvConfig(num_classes=10, width=width, minibatch_kernels=kernels), torch.Generator())
     layers = [(3, width, 3), (width, width, 3), (width, width, 3), (width, 2 * width, 3)]
     layers += [(2 * width, 2 * width, 3)] * 3 + [(2 * width, 2 * width, 1)] * 2
     expected = sum(i * o * k * k + o for i, o, k in layers)
@@ -72,7 +72,7 @@ SMALL = {
 def test_images_and_verdicts(name, generator):
     config = SMALL[name]
     config.check()
-    g, d = registry.build(config, generator)
+    g, d = registry.build_networks(config, generator)
     z, y = torch.rand(6, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
     for network, x in ((g, z), (d, torch.rand(6, 3, config.resolution, config.resolution, generator=generator))):
         with data_dependent_init(network):
@@ -83,30 +83,30 @@ def test_images_and_verdicts(name, generator):
     assert image.abs().max() <= 1
     output = d(image, y, 2)
     assert output.class_logits.shape == (6, 3)
-    assert torch.allclose(output.score_N, output.class_logits.exp().sum(1).log(), atol=1e-5)
-    output.score_N.sum().backward()
+    assert torch.allclose(output.logits, output.class_logits.exp().sum(1).log(), atol=1e-5)
+    output.logits.sum().backward()
     assert all(parameter.grad is not None for network in (g, d) for parameter in network.parameters())
-    assert torch.equal(d.eval()(image, y).score_N, d(image, 2 - y).score_N), "no label is looked at"
+    assert torch.equal(d.eval()(image, y).logits, d(image, 2 - y).logits), "no label is looked at"
     assert torch.equal(g.eval()(z, y), g(z, 2 - y))
 
 
 def test_perceptrons_do_not_know_the_places_of_pixels(generator):
     """The same function of permuted pixels, with the first layer's columns permuted alike."""
     config = SMALL["mlp"]
-    _, d = registry.build(config, generator)
+    _, d = registry.build_networks(config, generator)
     d.eval()
     x = torch.rand(5, 1, 28, 28, generator=generator).expand(-1, 3, -1, -1) * 2 - 1
     order = torch.randperm(784, generator=generator)
-    before = d(x, torch.zeros(5)).score_N
+    before = d(x, torch.zeros(5)).logits
     first = next(m for m in d.modules() if isinstance(m, WeightNormLayer))
     with torch.no_grad():
         first.weight.copy_(first.weight[:, order])
     moved = x.flatten(2)[:, :, order].view_as(x)
-    assert torch.allclose(d(moved, torch.zeros(5)).score_N, before, atol=1e-5)
+    assert torch.allclose(d(moved, torch.zeros(5)).logits, before, atol=1e-5)
 
 
 def test_mnist_images_are_grey(generator):
-    g, _ = registry.build(MLPConfig(num_classes=10), generator)
+    g, _ = registry.build_networks(MLPConfig(num_classes=10), generator)
     image = g(torch.rand(3, 100, generator=generator), torch.zeros(3, dtype=torch.int64))
     assert torch.equal(image[:, 0], image[:, 1])
     assert torch.equal(image[:, 0], image[:, 2])

@@ -48,7 +48,7 @@ def batch_normed(x, bias, epsilon=1e-6):
 
 
 def test_the_perceptron_that_judges(generator):
-    d = shaken(registry.build(MLPConfig(num_classes=10), generator)[1], generator).eval()
+    d = shaken(registry.build_networks(MLPConfig(num_classes=10), generator)[1], generator).eval()
     pixels = torch.rand(4, 784, generator=generator)
     *hidden, last = of_type(d, WeightNormLayer)
     h = pixels
@@ -62,7 +62,7 @@ def test_the_perceptron_that_judges(generator):
 
 def test_noise_comes_before_every_layer_of_the_perceptron(generator):
     """Features are without the last noise, logits with it."""
-    d = registry.build(MLPConfig(num_classes=10, input_noise=0.0, noise=0.0), generator)[1]
+    d = registry.build_networks(MLPConfig(num_classes=10, input_noise=0.0, noise=0.0), generator)[1]
     d.noise.deviation = 0.5
     image = torch.rand(4, 3, 28, 28, generator=generator)
     noisy, still = d(image, torch.zeros(4)), d.eval()(image, torch.zeros(4))
@@ -71,7 +71,7 @@ def test_noise_comes_before_every_layer_of_the_perceptron(generator):
 
 
 def test_the_perceptron_that_draws(generator):
-    g = shaken(registry.build(MLPConfig(num_classes=10), generator)[0], generator)
+    g = shaken(registry.build_networks(MLPConfig(num_classes=10), generator)[0], generator)
     z = torch.rand(8, 100, generator=generator)
     h, norms, (last,) = z, of_type(g, BiasOnlyNorm), of_type(g, WeightNormLayer)
     for layer, norm in zip(of_type(g, Linear), norms, strict=True):
@@ -84,7 +84,7 @@ def test_the_perceptron_that_draws(generator):
 
 def test_the_convolutions_that_judge(generator):
     config = ConvConfig(num_classes=10)
-    d = shaken(registry.build(config, generator)[1], generator).eval()
+    d = shaken(registry.build_networks(config, generator)[1], generator).eval()
     x = image = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
     *convs, last = of_type(d, WeightNormLayer)
     sizes = []
@@ -101,7 +101,7 @@ def test_what_the_convolutions_drop(generator):
     """0.2 of the input, 0.5 after the third and the sixth convolution; for pictures noise on the input instead."""
 
     def order(config):
-        kinds = of_type(registry.build(config, generator)[1], WeightNormLayer, nn.Dropout, GaussianNoise)
+        kinds = of_type(registry.build_networks(config, generator)[1], WeightNormLayer, nn.Dropout, GaussianNoise)
         return [getattr(m, "p", None) or getattr(m, "deviation", None) or "conv" for m in kinds if shows(m)]
 
     def shows(module):
@@ -113,7 +113,7 @@ def test_what_the_convolutions_drop(generator):
 
 
 def test_the_convolutions_that_draw(generator):
-    g = shaken(registry.build(ConvConfig(num_classes=10), generator)[0], generator)
+    g = shaken(registry.build_networks(ConvConfig(num_classes=10), generator)[0], generator)
     z = torch.rand(8, 100, generator=generator)
     (linear,), ups, (last,) = of_type(g, Linear), of_type(g, TransposedConv2d), of_type(g, WeightNormLayer)
     norms = of_type(g, BiasOnlyNorm)
@@ -136,7 +136,7 @@ def test_the_convolutions_that_draw(generator):
 )
 def test_how_weights_start(config, drawing, judging, started, learns, generator):
     """Their deviation (None: Glorot's), that of a layer's outputs on the first data (None: left alone), learned scales."""
-    g, d = registry.build(config, generator)
+    g, d = registry.build_networks(config, generator)
     for network, deviation in ((g, drawing), (d, judging)):
         for layer in of_type(network, WeightNormLayer, Linear, TransposedConv2d):
             expected = deviation or (2 / sum(layer.weight.shape)) ** 0.5
@@ -150,7 +150,7 @@ def test_the_generator_for_imagenet(generator):
     """Channels as in docs/papers/improved_gan.md, "ImageNet configuration"; every stage gets the noise that stands in z
     after that of the stage before."""
     config = ImprovedImageNetConfig(num_classes=3, generator_norm="batch", reference_batch=1)
-    g = registry.build(config, generator)[0]
+    g = registry.build_networks(config, generator)[0]
     assert torch.equal(g.output.bias, torch.full((3,), -0.45))
     assert g.output.weight.std().item() == pytest.approx(0.075, rel=0.1)
     assert g.linear.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -189,4 +189,4 @@ def test_the_discriminator_for_imagenet(generator):
     with torch.no_grad():
         output = d(image, torch.zeros(2))
     assert torch.allclose(output.class_logits, logits, atol=1e-4)
-    assert torch.allclose(output.score_N, logits[:, :3].exp().sum(1).log() - logits[:, 3], atol=1e-4)
+    assert torch.allclose(output.logits, logits[:, :3].exp().sum(1).log() - logits[:, 3], atol=1e-4)

@@ -92,7 +92,7 @@ def test_every_option_trains(name, digits):
 def test_every_prior_trains(name, digits):
     config = dataclasses.replace(tiny_config(), latent=LatentConfig(distribution=name))
     state = train_20_steps(config, digits)
-    assert state.prior == config.latent.prior()
+    assert state.prior == config.latent.build()
 
 
 def test_larger_generator_batches_and_falling_rates_train(digits):
@@ -108,7 +108,7 @@ def pair(**options):
     """Generator and discriminator with these options, all weights drawn alike."""
     config = BigGANConfig(**(TINY | {"num_classes": 3} | options))
     config.check()
-    return registry.build(config, torch.Generator().manual_seed(0))
+    return registry.build_networks(config, torch.Generator().manual_seed(0))
 
 
 def layers(network: nn.Module, kind: type) -> list[nn.Module]:
@@ -246,7 +246,7 @@ def test_dropout_stands_before_the_last_layer_and_only_in_training():
     assert kept.item() == pytest.approx(0.5, abs=0.05)
     output = d(x, y)
     expected = d.head.linear(output.features).squeeze(1) + (d.head.embedding(y) * output.features).sum(1)
-    assert torch.allclose(output.score_N, expected)
+    assert torch.allclose(output.logits, expected)
 
 
 def test_output_channels_beyond_three_are_only_kept_as_parameters():

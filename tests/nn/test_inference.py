@@ -25,7 +25,7 @@ def test_the_same_function(name, generator):
     config = family.config(
         resolution=32, num_classes=3, width=8, embedding_dim=8, generator_attention=(16,), **OPTIONS[name]
     )
-    g, d = registry.build(config, generator)
+    g, d = registry.build_networks(config, generator)
     with torch.no_grad():
         for parameter in g.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
@@ -47,6 +47,6 @@ def test_the_same_function(name, generator):
         assert (for_inference(g, torch.bfloat16, torch.channels_last)(z, y) - g(z, y)).abs().mean() < 0.03
         x = torch.randn(6, 3, 32, 32, generator=generator)
         assert torch.allclose(
-            for_inference(d, torch.float32, torch.channels_last)(x, y).score_N, d.eval()(x, y).score_N, rtol=1e-3
+            for_inference(d, torch.float32, torch.channels_last)(x, y).logits, d.eval()(x, y).logits, rtol=1e-3
         )
     assert all(torch.equal(value, before[key]) for key, value in g.state_dict().items()), "the network itself stays"

@@ -58,7 +58,7 @@ def test_degenerate_matrices(generator):
 def test_every_layer_of_a_128_px_model(generator):
     """Width 20: sides on both sides of the limit between the two searches."""
     networks = dict(
-        zip("GD", registry.build(BigGANConfig(resolution=128, num_classes=10, width=20), generator), strict=True)
+        zip("GD", registry.build_networks(BigGANConfig(resolution=128, num_classes=10, width=20), generator), strict=True)
     )
     with torch.no_grad():
         for network in networks.values():

@@ -59,7 +59,7 @@ CONFIGS = {
 def test_an_image_does_not_depend_on_its_neighbours(name, generator):
     config = CONFIGS[name]
     config.check()
-    g, _ = registry.build(config, generator)
+    g, _ = registry.build_networks(config, generator)
     z, y = torch.randn(6, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
     g.reference.put(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
     whole = g(z, y)  # in training mode

@@ -61,7 +61,7 @@ def test_colours_keep_what_they_keep(images):
 
 @pytest.mark.parametrize("policy", [("colour",), ("translation",), ("cutout",), ("colour", "translation", "cutout")])
 def test_gradients_pass(images, policy):
-    augment = AugmentConfig(policy=policy).augmentation()
+    augment = AugmentConfig(policy=policy).build()
     x = images[:3].clone().requires_grad_(True)
 
     def same_draws(x):
@@ -69,7 +69,7 @@ def test_gradients_pass(images, policy):
         return augment(x)
 
     assert torch.autograd.gradcheck(same_draws, (x,))
-    assert torch.equal(AugmentConfig().augmentation()(images), images)
+    assert torch.equal(AugmentConfig().build()(images), images)
 
 
 def test_each_change_once():

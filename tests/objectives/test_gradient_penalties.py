@@ -18,7 +18,7 @@ from biggan.objectives.regularizer import PenaltyInputs
 def discriminator(generator):
     """With attention, whose fused kernel has no second derivative; gamma is not 0."""
     config = BigGANConfig(resolution=32, num_classes=3, width=4, discriminator_attention=(16,))
-    _, d = registry.build(config, generator)
+    _, d = registry.build_networks(config, generator)
     with torch.no_grad():
         d.attention["16"].gamma.fill_(0.5)
     for _ in range(30):
@@ -49,7 +49,7 @@ def test_against_finite_differences(discriminator, generator, penalty, side):
 
     def score(x):
         with torch.no_grad():
-            return discriminator(x, labels.expand(len(x))).score_N
+            return discriminator(x, labels.expand(len(x))).logits
 
     step, total = 1e-6, 0.0
     for moves in (step * torch.eye(3 * 32 * 32, dtype=torch.float64)).view(-1, 3, 32, 32).split(64):
@@ -109,8 +109,8 @@ class Sum(torch.nn.Module):
         self.weight = weight
 
     def forward(self, x, y_N):
-        score_N = (x * self.weight).sum((1, 2, 3))
-        return DiscriminatorOutput(score_N, score_N, None)
+        logits_N = (x * self.weight).sum((1, 2, 3))
+        return DiscriminatorOutput(logits_N, logits_N, None)
 
 
 def test_consistency(generator):
@@ -123,6 +123,6 @@ def test_consistency(generator):
         torch.manual_seed(0)
         value = Consistency(2.0).penalty(net, context).item()
         torch.manual_seed(0)
-        wanted = 2 * (net(translate(flip(inner)), None).score_N - net(inner, None).score_N).square().mean().item()
+        wanted = 2 * (net(translate(flip(inner)), None).logits - net(inner, None).logits).square().mean().item()
         assert value == pytest.approx(wanted)
         assert (value < 1e-6) == nothing

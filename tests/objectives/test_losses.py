@@ -36,14 +36,14 @@ def output(scores):
 
 @pytest.mark.parametrize("loss", FORMULAS)
 def test_against_numpy(loss):
-    objective = ObjectiveConfig(loss=loss).objective()
+    objective = ObjectiveConfig(loss=loss).build()
     discriminator = sum(objective.discriminator_loss(output(REAL), output(FAKE), torch.zeros(3)).values())
     generator = sum(objective.generator_loss(output(REAL) if objective.needs_real_outputs else None, output(FAKE)).values())
     assert np.allclose([discriminator.item(), generator.item()], FORMULAS[loss])
 
 
 def test_margin():
-    objective = ObjectiveConfig(margin=3.0).objective()
+    objective = ObjectiveConfig(margin=3.0).build()
     loss = sum(objective.discriminator_loss(output(REAL), output(FAKE), torch.zeros(3)).values())
     assert np.isclose(loss.item(), np.maximum(0, 3 - REAL).mean() + np.maximum(0, 3 + FAKE).mean())
     with pytest.raises(ConfigError, match="above 0"):
@@ -54,7 +54,7 @@ def test_margin():
 
 @pytest.mark.parametrize("loss", ["non-saturating", "relativistic"])
 def test_stable_for_huge_scores(loss):
-    objective = ObjectiveConfig(loss=loss).objective()
+    objective = ObjectiveConfig(loss=loss).build()
     real, fake = output(np.array([-1e4, 1e4])), output(np.array([1e4, -1e4]))
     terms = [
         *objective.discriminator_loss(real, fake, torch.zeros(2)).values(),
@@ -81,7 +81,7 @@ def test_classes_and_one_more_against_a_softmax_over_all(weight):
         exp = np.exp(np.concatenate([logits, np.zeros((len(logits), 1))], axis=1))
         return exp / exp.sum(1, keepdims=True)
 
-    objective = ObjectiveConfig(loss="semi-supervised", unsupervised_weight=weight).objective()
+    objective = ObjectiveConfig(loss="semi-supervised", unsupervised_weight=weight).build()
     real, fake, y = of_logits(LOGITS_REAL), of_logits(LOGITS_FAKE), torch.tensor([0, 2])
     p, q = probabilities(LOGITS_REAL), probabilities(LOGITS_FAKE)
     unsupervised_weight = -np.log(1 - p[:, 3]).mean() - np.log(q[:, 3]).mean()
@@ -89,15 +89,15 @@ def test_classes_and_one_more_against_a_softmax_over_all(weight):
     among_real = p[:, :3] / p[:, :3].sum(1, keepdims=True)
     assert np.isclose(objective.supervised_loss(real, y)["class"].item(), -np.log(among_real[[0, 1], [0, 2]]).mean())
     assert np.isclose(objective.generator_loss(None, fake)["fake"].item(), np.log(q[:, 3]).mean())
-    towards_real = ObjectiveConfig(loss="semi-supervised", generator_target=1.0).objective()
+    towards_real = ObjectiveConfig(loss="semi-supervised", generator_target=1.0).build()
     assert np.isclose(towards_real.generator_loss(None, fake)["fake"].item(), -np.log(1 - q[:, 3]).mean())
 
 
 def test_semi_supervised_is_stable_for_huge_logits():
-    objective = ObjectiveConfig(loss="semi-supervised", real_target=0.9).objective()
+    objective = ObjectiveConfig(loss="semi-supervised", real_target=0.9).build()
     huge = of_logits(np.array([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]]))
     huge = huge._replace(class_logits=huge.class_logits.requires_grad_(True))
-    huge = huge._replace(score_N=huge.class_logits.logsumexp(1))
+    huge = huge._replace(logits=huge.class_logits.logsumexp(1))
     terms = objective.discriminator_loss(huge, huge, None) | objective.supervised_loss(huge, torch.tensor([1, 0]))
     terms |= {"g": objective.generator_loss(None, huge)["fake"]}
     assert all(torch.isfinite(term) for term in terms.values())
@@ -108,7 +108,7 @@ def test_semi_supervised_is_stable_for_huge_logits():
 @pytest.mark.parametrize("loss", ["non-saturating", "semi-supervised"])
 def test_one_sided_label_smoothing(loss):
     half = 0.5 if loss == "semi-supervised" else 1.0
-    objective = ObjectiveConfig(loss=loss, real_target=0.75, generator_target=0.375).objective()
+    objective = ObjectiveConfig(loss=loss, real_target=0.75, generator_target=0.375).build()
     terms = objective.discriminator_loss(output(REAL), output(FAKE), None)
     smooth = -(0.75 * np.log(sigmoid(REAL)) + 0.25 * np.log(1 - sigmoid(REAL))).mean()
     assert np.isclose(terms["real"].item(), half * smooth)
@@ -118,7 +118,7 @@ def test_one_sided_label_smoothing(loss):
 
 
 def test_smoothed_least_squares():
-    objective = ObjectiveConfig(loss="least-squares", real_target=0.9).objective()
+    objective = ObjectiveConfig(loss="least-squares", real_target=0.9).build()
     terms = objective.discriminator_loss(output(REAL), output(FAKE), None)
     assert np.isclose(sum(terms.values()).item(), ((REAL - 0.9) ** 2).mean() / 2 + (FAKE**2).mean() / 2)
 
@@ -137,14 +137,14 @@ FEATURES = np.array([[1.0, 2.0, 0.0], [3.0, -1.0, 1.0]]), np.array([[0.0, 0.0, 1
     [("squared-l2", lambda d: (d**2).sum()), ("mean-square", lambda d: (d**2).mean()), ("l1", lambda d: np.abs(d).mean())],
 )
 def test_feature_matching_against_numpy(norm, of):
-    objective = ObjectiveConfig(loss="semi-supervised", feature_matching=norm).objective()
+    objective = ObjectiveConfig(loss="semi-supervised", feature_matching=norm).build()
     real, fake = of_logits(LOGITS_REAL, FEATURES[0]), of_logits(LOGITS_FAKE, FEATURES[1])
     found = objective.generator_loss(real, fake)
     assert list(found) == ["features"]
     assert np.isclose(found["features"].item(), of(FEATURES[0].mean(0) - FEATURES[1].mean(0)))
     assert objective.needs_real_outputs
     assert objective.supervised
-    inner = ObjectiveConfig(loss="semi-supervised").objective()
+    inner = ObjectiveConfig(loss="semi-supervised").build()
     assert objective.discriminator_loss(real, fake, None) == inner.discriminator_loss(real, fake, None)
 
 
@@ -152,12 +152,12 @@ def test_feature_matching_against_numpy(norm, of):
 @pytest.mark.parametrize("target", [1.0, 0.75])
 def test_the_boundary_is_the_best_score_where_both_are_alike(loss, target):
     """D's loss on one score that real and generated images share is smallest there (section 3.4)."""
-    objective = ObjectiveConfig(loss=loss, real_target=target).objective()
+    objective = ObjectiveConfig(loss=loss, real_target=target).build()
     findings_agreement = [
-        DiscriminatorOutput(score_N, None, None) for score_N in torch.linspace(-3, 3, 2001, dtype=torch.float64).split(1)
+        DiscriminatorOutput(logits_N, None, None) for logits_N in torch.linspace(-3, 3, 2001, dtype=torch.float64).split(1)
     ]
     best = min(findings_agreement, key=lambda v: sum(objective.discriminator_loss(v, v, None).values()))
-    assert objective.decision_boundary == pytest.approx(best.score_N.item(), abs=4e-3)
+    assert objective.decision_boundary == pytest.approx(best.logits.item(), abs=4e-3)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_gradient_is_four_times_the_masked_gram_times_w(shape, generator):
 
 
 def test_sum_over_the_generator_against_autograd_of_the_printed_formula(generator):
-    g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    g, _ = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     Orthogonal(1e-4).penalty(g, CONTEXT).backward()
     got = {name: parameter.grad for name, parameter in g.named_parameters()}
     g.zero_grad()
@@ -64,14 +64,14 @@ def test_sum_over_the_generator_against_autograd_of_the_printed_formula(generato
 
 
 def test_class_embeddings_are_left_out(generator):
-    g, d = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    g, d = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     for net in (g, d):
         matrices = {name.removesuffix(".weight") for name, parameter in net.named_parameters() if parameter.dim() >= 2}
         assert matrices - {name for name, _ in regularized_weights(net)} == {"embedding" if net is g else "head.embedding"}
 
 
 def test_an_orthogonal_network_costs_nothing(generator):
-    g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    g, _ = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     tall = sum(
         layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, ReparametrizedLayer)
     )
@@ -150,7 +150,7 @@ def test_l2_and_clipping(generator):
 
 
 def test_bounds_name_layers(generator):
-    g, _ = registry.build(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
+    g, _ = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     names = [name for name, _ in regularized_weights(g)]
     assert [name for name, _ in SigmaBound(1.0, None, "conv_1").weights(g)] == [name for name in names if "conv_1" in name]
     with pytest.raises(ConfigError, match="in no name of a weight"):
@@ -175,12 +175,12 @@ def test_strengths_must_make_sense(settings, message):
 
 def test_what_is_on():
     off = RegularizationConfig(generator=GeneratorRegularization(orthogonal=None))
-    assert (off.generator.regularizers(), off.discriminator.regularizers()) == ((), ())
+    assert (off.generator.build(), off.discriminator.build()) == ((), ())
     everything = {"orthogonal": 1.0, "sigma_penalty": 1.0, "sigma_clamp": True, "sigma_bound": 1.0, "l2": 1.0}
     everything |= {"max_grad_norm": 1.0, "r1": 1.0, "r2": 1.0, "lecam": 1.0, "consistency": 1.0}
-    kinds = [type(r).__name__ for r in DiscriminatorRegularization(**everything).regularizers()]
+    kinds = [type(r).__name__ for r in DiscriminatorRegularization(**everything).build()]
     assert kinds == ["Orthogonal", "SigmaPenalty", "L2", "GradientClip", "SigmaClamp", "R1", "R2", "LeCam", "Consistency"]
-    gradient = GeneratorRegularization(orthogonal_form="gradient").regularizers()
+    gradient = GeneratorRegularization(orthogonal_form="gradient").build()
     assert [type(r).__name__ for r in gradient] == ["OrthogonalGradient"]
 
 

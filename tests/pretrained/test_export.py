@@ -58,7 +58,7 @@ def test_onnx_of_every_family(preset, tmp_path):
     config = registry.FAMILIES[preset].config(
         resolution=32, num_classes=3, width=8, embedding_dim=8, generator_attention=(16,), discriminator_attention=()
     )
-    g, _ = registry.build(config, torch.Generator().manual_seed(0))
+    g, _ = registry.build_networks(config, torch.Generator().manual_seed(0))
     with torch.no_grad():
         g.attention["16"].gamma.fill_(0.5)
     card = ModelCard(model=config, class_names=("a", "b", "c"), step=0, trained_on="nothing")
@@ -82,7 +82,7 @@ def test_hub_folder(capsys, run, tmp_path):
     }  # fmt: skip
     card = (tmp_path / "hub" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: biggan\n")
-    for fact in ("trained on embedded:digits, 2 steps", '"preset": "digits"', "No quality figures", "| D_loss_real |"):
+    for fact in ("trained on embedded:digits, 2 steps", '"preset": "digits"', "No quality figures", "| D/loss_real |"):
         assert fact in card
     (run / "metrics.json").write_text('{"fid": 12.345678}')
     assert call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "hub")[0] == 0

@@ -192,7 +192,7 @@ def test_a_model_folder_that_contradicts_itself(capsys, hugging_face, tmp_path, 
 @pytest.mark.parametrize(("embedding", "classes"), [(8, (1, 4)), (10, (10, 4)), (4, (10, 4))])
 def test_tables_are_told_from_other_sizes_that_equal_the_number_of_classes(embedding, classes):
     config = BigGANConfig(resolution=32, width=2, embedding_dim=embedding)
-    there, here = (registry.build(dataclasses.replace(config, num_classes=k), torch.Generator()) for k in classes)
+    there, here = (registry.build_networks(dataclasses.replace(config, num_classes=k), torch.Generator()) for k in classes)
     for source, network in zip(there, here, strict=True):
         left = load_except_class_tables(network, source.state_dict(), classes, "it")
         assert all("embedding" in name for name in left)

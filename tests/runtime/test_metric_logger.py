@@ -8,8 +8,8 @@ import torch
 from biggan.runtime.metric_logger import MetricAverager
 from biggan.runtime.progress import ProgressLine, clock
 
-SCORES = {"D_real": 1.0, "D_fake": -2.0}
-VALUES = {"images_per_second": 312.4, "D_loss_real": 0.5, "D_loss_fake": 0.25, "G_loss_fake": -0.1} | SCORES
+SCORES = {"D/logit_real": 1.0, "D/logit_fake": -2.0}
+VALUES = {"images_per_second": 312.4, "D/loss_real": 0.5, "D/loss_fake": 0.25, "G/loss": -0.1} | SCORES
 
 
 class Terminal(io.StringIO):

@@ -10,14 +10,14 @@ from biggan.runtime.errors import ConfigError
 from biggan.runtime.rng import addressed_rng, seed_torch
 from biggan.sampling.latents import LatentConfig, LatentName, draw_labels
 
-NORMAL = LatentConfig().prior()
+NORMAL = LatentConfig().build()
 TAILLESS = ("uniform", "unit-uniform", "bernoulli", "rademacher", "categorical")
 
 
 def drawn(name, generator, truncation=None, step=None, shape=(200, 100), **options):
     config = LatentConfig(distribution=name, **options)
     config.check()
-    return config.prior().draw(shape, generator, truncation, step)
+    return config.build().draw(shape, generator, truncation, step)
 
 
 @pytest.mark.parametrize(

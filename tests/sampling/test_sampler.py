@@ -20,7 +20,7 @@ NAMES = ("ant", "bee", "walrus")
 @pytest.fixture
 def model_folder(tmp_path, generator):
     config = BigGANConfig(resolution=32, num_classes=3, width=2)
-    g, _ = registry.build(config, generator)
+    g, _ = registry.build_networks(config, generator)
     card = ModelCard(model=config, class_names=NAMES, step=0, trained_on="nothing")
     save_model_dir(tmp_path / "model", card, {"generator": g.state_dict()})
     return tmp_path / "model"

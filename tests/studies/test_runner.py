@@ -218,7 +218,7 @@ def test_analyzing_a_run_and_an_old_log(capsys, tmp_path):
     old = tmp_path / "old"
     old.mkdir()
     lines = [
-        {"step": s, "D_loss_real": 0.8 if s < 3000 else 0.9, "D_real_right": 0.8 if s < 3000 else 0.1}
+        {"step": s, "D/loss_real": 0.8 if s < 3000 else 0.9, "D/acc_real": 0.8 if s < 3000 else 0.1}
         for s in range(0, 4001, 50)
     ]
     (old / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -114,8 +114,8 @@ def test_training_and_resuming_with_another_number_of_ranks(runs, name):
         assert sigma[0] == pytest.approx(sigma[1], rel=1e-3)
         assert first["diversity"] == pytest.approx(second["diversity"], rel=1e-3)
     for first, second in zip(*logs, strict=True):
-        assert first["D_loss_real"] == pytest.approx(second["D_loss_real"], rel=1e-3)
-        assert first["G_loss_fake"] == pytest.approx(second["G_loss_fake"], rel=1e-2, abs=1e-3)
+        assert first["D/loss_real"] == pytest.approx(second["D/loss_real"], rel=1e-3)
+        assert first["G/loss"] == pytest.approx(second["G/loss"], rel=1e-2, abs=1e-3)
 
 
 def test_one_and_two_ranks_draw_the_same_images(runs):
@@ -144,9 +144,9 @@ def test_a_batch_that_does_not_divide(monkeypatch):
     config = tiny_config(batch=9)
     assert isinstance(config.train, TrainConfig)
     with pytest.raises(ConfigError, match=r"train.batch=9 is not divisible by 2 ranks: use --train.batch 10"):
-        plan_batch(config, World(0, 2, 0))
+        plan_batch(config.train, World(0, 2, 0))
     with pytest.raises(ConfigError, match=r"--train.micro-batch 4"):
-        plan_batch(tiny_config(batch=9, micro_batch=3), World(0, 2, 0))
+        plan_batch(tiny_config(batch=9, micro_batch=3).train, World(0, 2, 0))
 
 
 def test_the_environment_of_torchrun(monkeypatch):
@@ -213,4 +213,4 @@ def test_statistics_within_groups_of_ranks(tmp_path):
     assert done.returncode == 0, done.stderr
     config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, sync_bn_group_size=3))
     with pytest.raises(ConfigError, match="statistics_ranks=3 does not divide 4 ranks"):
-        plan_batch(config, World(0, 4))
+        plan_batch(config.train, World(0, 4))

@@ -62,11 +62,11 @@ def test_what_is_measured_is_what_is_there(tmp_path):
     assert [line[f"sigma{i}/{name}"] for i in range(3)] == pytest.approx(exact[:3].tolist(), rel=2e-5)
     moment = tensors[name.replace("/", "_optimizer/") + "/exp_avg"]
     assert line[f"moment1/{name}"] == pytest.approx(moment.norm().item(), rel=1e-4)
-    assert line[f"gradient/{name}"] == pytest.approx(moment.norm().item(), rel=1e-4), "beta 1 is 0"
+    assert line[f"grad_norm/{name}"] == pytest.approx(moment.norm().item(), rel=1e-4), "beta 1 is 0"
     table = tensors["generator/embedding.weight"]
-    assert line["class/generator/embedding"] == pytest.approx(table.norm(dim=1).tolist(), rel=1e-4)
-    assert line["D_trained_right"] == line["D_held_out_right"], "here they are the same images"
-    assert 0 < line["diversity_within"] < 2
+    assert line["class_norm/generator/embedding"] == pytest.approx(table.norm(dim=1).tolist(), rel=1e-4)
+    assert line["D/acc_train"] == line["D/acc_held_out"], "here they are the same images"
+    assert 0 < line["diversity_within_class"] < 2
 
 
 def test_measuring_waits_until_it_is_worth_its_time(tmp_path):
@@ -107,7 +107,7 @@ def test_rolling_back(tmp_path, monkeypatch):
 
     def listening(state, step, *images):
         scalars = train_step(state, step, *images)
-        rates.append((step, state.generator.schedule.base / config.train.generator_lr, "D_loss_r1" in scalars))
+        rates.append((step, state.generator.schedule.base / config.train.generator_lr, "D/r1" in scalars))
         return scalars
 
     monkeypatch.setattr("biggan.training.trainer.train_step", listening)
@@ -157,14 +157,14 @@ def test_the_past_of_a_run_is_that_of_the_run_it_starts_from(tmp_path):
     parent = RunDir(tmp_path / "parent")
     (parent.checkpoints / "step-00003000").mkdir(parents=True)
     (parent.checkpoints / "step-00003000" / "manifest.json").write_text("{}")
-    lines = [{"step": step, "D_loss_real": 2.0} for step in range(100, 3501, 100)]
+    lines = [{"step": step, "D/loss_real": 2.0} for step in range(100, 3501, 100)]
     parent.stats_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     config = dataclasses.replace(watched(every=None), init_from=str(parent.path))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10))
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
     monitor = watching.CollapseMonitor(config, build_train_state(config), None, folder, 0, lambda line: None, None)
-    found = [monitor.observe(step, {"D_loss_real": 50.0}) for step in range(10, 60, 10)]
+    found = [monitor.observe(step, {"D/loss_real": 50.0}) for step in range(10, 60, 10)]
     (alarm,) = [alarm for alarms in found for alarm in alarms]
     assert (alarm.rule, alarm.step, alarm.healthy) == ("D's loss explodes", 30, 2200 - 3000)
 
@@ -260,6 +260,6 @@ def test_a_classifier_of_these_classes_names_the_fixed_batch(capsys, small, tmp_
     for name, classes in (("three", ["--data.classes", "0", "1", "2"]), ("ten", [])):
         code, _, err = call(capsys, *words, "--run", tmp_path / name, *classes)
         assert code == 0, err
-        found[name] = read_log(tmp_path / name / "monitor.jsonl")[0].get("recognised")
+        found[name] = read_log(tmp_path / name / "monitor.jsonl")[0].get("conditional_accuracy")
     assert found["ten"] is None
     assert 0 <= found["three"] <= 1

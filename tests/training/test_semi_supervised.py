@@ -77,7 +77,7 @@ def test_learns_and_leaves_a_classifier(tmp_path, capsys):
     found = count_errors(classifier.logits, open_source("embedded:digits", 8).iterate_once(20))
     assert (found.wrong, found.images) == (tests[-1]["test_wrong"], 1797)
     log = [json.loads(line) for line in folder.stats_file.read_text().splitlines()]
-    assert log[-1]["D_classes_right"] > 0.6
+    assert log[-1]["D/acc_class"] > 0.6
 
     code, out, _ = call(capsys, "classify", folder.path, "embedded:digits", "--batch", 20, "--out", tmp_path / "all.csv")
     assert code == 0

@@ -175,5 +175,5 @@ def test_all_penalties_at_once(generator, precision, activation_checkpointing):
     )
     values = train_step(state, 1, itertools.repeat(real_batch(8, generator)))
     assert all(torch.isfinite(value) for value in values.values())
-    assert {"D_loss_r1", "D_loss_r2", "D_loss_lecam", "D_loss_consistency", "D_loss_sigmapenalty"} <= set(values)
+    assert {"D/r1", "D/r2", "D/lecam", "D/consistency", "D/sigma_penalty"} <= set(values)
     assert "discriminator_regularizers/3/anchors" in flatten_state(state)

@@ -113,7 +113,7 @@ class LossJump:
 
     def observe(self, line: Line) -> Alarm | None:
         """The line's loss, against what it was."""
-        terms = [line[name] for name in ("D_loss_real", "D_loss_fake", "D_loss_pair") if name in line]
+        terms = [line[name] for name in ("D/loss_real", "D/loss_fake", "D/loss_pair") if name in line]
         if not terms:
             return None
         self.series.add(line["step"], sum(terms))
@@ -142,9 +142,9 @@ class RealAccuracyDrop:
 
     def observe(self, line: Line) -> Alarm | None:
         """The line's share, against what it was."""
-        if "D_real_right" not in line:
+        if "D/acc_real" not in line:
             return None
-        self.series.add(line["step"], line["D_real_right"])
+        self.series.add(line["step"], line["D/acc_real"])
         before = self.series.before()
         if before and before[1] > self.known and self.series.now() < self.share:
             text = f"called real: {before[1]:.0%} at step {before[0]}, {self.series.now():.0%} now"
@@ -224,10 +224,10 @@ class CollapseDetector:
             SingularValueExplosion(),
             LossJump(),
             RealAccuracyDrop(),
-            DropFromBest("diversity_within", 0.5, "samples of a class become alike"),
+            DropFromBest("diversity_within_class", 0.5, "samples of a class become alike"),
             DropFromBest("diversity", 0.5, "samples become alike"),
             DropFromBest("accuracy", 0.6, "classes are lost"),
-            DropFromBest("recognised", 0.5, "fixed samples are no longer recognised"),
+            DropFromBest("conditional_accuracy", 0.5, "fixed samples are no longer recognized"),
             ScoreDegradation(config.metric_factor),
             NonFiniteValue(),
         ]

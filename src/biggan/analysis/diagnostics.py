@@ -52,6 +52,6 @@ def share_called_real(discriminator: nn.Module, batches: Iterable[tuple[Tensor, 
     real, count = 0, 0
     for images, labels in batches:
         signed = images.to(device).float().div(127.5).sub(1)
-        real += (discriminator(signed, labels.to(device)).score_N > 0).sum().item()
+        real += (discriminator(signed, labels.to(device)).logits > 0).sum().item()
         count += len(labels)
     return real / count

@@ -19,7 +19,7 @@ SCORES = (
     "inception_score",
     "exp_kl_score",
     "accuracy",
-    "recognised",
+    "conditional_accuracy",
     "test_error",
 )
 
@@ -88,10 +88,10 @@ def layer_values(lines: list[Line], kind: str, name: str) -> tuple[list[int], li
 def overview(lines: list[Line], keys: list[str], alarms: list[Alarm], file: Path) -> None:
     """Everything that is one number for the whole run."""
     groups = {
-        "losses": [key for key in keys if key.startswith(("D_loss", "G_loss"))],
-        "D's mean scores": ["D_real", "D_fake"],
+        "losses": [key for key in keys if key.startswith(("D/", "G/"))],
+        "D's mean scores": ["D/logit_real", "D/logit_fake"],
         "share that D calls right (real: called real)": [key for key in keys if key.startswith("D_") and "right" in key],
-        "distance of pairs of samples": ["diversity", "diversity_within"],
+        "distance of pairs of samples": ["diversity", "diversity_within_class"],
     }
     groups |= {key.replace("_", " "): [key] for key in SCORES if key in keys}
     tables = [key for key in keys if key.startswith("class/")]

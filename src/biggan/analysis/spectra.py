@@ -18,7 +18,7 @@ from biggan.nn.singular_values import leading_singular_triplets, warm_start
 COUNT = 3
 
 
-class Spectra:
+class SpectrumTracker:
     """The leading singular values of networks over time: each search begins from what the one before found."""
 
     def __init__(self, count: int = COUNT) -> None:
@@ -47,29 +47,29 @@ def matrices(networks: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
                 yield f"{player}/{name}", parameter.detach().flatten(1)
 
 
-def class_norms(networks: dict[str, nn.Module]) -> dict[str, list[float]]:
-    """The length of each class's vector, by embedding: "class/generator/embedding". Collapsed classes have very long ones
+def class_embedding_norms(networks: dict[str, nn.Module]) -> dict[str, list[float]]:
+    """The length of each class's vector, by embedding: "class_norm/generator/embedding". Collapsed classes have very long ones
     (BigGAN appendix H)."""
     return {
-        f"class/{player}/{name}": module.weight.detach().norm(dim=1).tolist()
+        f"class_norm/{player}/{name}": module.weight.detach().norm(dim=1).tolist()
         for player, network in networks.items()
         for name, module in network.named_modules()
         if isinstance(module, (SharedEmbedding, Embedding))
     }
 
 
-def moments(player: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+def optimizer_moments(network_name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Lengths of Adam's first moment, and root mean squares of its second, of each weight."""
     values = {}
     for name, parameter in network.named_parameters():
         state = optimizer.state.get(parameter, {})
         if parameter.dim() >= 2 and "exp_avg" in state:
-            values[f"moment1/{player}/{name}"] = state["exp_avg"].norm().item()
-            values[f"moment2/{player}/{name}"] = state["exp_avg_sq"].mean().sqrt().item()
+            values[f"moment1/{network_name}/{name}"] = state["exp_avg"].norm().item()
+            values[f"moment2/{network_name}/{name}"] = state["exp_avg_sq"].mean().sqrt().item()
     return values
 
 
-def spread(images: Tensor, per_class: int) -> dict[str, float]:
+def sample_diversity(images: Tensor, per_class: int) -> dict[str, float]:
     """How different images are: the mean distance of pairs, of all and of those of one class.
 
     `images` (N, 3, R, R) in [-1, 1], `per_class` of each class in a row; distances are root mean squares over pixels, 0 to
@@ -79,4 +79,4 @@ def spread(images: Tensor, per_class: int) -> dict[str, float]:
     blocks = [distance[i : i + per_class, i : i + per_class] for i in range(0, len(flat), per_class)]
     within = torch.stack([block.sum() / (per_class * (per_class - 1)) for block in blocks]).mean()
     pairs = len(flat) * (len(flat) - 1)
-    return {"diversity": (distance.sum() / pairs).item(), "diversity_within": within.item()}
+    return {"diversity": (distance.sum() / pairs).item(), "diversity_within_class": within.item()}

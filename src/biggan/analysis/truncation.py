@@ -4,13 +4,13 @@ At each threshold the statistics of batch normalisation are collected anew. Not 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from biggan.metrics.evaluate import Evaluation, MetricRequest, evaluate
 from biggan.metrics.features import Extractor
-from biggan.metrics.statistics import ImageSet, Progress
+from biggan.metrics.statistics import ImageSet
 from biggan.runtime.distributed import World
 from biggan.runtime.errors import ConfigError
 from biggan.sampling import image_sets
@@ -73,15 +73,13 @@ def curve(
     seed: int,
     cache: Path | None,
     world: World,
-    progress: Progress,
-    report: Callable[[str], None],
 ) -> Iterator[Point]:
     """One point after the other; the same seed at each, so that neighbouring points share their latents."""
     for threshold in thresholds:
         samples = image_sets.generated_images(sampler, name, truncation=threshold, seed=seed)
         yield Point(
             threshold,
-            evaluate(samples, reference, extractor, wanted, cache=cache, world=world, progress=progress, report=report),
+            evaluate(samples, reference, extractor, wanted, cache=cache, world=world),
         )
 
 

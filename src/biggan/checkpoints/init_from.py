@@ -1,6 +1,6 @@
 """What a run may start from: another run, one checkpoint of it (RUN@STEP), or a model folder."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,8 @@ from biggan.configs.run import PLACES, RunConfig, with_own_places
 from biggan.models.registry import ModelConfig
 from biggan.runtime.errors import CheckpointError
 from biggan.sampling.latents import LatentConfig
+
+logger = logging.getLogger(__name__)
 
 
 class InitFrom(NamedTuple):
@@ -40,25 +42,24 @@ def read_model_config(path: Path) -> tuple[ModelConfig, LatentConfig]:
     return card.model, card.latent
 
 
-def read_run_config(
-    path: Path, own: RunConfig | None = None, report: Callable[[str], None] = lambda line: None
-) -> RunConfig:
+def read_run_config(path: Path, own: RunConfig | None = None) -> RunConfig:
     """The config of a run, which may be somebody else's: what names files, programs and places in it is not taken over, but
-    as in `own` (None: as by default), and the report says which. Raises CheckpointError where there is none."""
-    file, own = RunDir(path).config_file, own or RunConfig()
+    as in `own`, which is then logged (None: as by default). Raises CheckpointError where there is none."""
+    file = RunDir(path).config_file
     try:
         stored = from_json(file.read_text(), RunConfig, file)
     except OSError as error:
         raise CheckpointError(f"{path} holds no run ({error}): name a run folder") from error
-    config = with_own_places(stored, own)
+    config = with_own_places(stored, own or RunConfig())
     before, after = flatten(stored), flatten(config)
     left = sorted(name for name in PLACES - {"preset", "init_from"} if before[name] != after[name])
-    if left:
-        report(f"{file}: not taken over, since they name files, programs or places: {', '.join(left)}; give what is needed")
+    if left and own is not None:
+        text = "%s: not taken over, since they name files, programs or places: %s; give what is needed"
+        logger.info(text, file, ", ".join(left))
     return config
 
 
-def load_initial_weights(start: InitFrom, report: Callable[[str], None]) -> dict[str, Tensors]:
+def load_initial_weights(start: InitFrom) -> dict[str, Tensors]:
     """The networks that another run may start from: "generator", "ema", and "discriminator" and "classifier" where there are
     any; from a checkpoint "generator_optimizer" and "discriminator_optimizer" too.
 
@@ -76,7 +77,7 @@ def load_initial_weights(start: InitFrom, report: Callable[[str], None]) -> dict
                 "or train with a larger --train.keep-checkpoints"
             )
         return split_by_prefix(read_checkpoint(named).tensors)
-    checkpoint = run.load_newest(report, set_aside=False) if run.config_file.exists() else None
+    checkpoint = run.load_newest(set_aside=False) if run.config_file.exists() else None
     if checkpoint is not None:
         return split_by_prefix(checkpoint.tensors)
     folder = ModelDir(start.path)

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 
 from biggan.checkpoints.tensors import Tensors, read_metadata, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
+from biggan.configs.migrations import migrate_tensors
 from biggan.models.registry import ModelConfig
 from biggan.runtime.atomic_io import write_error_message, write_file
 from biggan.runtime.errors import CheckpointError
@@ -80,6 +81,6 @@ class ModelDir:
         if not file.exists():
             return None
         try:
-            return safetensors.torch.load_file(file)
+            return migrate_tensors(safetensors.torch.load_file(file))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error

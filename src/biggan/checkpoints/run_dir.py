@@ -4,10 +4,10 @@
     RUN/stats.jsonl                          one line per logging interval (see stats)
     RUN/samples/step-00001000.png            sheets
     RUN/checkpoints/step-00001000/           tensors.safetensors, manifest.json (step, checksum, counters)
-    RUN/watch.jsonl, evaluations.jsonl       likewise: weights and samples; scores
-    RUN/tests.jsonl                          likewise: errors of a classifier
-    RUN/alarms.jsonl, returns.json           what the rules saw, and how often the run went back; never cut
-    RUN/return-1/                            the logs as they were before it did
+    RUN/monitor.jsonl, evaluations.jsonl     likewise: weights and samples; scores
+    RUN/classifier_test.jsonl                 likewise: errors of a classifier
+    RUN/alarms.jsonl, rollbacks.json         what the rules saw, and how often the run rolled back; never cut
+    RUN/rollback-1/                          the logs as they were before it did
     RUN/best/                                the best model, with best.json
     RUN/model/                               generator.safetensors (averaged weights, standing statistics), config.json
 
@@ -20,8 +20,9 @@ Folders are written under another name, synced, then renamed.
 import hashlib
 import itertools
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,15 @@ from biggan.checkpoints.tensors import (
     serialize_tensors,
 )
 from biggan.configs.json_io import from_json, to_json
+from biggan.configs.migrations import RUN_FILES, migrate_log_line
 from biggan.configs.run import RunConfig, differences
 from biggan.runtime.atomic_io import write_error_message, write_file, write_folder
 from biggan.runtime.errors import CheckpointError
+from biggan.runtime.metric_logger import read_log
+
+LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "classifier_test.jsonl")
+
+logger = logging.getLogger(__name__)
 
 
 class RunDir:
@@ -76,6 +83,9 @@ class RunDir:
             raise CheckpointError(f"run folder {self.path} exists and holds no run: give another --run")
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
+            for old, new in RUN_FILES.items():  # of earlier versions
+                if (self.path / old).exists() and not (self.path / new).exists():
+                    (self.path / old).rename(self.path / new)
             write_file(self.config_file, to_json(config).encode())
             self.samples.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -92,9 +102,9 @@ class RunDir:
         """Complete checkpoint folders, oldest first; not verified."""
         return sorted(path for path in self.checkpoints.glob("step-*") if (path / "manifest.json").exists())
 
-    def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int, far: bool = False) -> Path:
-        """Write a checkpoint, then remove all but the newest `keep` and the best; `far`: and a few that reach back to half
-        of the steps. Raises CheckpointError when the disk does not take it; the checkpoints already there stay."""
+    def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int, keep_history: bool = False) -> Path:
+        """Write a checkpoint, then remove all but the newest `keep` and the best; `keep_history`: and a few that reach back
+        to half of the steps. Raises CheckpointError when the disk does not take it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
         data = serialize_tensors(tensors)
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
@@ -102,31 +112,35 @@ class RunDir:
         write_folder(target, files, f"checkpoint of step {step}")
         best, found = self.best(), self.list_checkpoints()
         steps = [int(path.name.rpartition("-")[2]) for path in found]
-        wanted = set(steps[-keep:]) | (rollback_candidates(steps) if far else set()) | ({best["step"]} if best else set())
+        wanted = (
+            set(steps[-keep:])
+            | (rollback_candidates(steps) if keep_history else set())
+            | ({best["step"]} if best else set())
+        )
         for old, number in zip(found, steps, strict=True):
             if number not in wanted:
                 shutil.rmtree(old)
         return target
 
-    def save_rollbacks(self, returns: dict[str, int]) -> None:
-        """Write down how often the run has gone back, which no kill shall make it forget."""
+    def save_rollbacks(self, rollbacks: dict[str, int]) -> None:
+        """Write down how often the run has rolled back, by cause, which no kill shall make it forget."""
         with self.writing():
-            write_file(self.path / "returns.json", json.dumps(returns).encode())
+            write_file(self.path / "rollbacks.json", json.dumps(rollbacks).encode())
 
-    def returns(self) -> dict[str, int]:
+    def load_rollbacks(self) -> dict[str, int]:
         """What was written down. Raises CheckpointError where it cannot be read."""
-        file = self.path / "returns.json"
+        file = self.path / "rollbacks.json"
         try:
             return json.loads(file.read_text()) if file.exists() else {}
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}): remove it to forget the returns") from error
+            raise CheckpointError(f"{file} cannot be read ({error}): remove it to forget the rollbacks") from error
 
-    def roll_back_to(self, checkpoint: Path, returns: dict[str, int]) -> None:
+    def roll_back_to(self, checkpoint: Path, rollbacks: dict[str, int]) -> None:
         """Make this checkpoint the newest: later ones are removed. The logs go on from there; as they were they are kept in
-        the folder return-N."""
-        self.save_rollbacks(returns)
+        the folder rollback-N."""
+        self.save_rollbacks(rollbacks)
         with self.writing():
-            kept = self.path / f"return-{sum(returns.values())}"
+            kept = self.path / f"rollback-{sum(rollbacks.values())}"
             kept.mkdir(exist_ok=True)
             for file in self.path.glob("*.jsonl"):
                 shutil.copy(file, kept / file.name)
@@ -135,7 +149,7 @@ class RunDir:
                     shutil.rmtree(later)
             best = self.best()
             if best is not None:  # it is to be beaten, also by what is trained anew from here
-                write_file(self.best_file, json.dumps(best | {"before_a_return": True}).encode())
+                write_file(self.best_file, json.dumps(best | {"before_rollback": True}).encode())
 
     def append_alarms(self, alarms: list[dict[str, Any]]) -> None:
         """Add lines to alarms.jsonl, which is never cut."""
@@ -156,10 +170,10 @@ class RunDir:
             f"the last model is {self.model}" if best is None else f"the best is {self.best_model}, of step {best['step']}"
         )
 
-    def load_newest(self, report: Callable[[str], None], *, set_aside: bool = True) -> Checkpoint | None:
+    def load_newest(self, *, set_aside: bool = True) -> Checkpoint | None:
         """The newest checkpoint whose checksum is right, or None if none was ever written.
 
-        Damaged ones are reported and, unless told otherwise, set aside under another name. Raises CheckpointError if there
+        Corrupt ones are logged and, unless told otherwise, set aside under another name. Raises CheckpointError if there
         are only damaged ones, or when the system refuses to read one.
         """
         found = self.list_checkpoints()
@@ -167,7 +181,7 @@ class RunDir:
             try:
                 return read_checkpoint(path)
             except CorruptCheckpoint as error:
-                report(f"{error}; the one before it is used")
+                logger.warning("%s; the one before it is used", error)
                 if set_aside and path != found[0]:
                     with self.writing():
                         aside = path.with_name(f"damaged-{path.name}")
@@ -180,7 +194,7 @@ class RunDir:
     def best(self) -> dict[str, Any] | None:
         """The step, score and value of the best model, None where there is none."""
         try:
-            found = json.loads(self.best_file.read_text())
+            found = migrate_log_line(json.loads(self.best_file.read_text()))
             return found if {"step", "score", "value"} <= set(found) else None
         except (OSError, ValueError, TypeError):
             return None
@@ -204,3 +218,16 @@ def rollback_candidates(steps: list[int]) -> set[int]:
         if wanted[-1] > steps[-1] / 2 and older < wanted[-1] / 1.2:
             wanted.append(step)
     return set(wanted)
+
+
+def read_run_logs(folder: Path) -> list[dict[str, Any]]:
+    """The lines of every log of a run in today's names: its metrics, what the monitor measured, scores, errors of its
+    classifier; in order of their steps. Logs of earlier versions count too."""
+    names = [*LOGS, *(old for old in RUN_FILES if old.endswith(".jsonl"))]
+    lines = [migrate_log_line(line) for name in names for line in read_log(folder / name)]
+    return sorted(lines, key=lambda line: line["step"])
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint folder."""
+    return int(checkpoint.name.rpartition("-")[2])

@@ -1,4 +1,4 @@
-"""TODO: split from checkpoint."""
+"""Tensors on disk: checkpoints, verified by their checksum, and safetensors files."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from biggan.configs.migrations import migrate_tensors
 from biggan.runtime.errors import CheckpointError
 
 Tensors = dict[str, Tensor]
@@ -28,13 +29,13 @@ class CorruptCheckpoint(CheckpointError):
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint folder, verified. Raises DamagedCheckpoint, or CheckpointError when the system refuses to read it."""
+    """A checkpoint folder, verified. Raises CorruptCheckpoint, or CheckpointError when the system refuses to read it."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         data = (path / "tensors.safetensors").read_bytes()
         if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
             raise CorruptCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
-        return Checkpoint(manifest["step"], safetensors.torch.load(data), manifest["counters"], path)
+        return Checkpoint(manifest["step"], migrate_tensors(safetensors.torch.load(data)), manifest["counters"], path)
     except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CorruptCheckpoint(f"checkpoint {path} is damaged ({error})") from error
     except OSError as error:

@@ -33,14 +33,13 @@ def analyze(arguments: list[str]) -> int:
     from biggan.analysis.collapse_rules import find_alarms
     from biggan.analysis.run_plots import plot_run
     from biggan.checkpoints.init_from import read_run_config
-    from biggan.checkpoints.run_dir import RunDir
-    from biggan.runtime.metric_logger import read_run
+    from biggan.checkpoints.run_dir import RunDir, read_run_logs
 
     config = read_run_config(command.run).monitor if RunDir(command.run).config_file.exists() else MonitorConfig()
     if command.metric_factor is not None:
         config = replace_fields(config, {"metric_factor": command.metric_factor})
     config.check()
-    lines = read_run(command.run)
+    lines = read_run_logs(command.run)
     if not lines:
         raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")
     alarms = find_alarms(lines, config)

@@ -9,9 +9,10 @@ import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.common import parse, progress_bar
+from biggan.cli.common import parse
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
+from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from itertools import zip_longest
 from typing import Any
 
 import tyro
-from tqdm import tqdm
 
 from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
@@ -58,25 +57,6 @@ def option_names(command: Any) -> Iterable[str]:
     for item in dataclasses.fields(command):
         value = getattr(command, item.name)
         yield from flatten(value) if dataclasses.is_dataclass(value) else [item.name]
-
-
-def progress_bar(items: Iterable, total: int, what: str) -> Iterable:
-    """A bar while `items` are consumed, on a terminal."""
-    return tqdm(items, total=total, desc=what, leave=False, disable=not sys.stderr.isatty())
-
-
-def say(line: str) -> None:
-    """A note for the person at the terminal."""
-    print(line, file=sys.stderr, flush=True)
-
-
-def say_as(rank: int, line: str) -> None:
-    """A note of one of several ranks."""
-    say(f"rank {rank}: {line}")
-
-
-def say_nothing(line: str) -> None:
-    """For ranks that are not the first."""
 
 
 def counted(classes: int) -> str:

@@ -1,7 +1,6 @@
 """biggan import, biggan export."""
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,7 +51,6 @@ def import_(arguments: list[str]) -> int:
         norm_epsilon=command.norm_epsilon,
         spectral_norm_epsilon=command.spectral_norm_epsilon,
         cache=default_cache() / "released",
-        progress=download_progress,
     )
     model = card.model
     size = f"{model.resolution} px, width {model.width}, {model.num_classes} classes, latent {model.z_dim}"
@@ -103,11 +101,3 @@ def export(arguments: list[str]) -> int:
         if command.push is not None:
             print(f"hub    {exporting.push_to_hub(folder, command.push)}")
     return 0
-
-
-def download_progress(file: str, done: int, total: int | None) -> None:
-    """A line that grows while a file is fetched, on a terminal."""
-    if sys.stderr.isatty():
-        whole = "" if total is None else f" of {total / 2**20:.0f}"
-        end = "\n" if done == total else ""
-        print(f"\r{file}: {done / 2**20:.0f}{whole} MiB", end=end, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import tyro
 
-from biggan.cli.common import counted, parse, progress_bar
+from biggan.cli.common import counted, parse
 from biggan.runtime.errors import ConfigError, suggestion
 
 SHOWN = 20  # classes, and broken files, that are listed one by one
@@ -66,9 +66,7 @@ def inspect(arguments: list[str]) -> int:
     from biggan.data import inspection, sources
     from biggan.sampling.image_io import sheet
 
-    found = inspection.inspect(
-        sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10, progress=progress_bar
-    )
+    found = inspection.inspect(sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10)
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
     print(f"images {sum(found.counts.values())} of {counted(len(counts))}")
     for name, count in counts[:SHOWN]:
@@ -112,7 +110,7 @@ def prepare(arguments: list[str]) -> int:
     else:
         layout = Shards(command.resolution, shard_images=command.shard_images, quality=command.quality)
     try:
-        manifest = preparing.prepare(listing, command.out, layout, progress=progress_bar)
+        manifest = preparing.prepare(listing, command.out, layout)
     except OSError as error:
         raise ConfigError(
             f"{command.out} could not be written ({error}): free some space and give the same command again"

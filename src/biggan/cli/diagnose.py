@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 import tyro
 
-from biggan.cli.common import parse, say
-from biggan.cli.evaluate import Measuring, images_bar, load_sampler, open_extractor_for, open_real
+from biggan.cli.common import parse
+from biggan.cli.evaluate import Measuring, load_sampler, open_extractor_for, open_real
 from biggan.cli.explore import write_sheet
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.progress import image_progress_bar
 
 if TYPE_CHECKING:
     pass
@@ -61,7 +62,7 @@ def leakage(arguments: list[str]) -> int:
     labels = sampler.labels_in_turn(total, None)
     batches = sampler.batches(range(total), labels, truncation=command.truncation, seed=command.seed, batch=100)
     pictures = zip(batches, labels.split(100), strict=True)
-    counts, examples = confusion(images_bar(pictures, total, "drawing"), extractor, len(names))
+    counts, examples = confusion(image_progress_bar(pictures, total, "drawing"), extractor, len(names))
     pairs = worst_pairs(counts, command.worst)
     right = counts.diagonal().sum().item() / total
     print(f"named as asked {right:.1%} of {total} images")
@@ -92,7 +93,7 @@ def memorization(arguments: list[str]) -> int:
     from biggan.models.registry import FAMILIES
     from biggan.sampling import image_sets
 
-    weights = load_initial_weights(parse_init_from(str(command.model)), say)
+    weights = load_initial_weights(parse_init_from(str(command.model)))
     if "discriminator" not in weights:
         raise CheckpointError(f"{command.model} holds no discriminator: name a run folder with its checkpoints")
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
@@ -111,6 +112,6 @@ def memorization(arguments: list[str]) -> int:
     for name, images in (("trained on", train), ("held out", held_out), ("generated", generated_images)):
         count = min(command.n, images.count or command.n)
         with sampler.precision.autocast():
-            share = share_called_real(discriminator, images_bar(images.batches(count), count, name), device)
+            share = share_called_real(discriminator, image_progress_bar(images.batches(count), count, name), device)
         print(f"{name:12} {share:6.1%} of {count} images are called real")
     return 0

@@ -1,16 +1,13 @@
 """biggan evaluate, and what other commands that measure share with it."""
 
 import hashlib
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from tqdm import tqdm
 
-from biggan.cli.common import parse, progress_bar, say, say_nothing
+from biggan.cli.common import parse
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName, choose_precision
 
@@ -70,7 +67,6 @@ def evaluate(arguments: list[str]) -> int:
     wanted = parse_recipe(command.recipe)
     device = choose_precision(command.device, "auto", "channels-last").device
     with process_group(device) as world:
-        report = say if world.is_rank_zero else say_nothing
         samples, reference = open_sets(command, world)
         evaluation = evaluate(
             samples,
@@ -79,8 +75,6 @@ def evaluate(arguments: list[str]) -> int:
             wanted,
             cache=cache_of(command),
             world=world,
-            progress=images_bar if world.is_rank_zero else as_it_is,
-            report=report,
         )
     if not world.is_rank_zero:
         return 0
@@ -137,8 +131,8 @@ def open_real(command: Measuring, spec: str, size: int, world: "World") -> "Imag
 
     def open_here() -> None:
         nonlocal source
-        options = {"cache": command.cache or default_cache(), "report": say if world.is_rank_zero else say_nothing}
-        source = open_source(spec, size, **options, progress=progress_bar if world.is_rank_zero else as_it_is)
+        options = {"cache": command.cache or default_cache()}
+        source = open_source(spec, size, **options)
 
     local_rank_zero_first(open_here, world)
     return image_sets.real(source)
@@ -175,7 +169,7 @@ def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
     device = choose_precision(command.device, "auto", "channels-last").device
     options = {"weights": command.extractor_weights, "cache": cache_of(command), "device": device, "bf16": command.bf16}
     options["trusted"] = command.trust_extractor
-    on_rank_zero(lambda: open_extractor(command.extractor, **options, progress=fetched) and None)
+    on_rank_zero(lambda: open_extractor(command.extractor, **options) and None)
     return open_extractor(command.extractor, **options)
 
 
@@ -192,23 +186,3 @@ def default_out(command: EvaluateCommand, evaluation: "Evaluation") -> Path:
         return Path("evaluation.json")
     words = [command.recipe, evaluation.recipe]
     return Path(command.samples) / "metrics" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"
-
-
-def images_bar(batches: Iterable, total: int, what: str) -> Iterable:
-    """Counts images, of which each batch holds some."""
-
-    with tqdm(total=total, desc=what, leave=False, disable=not sys.stderr.isatty(), unit="image") as bar:
-        for batch in batches:
-            yield batch
-            bar.update(len(batch[1]))
-
-
-def as_it_is(batches: Iterable, total: int, what: str) -> Iterable:
-    """For ranks that are not the first."""
-    return batches
-
-
-def fetched(file: str, done: int, total: int | None) -> None:
-    """How far a download has come, now and then."""
-    if done == total:
-        say(f"fetched {file}")

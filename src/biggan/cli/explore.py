@@ -9,10 +9,11 @@ import tyro
 from torch import Tensor
 
 from biggan.cli.common import parse
-from biggan.cli.evaluate import Measuring, images_bar, load_sampler, open_extractor_for, open_real, resolution_of
+from biggan.cli.evaluate import Measuring, load_sampler, open_extractor_for, open_real, resolution_of
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
+from biggan.runtime.progress import image_progress_bar
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -131,7 +132,9 @@ def neighbors(arguments: list[str]) -> int:
     classes = words_of(command.classes)
     generated_images = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)
-    found = neighbors(generated_images.images, images_bar(real.batches(real.count), real.count, "looking"), extractor, count)
+    found = neighbors(
+        generated_images.images, image_progress_bar(real.batches(real.count), real.count, "looking"), extractor, count
+    )
     rows = torch.cat([generated_images.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
     write_sheet(rows.flatten(0, 1), 1 + count, command.out)
     print("distances of the nearest, by " + command.extractor)

@@ -21,6 +21,7 @@ from biggan.cli.toy_games import games
 from biggan.cli.train import train
 from biggan.cli.truncation import truncation
 from biggan.runtime.errors import ConfigError, TrainingDiverged, UserError, suggestion
+from biggan.runtime.logging import set_up_logging
 
 USAGE = """usage: biggan COMMAND ...
 
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--"]:  # torchrun on Python 3.11 takes --run for its own --run-path unless told where its words end
         arguments = arguments[1:]
+    set_up_logging()
     try:
         sys.exit(run(arguments))
     except UserError as error:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from biggan.cli.common import parse, progress_bar
+from biggan.cli.common import parse
 from biggan.runtime.errors import ConfigError
+from biggan.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
     from biggan.sampling.sampler import Sampler

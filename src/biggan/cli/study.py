@@ -1,5 +1,6 @@
 """biggan study, biggan analyze: tables of runs, and what befell one run."""
 
+import logging
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import parse, say, value_of
+from biggan.cli.common import parse, value_of
 from biggan.cli.train import start_from
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
@@ -17,6 +18,8 @@ from biggan.configs.run import RunConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.runtime.errors import ConfigError, suggestion
 from biggan.studies.definitions import STUDIES
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.studies.runner import Run
@@ -87,7 +90,7 @@ def study(arguments: list[str]) -> int:
         (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
-    say(f"{len(runs)} runs; their commands are in {out / 'commands.txt'}")
+    logger.info(f"{len(runs)} runs; their commands are in {out / 'commands.txt'}")
     failed = 0
     for run in [] if command.list else command.chosen(runs):
         failed += not train_one(run)
@@ -121,9 +124,9 @@ def train_one(run: "Run") -> bool:
     from biggan.studies.runner import diverged, is_done
 
     if is_done(run):
-        say(f"{run.row.name}, seed {run.seed}: done")
+        logger.info(f"{run.row.name}, seed {run.seed}: done")
         return True
-    say(f"{run.row.name}, seed {run.seed}: training in {run.folder.path}")
+    logger.info(f"{run.row.name}, seed {run.seed}: training in {run.folder.path}")
     log = run.folder.path.with_suffix(run.folder.path.suffix + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
@@ -131,7 +134,7 @@ def train_one(run: "Run") -> bool:
     if code == 0 or diverged(run.folder):
         return True
     last = log.read_text().splitlines()[-1:]
-    say(f"{run.row.name}, seed {run.seed} failed with code {code}: {''.join(last)} (all of it in {log})")
+    logger.info(f"{run.row.name}, seed {run.seed} failed with code {code}: {''.join(last)} (all of it in {log})")
     return False
 
 
@@ -142,7 +145,7 @@ def write_table(name: str, runs: "list[Run]", out: Path) -> str:
 
     found = [(run, result) for run in runs if is_done(run) and (result := read_result(run)) is not None]
     if len(found) < len(runs):
-        say(f"{len(runs) - len(found)} of {len(runs)} runs are not done yet")
+        logger.info(f"{len(runs) - len(found)} of {len(runs)} runs are not done yet")
     if not found:
         return "no run is done yet\n"
     results = [result for _, result in found]

@@ -1,18 +1,20 @@
 """biggan train, biggan sample."""
 
 import dataclasses
+import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import counted, names_of, parse, preset_argument, progress_bar, say, say_as, say_nothing, value_of
+from biggan.cli.common import counted, names_of, parse, preset_argument, value_of
 from biggan.configs.json_io import to_json
 from biggan.configs.run import RunConfig, resolve
 from biggan.runtime.errors import ConfigError
 from biggan.sampling.latents import LatentConfig
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.checkpoints.run_dir import RunDir
@@ -71,34 +73,28 @@ def train(arguments: list[str]) -> int:
 
 def train_in(world: "World", config: RunConfig, folder: "RunDir", *, trust_extractor: bool) -> int:
     """Open the data, claim the folder and train, as one of the ranks; returns the step reached."""
-    from biggan.data.dataset import dataset_info, is_streamed, open_data
-    from biggan.data.loader import no_progress
+    from biggan.data.dataset import dataset_info, open_data
     from biggan.profiling.benchmark import describe
     from biggan.runtime.distributed import local_rank_zero_first, on_rank_zero
     from biggan.training.trainer import fit
 
-    report = say if world.is_rank_zero else say_nothing
     source = None
 
     def open_here() -> None:
         """Keeps the source here: it is too large to be handed from rank to rank."""
         nonlocal source
-        progress = progress_bar if world.is_rank_zero else no_progress
-        # What one rank cannot read of a stream, the others do not know of.
-        lost = report if world.is_rank_zero or not is_streamed(config.data) else partial(say_as, world.rank)
-        source = open_data(config.data, config.model.resolution, progress=progress, report=lost)
+        source = open_data(config.data, config.model.resolution)
 
     local_rank_zero_first(open_here, world)  # the others find it decoded
     config = resolve(config, dataset_info(source))
     (small_w, small_h), (large_w, large_h) = source.sizes
-    report(
-        f"data: {source.count} images of {counted(source.num_classes)} ({names_of(source.class_names)}), "
-        f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
-    )
+    classes = f"{counted(source.num_classes)} ({names_of(source.class_names)})"
+    sizes = f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
+    logger.info("data: %d images of %s, %s", source.count, classes, sizes)
     for line in describe(config, measure=False, world=world).splitlines():
-        report(line)
+        logger.info("%s", line)
     on_rank_zero(lambda: folder.claim(config))
-    return fit(config, source, folder, report, world, trust_extractor=trust_extractor)
+    return fit(config, source, folder, world, trust_extractor=trust_extractor)
 
 
 def start_from(base: RunConfig, path: str | None) -> RunConfig:
@@ -107,12 +103,10 @@ def start_from(base: RunConfig, path: str | None) -> RunConfig:
     if path is None:
         return base
     from biggan.checkpoints.init_from import parse_init_from, read_model_config, read_run_config
-    from biggan.runtime.distributed import world
 
     start = parse_init_from(path)
     if start.step is not None:
-        report = say if world().is_rank_zero else say_nothing
-        base = dataclasses.replace(read_run_config(start.path, base, report), dataset=None)
+        base = dataclasses.replace(read_run_config(start.path, base), dataset=None)
     model, latent = read_model_config(start.path)
     # The released generators were trained on plain normal latents; only their demos scale and cut them.
     latent = LatentConfig() if latent.distribution == "scaled-truncated-normal" else latent
@@ -126,8 +120,8 @@ def assume_classes(config: RunConfig) -> RunConfig:
     if config.data.source is not None:
         images, names = summary(config.data)
         classes = len(names)
-        say(f"data: {images} images of {counted(classes)} ({names_of(names)})")
+        logger.info(f"data: {images} images of {counted(classes)} ({names_of(names)})")
     else:
         classes = config.model.num_classes or 1000
-        say(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")
+        logger.info(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))

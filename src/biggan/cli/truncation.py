@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,12 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import tyro
 
-from biggan.cli.common import parse, say, say_nothing
+from biggan.cli.common import parse
 from biggan.cli.evaluate import (
     Measuring,
-    as_it_is,
     cache_of,
-    images_bar,
     load_sampler,
     open_extractor_for,
     open_real,
@@ -24,6 +23,8 @@ from biggan.cli.explore import save_picture
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import choose_precision
 from biggan.sampling.latents import LatentConfig
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.analysis.truncation import Point
@@ -110,13 +111,12 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     samplers = {RESAMPLED: load_sampler(command.model, command.device, world)}
     if command.latents:
         samplers["scaled"] = scaled = load_sampler(command.model, command.device, world)
-        scaled.prior = LatentConfig(distribution="scaled-truncated-normal").prior()
+        scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.statistics_at, sampler.statistics_table = "nowhere", None
     reference = open_real(command, command.data, resolution_of(samplers[RESAMPLED]), world)
     extractor = open_extractor_for(command, world)
-    report, progress = (say, images_bar) if world.is_rank_zero else (say_nothing, as_it_is)
-    shared = {"cache": cache_of(command), "world": world, "progress": progress, "report": report}
+    shared = {"cache": cache_of(command), "world": world}
     entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]
     real = evaluate(reference, None, extractor, tuple(entropy), **shared).scores if entropy else {}
 
@@ -149,4 +149,4 @@ def store_statistics(model: Path, table: dict[float | None, dict[str, torch.Tens
     card = dataclasses.replace(folder.card, statistics_at=(*ascending, UNTRUNCATED))
     statistics = {name: torch.stack([values[name] for values in sets]).cpu() for name in sets[0]}
     save_model_dir(folder.path, card, {"statistics": statistics})
-    say(f"statistics of {len(sets)} truncations are kept in {folder.path}")
+    logger.info(f"statistics of {len(sets)} truncations are kept in {folder.path}")

@@ -1,4 +1,4 @@
-"""TODO: split from config."""
+"""Configs as JSON text and back: unknown keys are errors with a suggestion, files of earlier versions are migrated."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from biggan.configs.migrations import migrate_config
 from biggan.runtime.errors import ConfigError, suggestion
 
 
@@ -25,6 +26,7 @@ def from_json(text: str, kind: type, where: Path) -> typing.Any:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{where} is not valid JSON ({error})") from error
+    data = migrate_config(data)
     refuse_unknown_keys(data, kind, str(where))
     try:
         return TypeAdapter(kind).validate_python(data)

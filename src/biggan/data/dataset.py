@@ -1,6 +1,6 @@
 """Data sets: `open_source` turns a short description into a Source, a stream of images with classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biggan.data import manifest
 from biggan.data.formats import open_packed
-from biggan.data.loader import Progress, load, no_progress
+from biggan.data.loader import load
 from biggan.data.prepare import filtered
 from biggan.data.sources import list_source
 from biggan.data.webdataset_index import load_manifest, open_shards
@@ -111,8 +111,6 @@ def open_source(
     skip_broken: bool = False,
     shuffle_buffer: int = 2048,
     cache: Path | None = None,
-    progress: Progress = no_progress,
-    report: Callable[[str], None] = lambda line: None,
 ) -> Source:
     """The images of "embedded:digits", "folder:DIR", "zip:FILE", "hf:NAME[:SPLIT]", "packed:DIR", "wds:DIR_OR_ADDRESS" or a
     plain path, square, RGB, of the given resolution. `filters` are those of `prepare.filtered`.
@@ -128,7 +126,7 @@ def open_source(
     folder = cache or default_cache()
     if layout == "packed":
         return open_packed(Path(where).expanduser(), resolution, flip=flip)
-    options = {"flip": flip, "skip_broken": skip_broken, "cache": folder, "progress": progress, "report": report}
+    options = {"flip": flip, "skip_broken": skip_broken, "cache": folder}
     if layout == "wds":
         return open_shards(where, resolution, shuffle_buffer=shuffle_buffer, **options)
     listing = list_source(spec)
@@ -165,7 +163,7 @@ def summary(config: DataConfig) -> tuple[int, tuple[str, ...]]:
         found = manifest.read_manifest(Path(where).expanduser(), layout)
         return found.images, found.class_names
     if layout == "wds":
-        found, _ = load_manifest(where, config.cache or default_cache(), no_progress)
+        found, _ = load_manifest(where, config.cache or default_cache())
         return found.images, found.class_names
     listing = filtered(list_source(config.source), **config.filters)
     return len(listing.images), listing.class_names

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from biggan.data.formats import pixels_of
-from biggan.data.loader import Progress, no_progress
 from biggan.data.prepare import area, attempt
 from biggan.data.sources import Listing
 from biggan.runtime.errors import DataError
+from biggan.runtime.progress import progress_bar
 
 
 class Inspection(NamedTuple):
@@ -32,7 +32,7 @@ class Inspection(NamedTuple):
     """How many of each."""
 
 
-def inspect(listing: Listing, resolution: int, *, rows: int, columns: int, progress: Progress = no_progress) -> Inspection:
+def inspect(listing: Listing, resolution: int, *, rows: int, columns: int) -> Inspection:
     """Decode every image once. Raises DataError where none can be read."""
 
     counts, sizes, broken = collections.Counter(), [], []
@@ -40,7 +40,7 @@ def inspect(listing: Listing, resolution: int, *, rows: int, columns: int, progr
     indices = range(len(listing.images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         looks = pool.map(partial(attempt, partial(pixels_of, resolution=resolution), listing), indices)
-        for index, result in zip(indices, progress(looks, len(indices), "reading"), strict=True):
+        for index, result in zip(indices, progress_bar(looks, len(indices), "reading"), strict=True):
             label = listing.labels[index]
             if isinstance(result, str):
                 broken.append((listing.images[index], result))

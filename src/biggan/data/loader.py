@@ -7,10 +7,11 @@ Shapes: N images, R resolution.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +26,15 @@ from biggan.runtime.distributed import local_world_size
 from biggan.runtime.errors import DataError
 from biggan.runtime.memory import total_memory
 from biggan.runtime.precision import to_device
+from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
+
+logger = logging.getLogger(__name__)
 
 CACHE_FORMAT = 1  # raise it when decoding changes, so that old caches are not used
 
-Progress = Callable[[Iterable, int, str], Iterable]
 
 """Passes an iterable through while showing how far it is: (iterable, total, what)."""
-
-
-def no_progress(items: Iterable, total: int, what: str) -> Iterable:
-    """Shows nothing."""
-    return items
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,6 @@ def load(
     flip: bool,
     skip_broken: bool,
     cache: Path,
-    progress: Progress = no_progress,
-    report: Callable[[str], None] = lambda line: None,
 ) -> ResidentSource:
     """Decode every image of the listing, or read what was decoded before from the cache folder.
 
@@ -141,16 +137,17 @@ def load(
     key_facts = [CACHE_FORMAT, listing.stamp, listing.images, listing.labels, resolution, skip_broken]
     key = hashlib.sha256(repr(key_facts).encode()).hexdigest()[:24]
     folder = cache / key
-    entry = read_cache(folder, report)
+    entry = read_cache(folder)
     from_cache = entry is not None
     if entry is None:
-        entry = decode_all(listing, resolution, skip_broken, progress)
+        entry = decode_all(listing, resolution, skip_broken)
         try:
             write_cache(folder, entry)
         except OSError as error:
-            report(f"the decoded images could not be kept in {cache} ({error}): the next start decodes them again")
+            text = "the decoded images could not be kept in %s (%s): the next start decodes them again"
+            logger.warning(text, cache, error)
     if entry.broken:
-        report(f"{entry.broken} of {len(listing.images)} images could not be read and were left out")
+        logger.warning("%d of %d images could not be read and were left out", entry.broken, len(listing.images))
     empty = set(range(len(listing.class_names))) - set(entry.labels.tolist())
     if empty:
         names = ", ".join(listing.class_names[number] for number in sorted(empty))
@@ -178,7 +175,7 @@ class Decoded(NamedTuple):
     broken: int
 
 
-def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: Progress) -> Decoded:
+def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
     """All images in the listing's order, decoded in parallel. Raises DataError naming the first that cannot be read, or
     when the decoded images would not fit into memory."""
 
@@ -204,7 +201,7 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: P
         )
     images = np.empty((count, 3, resolution, resolution), dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for index, decoded in enumerate(progress(pool.map(decode_one, range(count)), count, "decoding")):
+        for index, decoded in enumerate(progress_bar(pool.map(decode_one, range(count)), count, "decoding")):
             if decoded is not None:
                 images[len(kept)], size = decoded
                 kept.append(index)
@@ -218,7 +215,7 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool, progress: P
     return Decoded(images, labels, digest.hexdigest(), (by_area[0], by_area[-1]), count - len(kept))
 
 
-def read_cache(folder: Path, report: Callable[[str], None]) -> Decoded | None:
+def read_cache(folder: Path) -> Decoded | None:
     """What `write_cache` kept, in memory if all ranks of this machine together take less than a quarter of it, else mapped;
     None if there is nothing.
 
@@ -234,7 +231,7 @@ def read_cache(folder: Path, report: Callable[[str], None]) -> Decoded | None:
         smallest, largest = (tuple(size) for size in facts["sizes"])
         return Decoded(images, labels, facts["content_hash"], (smallest, largest), facts["broken"])
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        report(f"the decoded images in {folder} are damaged ({error}): they are decoded again")
+        logger.warning("the decoded images in %s are corrupt (%s): they are decoded again", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
 

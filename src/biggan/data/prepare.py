@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from biggan.data.formats import Layout, Size
-from biggan.data.loader import Progress, no_progress
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, write_manifest
 from biggan.data.sources import Listing
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import DataError, suggestion
+from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
 
 JOURNAL = "progress.jsonl"
@@ -81,7 +81,7 @@ def filtered(
     )
 
 
-def prepare(listing: Listing, out: Path, layout: Layout, *, progress: Progress = no_progress) -> Manifest:
+def prepare(listing: Listing, out: Path, layout: Layout) -> Manifest:
     """Decode every image into the folder `out`; what cannot be read is left out and listed. Given again after it was
     stopped, it carries on. Raises DataError where the folder holds something else, or no image can be read; OSError where it
     cannot be written."""
@@ -105,7 +105,7 @@ def prepare(listing: Listing, out: Path, layout: Layout, *, progress: Progress =
     write_file(journal, "".join(json.dumps(line) + "\n" for line in lines).encode())  # without a line that was cut short
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         numbers = range(len(notes), len(chunks))
-        for number in progress(numbers, len(numbers), "preparing"):
+        for number in progress_bar(numbers, len(numbers), "preparing"):
             before = notes[-1].kept if notes else 0
             note = prepare_chunk(listing, chunks[number], partial(layout.write, out, number, before), layout, pool, before)
             with open(journal, "a") as file:

@@ -12,13 +12,14 @@ import dataclasses
 import http.client
 import io
 import itertools
+import logging
 import os
 import queue
 import tarfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -32,8 +33,11 @@ from torch import Tensor
 from biggan.data.manifest import Shard
 from biggan.data.sources import IMAGE_SUFFIXES, decode
 from biggan.runtime.errors import DataError
+from biggan.runtime.logging import EVERY_RANK
 from biggan.runtime.precision import to_device
 from biggan.runtime.rng import addressed_rng
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -101,7 +105,6 @@ class ShardSource:
     skip_broken: bool
     shuffle_buffer: int
     """Images that all lanes together mix at a time; up to three times as many are held, as files."""
-    report: Callable[[str], None]
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     trouble: ReadErrors = field(default_factory=ReadErrors)
 
@@ -213,12 +216,13 @@ class ShardSource:
             if time.monotonic() - began > PATIENCE:
                 raise self.gone(shard)
             if trial == TRIES and not others:
-                self.report(f"data: {shard.name} cannot be read, nor can others ({reason}): waiting")
+                logger.warning("data: %s cannot be read, nor can others (%s): waiting", shard.name, reason, extra=EVERY_RANK)
             time.sleep(min(PAUSE * 2 ** (trial - 1), LONGEST_PAUSE))
             self.trouble.add(data_retries=1)
         left = shard.images - done
         self.trouble.add(data_skipped_shards=1, data_skipped_images=left)
-        self.report(f"data: {shard.name} failed {trial} times and is left out, {left} images ({reason})")
+        text = "data: %s failed %d times and is left out, %d images (%s)"
+        logger.warning(text, shard.name, trial, left, reason, extra=EVERY_RANK)
 
     def others_can_be_opened(self, shard: Shard) -> bool:
         """Whether it is this shard that fails, and not the disk or the server. True where there is no other."""

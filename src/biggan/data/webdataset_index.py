@@ -5,6 +5,7 @@ import collections
 import contextlib
 import hashlib
 import io
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -13,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from biggan.data.loader import Progress
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
 from biggan.data.sources import open_image, stat_of
 from biggan.data.webdataset import FAILURES, PAUSE, TRIES, ShardSource, error_reason, open_url, read_samples, webdataset
 from biggan.runtime.errors import DataError
+from biggan.runtime.progress import progress_bar
+
+logger = logging.getLogger(__name__)
 
 
 def open_shards(
@@ -28,15 +31,14 @@ def open_shards(
     skip_broken: bool,
     shuffle_buffer: int,
     cache: Path,
-    progress: Progress,
-    report: Callable[[str], None],
 ) -> ShardSource:
     """The stream of what follows "wds:": a folder or an address that holds manifest.json, a folder of tar files, or a
     pattern of them such as https://host/set/{000..127}.tar. Raises DataError where nothing there can be read."""
     webdataset()  # says at once what is missing
-    manifest, base = load_manifest(where, cache, progress)
+    manifest, base = load_manifest(where, cache)
     if manifest.resolution is not None and manifest.resolution < resolution:
-        report(f"data: {where} was prepared at {manifest.resolution} px and is enlarged to {resolution}")
+        text = "data: %s was prepared at %d px and is enlarged to %d"
+        logger.warning(text, where, manifest.resolution, resolution)
     numbers = range(len(manifest.class_names)) if base else [int(name) for name in manifest.class_names]
     return ShardSource(
         name=f"wds:{where}",
@@ -49,16 +51,15 @@ def open_shards(
         flip=flip,
         skip_broken=skip_broken,
         shuffle_buffer=shuffle_buffer,
-        report=report,
     )
 
 
-def load_manifest(where: str, cache: Path, progress: Progress) -> tuple[Manifest, str]:
+def load_manifest(where: str, cache: Path) -> tuple[Manifest, str]:
     """The manifest of shards, and what stands before their names: "" for shards with whole addresses of their own. Local
     files get absolute paths, so that `open_url` takes none for an address."""
     folder = Path(where).expanduser().absolute()
     if where.endswith(".tar") or "{" in where or where.startswith("pipe:"):
-        return build_index(shards_named(where), where, cache, progress), ""
+        return build_index(shards_named(where), where, cache), ""
     if "://" in where:
         address = f"{where.rstrip('/')}/{NAME}"
         try:
@@ -73,7 +74,7 @@ def load_manifest(where: str, cache: Path, progress: Progress) -> tuple[Manifest
     files = sorted(str(path) for path in folder.glob("*.tar"))
     if not files:
         raise DataError(f"data source wds:{where}: no such folder, or no {NAME} and no tar file in it")
-    return build_index(files, where, cache, progress), ""
+    return build_index(files, where, cache), ""
 
 
 def shards_named(pattern: str) -> list[str]:
@@ -102,7 +103,7 @@ class Look(NamedTuple):
     largest: tuple[int, int]
 
 
-def build_index(addresses: list[str], where: str, cache: Path, progress: Progress) -> Manifest:
+def build_index(addresses: list[str], where: str, cache: Path) -> Manifest:
     """The manifest of bare shards, from the cache or by reading all of them. A local file that has changed is read again;
     of a remote one it is assumed that it does not change under its name."""
     stamps = [stat_of(Path(name)) if Path(name).is_file() else None for name in addresses]
@@ -116,7 +117,7 @@ def build_index(addresses: list[str], where: str, cache: Path, progress: Progres
         except DataError:
             kept.unlink()  # damaged: counted anew
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = list(progress(pool.map(look_into, addresses), len(addresses), "counting"))
+        looks = list(progress_bar(pool.map(look_into, addresses), len(addresses), "counting"))
     counts = sum((look.labels for look in looks), collections.Counter())
     contents = [(Path(name).name, sorted(look.labels.items())) for name, look in zip(addresses, looks, strict=True)]
     manifest = Manifest(

@@ -5,7 +5,6 @@ A set is an iterable of uint8 batches; what made them is not known here. Not her
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 from biggan.metrics import prdc
 from biggan.metrics.features import Extractor
 from biggan.metrics.scores import SUBSET_SEED, SUBSETS, Moments, frechet_distance, kernel_distance
-from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, Progress, collect_statistics, reference_statistics
+from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, collect_statistics, reference_statistics
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError, DataError, suggestion
@@ -103,8 +102,6 @@ def evaluate(
     *,
     cache: Path | None = None,
     world: World = SINGLE_PROCESS,
-    progress: Progress = lambda items, total, what: items,
-    report: Callable[[str], None] = lambda line: None,
 ) -> Evaluation:
     """All the scores of `samples`, some of them against `reference`. What the reference gives is kept in the folder `cache`.
 
@@ -121,7 +118,6 @@ def evaluate(
         splits=n.get("is", 0),
         named=n.get("accuracy", 0),
         world=world,
-        progress=progress,
         what="samples",
     )
     scores: dict[str, dict[str, dict[str, float]]] = {}
@@ -132,7 +128,7 @@ def evaluate(
         scores["accuracy"] = {"accuracy": accuracy(found, n["accuracy"])}
     if reference is not None and any(score in NEEDS_REFERENCE for score in n):
         whole = "fid" in n
-        real = reference_statistics(reference, extractor, whole, kept, cache, world, progress, report)
+        real = reference_statistics(reference, extractor, whole, kept, cache, world)
         scores |= compared(found, real, n, extractor, len(reference.class_names))
     recipe = {
         "samples": samples.description,

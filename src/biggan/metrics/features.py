@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.runtime.atomic_io import default_cache, write_file
-from biggan.runtime.download import Progress, fetch, silent
+from biggan.runtime.download import fetch
 from biggan.runtime.errors import CheckpointError, ConfigError, first_line
 from biggan.runtime.tensor_files import read_tensors
 
@@ -83,7 +83,6 @@ def open_extractor(
     cache: Path,
     device: torch.device,
     bf16: bool = False,
-    progress: Progress = silent,
     trusted: bool = False,
 ) -> Extractor:
     """The extractor "inception", "dinov2" or "module:FILE"; `weights`: a file (dinov2: a folder or hub name) in the place of
@@ -91,7 +90,7 @@ def open_extractor(
     again. Raises ConfigError on another name, a missing library or a FILE that is not trusted, CheckpointError on weights
     that cannot be had or read."""
     if spec == "inception":
-        return inception(weights, cache, device, bf16, progress)
+        return inception(weights, cache, device, bf16)
     if spec == "dinov2":
         return dinov2(weights, device, bf16)
     kind, _, file = spec.partition(":")
@@ -100,7 +99,7 @@ def open_extractor(
     return module(Path(file).expanduser(), device, bf16, trusted)
 
 
-def inception(weights: Path | None, cache: Path, device: torch.device, bf16: bool, progress: Progress) -> Extractor:
+def inception(weights: Path | None, cache: Path, device: torch.device, bf16: bool) -> Extractor:
     """InceptionV3 of torch-fidelity, its weights fetched once."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -109,7 +108,7 @@ def inception(weights: Path | None, cache: Path, device: torch.device, bf16: boo
     file = weights or cache / INCEPTION_AT.rsplit("/", 1)[1]
     if weights is None and not file.exists():
         try:
-            fetch(INCEPTION_AT, file, progress, sha256=INCEPTION_SHA256)
+            fetch(INCEPTION_AT, file, sha256=INCEPTION_SHA256)
         except OSError as error:
             raise CheckpointError(
                 f"the weights of inception cannot be fetched ({error}): fetch {INCEPTION_AT} (sha256 {INCEPTION_SHA256}) by "

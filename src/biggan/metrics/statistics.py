@@ -5,6 +5,7 @@ depend on the number of ranks. Shapes: N images, F features, K classes.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,8 +20,11 @@ from torch import Tensor
 from biggan.metrics.features import Extracted, Extractor
 from biggan.metrics.scores import Moments, SplitEntropies
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import World, any_rank, broadcast_batches
+from biggan.runtime.distributed import World, broadcast_batches, max_over_ranks
 from biggan.runtime.errors import DataError
+from biggan.runtime.progress import image_progress_bar
+
+logger = logging.getLogger(__name__)
 
 PIECE = 1024  # features that are counted in at a time
 
@@ -65,7 +69,6 @@ def collect_statistics(
     splits: int,
     named: int,
     world: World,
-    progress: Progress,
     what: str,
 ) -> FeatureStatistics:
     """One pass: moments of the first `moments` images, features of the first `kept`, and so on; 0 for none."""
@@ -73,7 +76,7 @@ def collect_statistics(
     sums, entropies = Moments(), SplitEntropies(splits, SPLITS) if splits else None
     features, labels, classes, seen = [], [], [], 0
     batches = every_batch(images.batches(need), extractor, world)
-    for extracted, y_N in pieces(progress(batches, need, what)):
+    for extracted, y_N in pieces(image_progress_bar(batches, need, what)):
         start, stop = seen, seen + len(y_N)
         if not all(part is None or part.isfinite().all() for part in extracted):
             raise DataError(f"{what}: {extractor.name} gives features or logits that are not finite")
@@ -138,8 +141,6 @@ def reference_statistics(
     kept: int,
     cache: Path | None,
     world: World,
-    progress: Progress,
-    report: Callable[[str], None],
 ) -> FeatureStatistics:
     """Moments of all images of the reference if `whole`, features of the first `kept`; from the cache where they are."""
     kept = kept if reference.count is None else min(kept, reference.count)
@@ -149,7 +150,7 @@ def reference_statistics(
         None if cache is None else cache / f"reference-{hashlib.sha256(repr(address).encode()).hexdigest()[:24]}.safetensors"
     )
     known = None if file is None else read_reference(file)
-    (lacking,) = any_rank(known is None)
+    (lacking,) = max_over_ranks(float(known is None))
     if not lacking:
         return known
     found = collect_statistics(
@@ -160,14 +161,14 @@ def reference_statistics(
         splits=0,
         named=0,
         world=world,
-        progress=progress,
         what="reference",
     )
     if file is not None and world.is_rank_zero:
         try:
             write_reference(file, found)
         except OSError as error:
-            report(f"what the reference gives could not be kept in {cache} ({error}): the next start makes it again")
+            text = "what the reference gives could not be kept in %s (%s): the next start makes it again"
+            logger.warning(text, cache, error)
     return found
 
 

@@ -66,6 +66,6 @@ def check_layer(config: ModelConfig, name: str) -> None:
         )
 
 
-def build(config: ModelConfig, generator: torch.Generator) -> tuple[nn.Module, nn.Module]:
+def build_networks(config: ModelConfig, generator: torch.Generator) -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator with freshly drawn weights, in training mode, float32 on the CPU."""
     return FAMILIES[config.family].build(config, generator)

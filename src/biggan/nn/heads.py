@@ -16,7 +16,7 @@ from biggan.nn.minibatch_discrimination import NoMinibatchFeatures
 class DiscriminatorOutput(NamedTuple):
     """What every discriminator returns: scores (N,), the features (N, F) they come from, and class logits (N, K) or None."""
 
-    score_N: Tensor
+    logits: Tensor
     features: Tensor
     class_logits: Tensor | None
 
@@ -43,8 +43,8 @@ class ProjectionHead(nn.Module):
         with without_autocast(x.device):
             projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
             compared = torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1)  # (N, F + kernels)
-            score_N = self.linear(compared).squeeze(1) + projection_N  # (N,)
-        return DiscriminatorOutput(score_N, features_NF, None)
+            logits_N = self.linear(compared).squeeze(1) + projection_N  # (N,)
+        return DiscriminatorOutput(logits_N, features_NF, None)
 
 
 def sum_pool(x: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class AugmentConfig:
         if len(set(self.policy)) < len(self.policy):
             raise ConfigError(f"augment.policy={' '.join(self.policy)}: each change once")
 
-    def augmentation(self) -> Augmentation:
+    def build(self) -> Augmentation:
         """(N, 3, R, R) -> the same, changed at random."""
         return partial(apply, changes=[change for name in self.policy for change in CHANGES[name]])
 

@@ -14,14 +14,14 @@ from biggan.nn.spectral_norm import freeze_power_iteration
 from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 
 
-def squared_gradient(net: nn.Module, images: Tensor, y_N: Tensor, context: PenaltyInputs) -> Tensor:
+def squared_gradient(network: nn.Module, images: Tensor, y_N: Tensor, inputs: PenaltyInputs) -> Tensor:
     """E || gradient of D's score by the image ||^2, in a pass of its own that moves no vector of the spectral norms.
 
     Attention keeps its table here: torch's fused kernel has no second derivative."""
     images = images.detach().requires_grad_(True)
-    with freeze_power_iteration(net), sdpa_kernel(SDPBackend.MATH), context.autocast():
-        score_N = net(images, y_N).score_N
-    (gradient,) = torch.autograd.grad(score_N.sum(), images, create_graph=True)  # (N, 3, R, R)
+    with freeze_power_iteration(network), sdpa_kernel(SDPBackend.MATH), inputs.autocast():
+        logits_N = network(images, y_N).logits
+    (gradient,) = torch.autograd.grad(logits_N.sum(), images, create_graph=True)  # (N, 3, R, R)
     return gradient.square().sum((1, 2, 3)).mean()
 
 
@@ -30,12 +30,12 @@ class GradientPenalty(Regularizer):
     """gamma / 2 E || grad D ||^2 over the images of one side; times the interval, where it is lazy."""
 
     gamma: float
-    every: int = 1
+    interval: int = 1
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
-        return self.every * self.gamma / 2 * squared_gradient(net, *self.side(context), context)
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+        return self.interval * self.gamma / 2 * squared_gradient(network, *self.side(inputs), inputs)
 
-    def side(self, context: PenaltyInputs) -> tuple[Tensor, Tensor]:
+    def side(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
         """Images (N, 3, R, R) and their classes (N,)."""
         raise NotImplementedError
 
@@ -43,12 +43,16 @@ class GradientPenalty(Regularizer):
 class R1(GradientPenalty):
     """Over real images."""
 
-    def side(self, context: PenaltyInputs) -> tuple[Tensor, Tensor]:
-        return context.real, context.real_labels
+    name = "r1"
+
+    def side(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
+        return inputs.real.images, inputs.real.labels
 
 
 class R2(GradientPenalty):
     """Over generated images."""
 
-    def side(self, context: PenaltyInputs) -> tuple[Tensor, Tensor]:
-        return context.fake, context.fake_labels
+    name = "r2"
+
+    def side(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
+        return inputs.fake.images, inputs.fake.labels

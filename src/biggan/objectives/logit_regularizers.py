@@ -16,12 +16,14 @@ class LeCam(Regularizer):
     """strength * (E relu(D(x) - f)^2 + E relu(r - D(G))^2), r and f the running means of D's scores on real and generated
     images, as the released code has it; the paper's equation 5 has no relu."""
 
+    name = "lecam"
+
     def __init__(self, strength: float, decay: float) -> None:
         self.strength, self.decay = strength, decay
         self.anchors: Tensor | None = None  # r and f
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
-        real_N, fake_N = context.real_output.score_N, context.fake_output.score_N
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+        real_N, fake_N = inputs.real.output.logits, inputs.fake.output.logits
         now = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
         before = now if self.anchors is None else self.anchors.to(now)
         self.anchors = before.lerp(now, 1 - self.decay)
@@ -39,9 +41,11 @@ class LeCam(Regularizer):
 class Consistency(Regularizer):
     """strength * E (D(x) - D(T(x)))^2, T a random mirroring and a shift by up to an eighth; no vector is moved."""
 
+    name = "consistency"
+
     strength: float
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
-        with freeze_power_iteration(net), context.autocast():
-            moved_N = net(translate(flip(context.real)), context.real_labels).score_N
-        return self.strength * (context.real_output.score_N - moved_N).square().mean()
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+        with freeze_power_iteration(network), inputs.autocast():
+            moved_N = network(translate(flip(inputs.real.images)), inputs.real.labels).logits
+        return self.strength * (inputs.real.output.logits - moved_N).square().mean()

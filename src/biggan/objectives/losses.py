@@ -22,7 +22,7 @@ from biggan.runtime.errors import ConfigError
 class Objective:
     """The losses of both players."""
 
-    needs_real_outputs: bool = False
+    needs_real: bool = False
     """Whether the generator's loss needs real images too."""
     matches_batch_means: bool = False
     """Whether it needs only the means of features, those of the batch of all ranks: features are then (1, F)."""
@@ -46,11 +46,11 @@ class Objective:
         raise NotImplementedError
 
 
-def cross_entropy_to_target(score_N: Tensor, target: float) -> Tensor:
+def cross_entropy_to_target(logits_N: Tensor, target: float) -> Tensor:
     """E[-t log s(score) - (1 - t) log(1 - s(score))], s the logistic function: cross-entropy with a target t in [0, 1]. From
     logits: softplus(x) is -log s(-x), and stays finite for any score."""
-    loss_N = target * F.softplus(-score_N) if target > 0 else torch.zeros_like(score_N)
-    return (loss_N + (1 - target) * F.softplus(score_N) if target < 1 else loss_N).mean()
+    loss_N = target * F.softplus(-logits_N) if target > 0 else torch.zeros_like(logits_N)
+    return (loss_N + (1 - target) * F.softplus(logits_N) if target < 1 else loss_N).mean()
 
 
 def chance_logit(real_target: float) -> float:
@@ -69,10 +69,10 @@ class Hinge(Objective):
     decision_boundary = 0.0
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        return {"real": F.relu(self.margin - real.score_N).mean(), "fake": F.relu(self.margin + fake.score_N).mean()}
+        return {"loss_real": F.relu(self.margin - real.logits).mean(), "loss_fake": F.relu(self.margin + fake.logits).mean()}
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
-        return {"fake": -fake.score_N.mean()}
+        return {"loss": -fake.logits.mean()}
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class NonSaturating(Objective):
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         return {
-            "real": cross_entropy_to_target(real.score_N, self.real_target),
-            "fake": cross_entropy_to_target(fake.score_N, 0.0),
+            "loss_real": cross_entropy_to_target(real.logits, self.real_target),
+            "loss_fake": cross_entropy_to_target(fake.logits, 0.0),
         }
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
-        return {"fake": cross_entropy_to_target(fake.score_N, self.generator_target)}
+        return {"loss": cross_entropy_to_target(fake.logits, self.generator_target)}
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ class LeastSquares(Objective):
         return self.real_target / 2
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        real_loss = (real.score_N - self.real_target).square().mean() / 2
-        return {"real": real_loss, "fake": fake.score_N.square().mean() / 2}
+        real_loss = (real.logits - self.real_target).square().mean() / 2
+        return {"loss_real": real_loss, "loss_fake": fake.logits.square().mean() / 2}
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
-        return {"fake": (fake.score_N - self.generator_target).square().mean() / 2}
+        return {"loss": (fake.logits - self.generator_target).square().mean() / 2}
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class Wasserstein(Objective):
     """E[D(G)] - E[D(x)] for D, -E[D(G)] for G; spectral normalisation, or a penalty, keeps D Lipschitz."""
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        return {"real": -real.score_N.mean(), "fake": fake.score_N.mean()}
+        return {"loss_real": -real.logits.mean(), "loss_fake": fake.logits.mean()}
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
-        return {"fake": -fake.score_N.mean()}
+        return {"loss": -fake.logits.mean()}
 
 
 @dataclass(frozen=True)
@@ -139,13 +139,13 @@ class RelativisticPairing(Objective):
     R3GAN adds R1 and R2: --regularization.discriminator.r1 and .r2. DEVIATION from Huang et al.: the images of a pair may
     be of different classes, because fakes have labels of their own here."""
 
-    needs_real_outputs = True
+    needs_real = True
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        return {"pair": F.softplus(fake.score_N - real.score_N).mean()}
+        return {"loss_pair": F.softplus(fake.logits - real.logits).mean()}
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
-        return {"pair": F.softplus(real.score_N - fake.score_N).mean()}
+        return {"loss": F.softplus(real.logits - fake.logits).mean()}
 
 
 @dataclass(frozen=True)
@@ -168,18 +168,18 @@ class SemiSupervised(Objective):
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         terms = {
-            "real": cross_entropy_to_target(real.score_N, self.real_target),
-            "fake": cross_entropy_to_target(fake.score_N, 0.0),
+            "loss_real": cross_entropy_to_target(real.logits, self.real_target),
+            "loss_fake": cross_entropy_to_target(fake.logits, 0.0),
         }
         return {name: self.unsupervised_weight * term for name, term in terms.items()}
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         if self.generator_target is None:
-            return {"fake": -cross_entropy_to_target(fake.score_N, 0.0)}
-        return {"fake": cross_entropy_to_target(fake.score_N, self.generator_target)}
+            return {"loss": -cross_entropy_to_target(fake.logits, 0.0)}
+        return {"loss": cross_entropy_to_target(fake.logits, self.generator_target)}
 
     def supervised_loss(self, labeled: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        return {"class": F.cross_entropy(labeled.class_logits, y_N)}
+        return {"loss_class": F.cross_entropy(labeled.class_logits, y_N)}
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class FeatureMatching(Objective):
     inner: Objective
     norm: Literal["squared-l2", "mean-square", "l1"] = "squared-l2"
     feature_layer: str | None = None
-    needs_real_outputs = True
+    needs_real = True
     matches_batch_means = True
 
     @property
@@ -214,9 +214,9 @@ class FeatureMatching(Objective):
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
         difference_F = real.features.float().mean(0) - fake.features.float().mean(0)
         if self.norm == "l1":
-            return {"features": difference_F.abs().mean()}
+            return {"feature_matching": difference_F.abs().mean()}
         squares_F = difference_F.square()
-        return {"features": squares_F.mean() if self.norm == "mean-square" else squares_F.sum()}
+        return {"feature_matching": squares_F.mean() if self.norm == "mean-square" else squares_F.sum()}
 
 
 WITH_TARGETS = ("non-saturating", "least-squares", "semi-supervised")
@@ -276,7 +276,7 @@ class ObjectiveConfig:
         if self.feature_matching is not None and self.generator_target is not None:
             raise ConfigError("objective.generator_target is of no use with feature matching: leave it out")
 
-    def objective(self) -> Objective:
+    def build(self) -> Objective:
         """The losses themselves."""
         targets = {"real_target": self.real_target}
         if self.generator_target is not None:

@@ -62,7 +62,7 @@ class WeightRegularization:
         elif self.sigma_bound is not None or self.sigma_ratio is not None:
             raise ConfigError(f"{where}: a bound of sigma needs sigma_penalty or sigma_clamp")
 
-    def regularizers(self) -> tuple[Regularizer, ...]:
+    def build(self) -> tuple[Regularizer, ...]:
         """Those that are on."""
         bound = SigmaBound(self.sigma_bound, self.sigma_ratio, self.sigma_layers)
         found: list[Regularizer] = []
@@ -115,9 +115,9 @@ class DiscriminatorRegularization(WeightRegularization):
         if not self.lecam_decay < 1:
             raise ConfigError(f"regularization.{player}.lecam_decay={self.lecam_decay} must be below 1")
 
-    def regularizers(self) -> tuple[Regularizer, ...]:
+    def build(self) -> tuple[Regularizer, ...]:
         """Those that are on."""
-        found: list[Regularizer] = list(super().regularizers())
+        found: list[Regularizer] = list(super().build())
         if self.r1 is not None:
             found.append(R1(self.r1, self.r1_interval))
         if self.r2 is not None:

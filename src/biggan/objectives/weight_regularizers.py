@@ -19,9 +19,9 @@ from biggan.runtime.errors import ConfigError
 OrthogonalForm = Literal["off-diagonal", "full", "gradient"]
 
 
-def regularized_weights(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def regularized_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Name and weight of every layer that is regularised."""
-    layers = ((name, layer) for name, layer in net.named_modules() if isinstance(layer, ReparametrizedLayer))
+    layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, ReparametrizedLayer))
     return ((name, layer.weight) for name, layer in layers if not isinstance(layer, Embedding))
 
 
@@ -33,12 +33,14 @@ class Orthogonal(Regularizer):
     BigGAN section 3.1 prints W'W, with W as (inputs, outputs): in both, pairs of filters.
     """
 
+    name = "orthogonal"
+
     strength: float = 1e-4
     full: bool = False
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         energy = full_energy if self.full else off_diagonal_energy
-        return self.strength * sum(energy(weight.flatten(1)) for _, weight in regularized_weights(net))
+        return self.strength * sum(energy(weight.flatten(1)) for _, weight in regularized_weights(network))
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class OrthogonalGradient(Regularizer):
     """Adds strength * 2 (W W' * (1 - I)) W to the gradient, as the author's PyTorch code does. The gradient of the printed
     loss has a 4 there: at the same strength this is half of it (docs/papers/biggan.md, "Orthogonal regularization")."""
 
+    name = "orthogonal_gradient"
+
     strength: float = 1e-4
 
     @torch.no_grad()
-    def before_step(self, net: nn.Module) -> None:
-        for _, weight in regularized_weights(net):
+    def before_step(self, network: nn.Module) -> None:
+        for _, weight in regularized_weights(network):
             rows_OM = weight.flatten(1)
             gram_OO = rows_OM @ rows_OM.T
             gram_OO.fill_diagonal_(0)
@@ -87,13 +91,13 @@ class SigmaBound(NamedTuple):
             return torch.full_like(values[0], self.value)
         return self.ratio * values[1]
 
-    def weights(self, net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    def weights(self, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
         """The weights that it is for. Raises ConfigError where there are none."""
-        chosen = [(name, weight) for name, weight in regularized_weights(net) if self.layers in name]
+        chosen = [(name, weight) for name, weight in regularized_weights(network) if self.layers in name]
         if self.ratio is not None:  # one row has no second singular value
             chosen = [(name, weight) for name, weight in chosen if min(weight.flatten(1).shape) > 1]
         if not chosen:
-            names = ", ".join(name for name, _ in regularized_weights(net))
+            names = ", ".join(name for name, _ in regularized_weights(network))
             raise ConfigError(f"sigma_layers={self.layers!r} is in no name of a weight: {names}")
         return iter(chosen)
 
@@ -122,11 +126,13 @@ class SingularValueRegularizer(Regularizer):
 class SigmaPenalty(SingularValueRegularizer):
     """strength * sum over weights of (sigma_0 - bound)^2; no gradient goes through the bound. BigGAN section 4.1."""
 
+    name = "sigma_penalty"
+
     strength: float = field(kw_only=True)
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         total: Tensor | float = 0.0
-        for name, weight in self.bound.weights(net):
+        for name, weight in self.bound.weights(network):
             values, left, right = self.leading_singular_triplets(name, weight)
             sigma = left[:, 0] @ weight.flatten(1) @ right[:, 0]  # its gradient is u v'
             total = total + (sigma - self.bound.of(values)).square()
@@ -137,9 +143,11 @@ class SigmaPenalty(SingularValueRegularizer):
 class SigmaClamp(SingularValueRegularizer):
     """W <- W - max(0, sigma_0 - bound) u0 v0' after each step: partial SVD, BigGAN section 4.1, whose W is transposed."""
 
+    name = "sigma_clamp"
+
     @torch.no_grad()
-    def after_step(self, net: nn.Module) -> None:
-        for name, weight in self.bound.weights(net):
+    def after_step(self, network: nn.Module) -> None:
+        for name, weight in self.bound.weights(network):
             values, left, right = self.leading_singular_triplets(name, weight)
             excess = (values[0] - self.bound.of(values)).clamp(min=0)
             weight -= (excess * torch.outer(left[:, 0], right[:, 0])).view_as(weight)
@@ -149,10 +157,12 @@ class SigmaClamp(SingularValueRegularizer):
 class L2(Regularizer):
     """strength * sum of all squared weights. BigGAN section 4.2, on D."""
 
+    name = "l2"
+
     strength: float
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
-        return self.strength * sum(weight.square().sum() for _, weight in regularized_weights(net))
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+        return self.strength * sum(weight.square().sum() for _, weight in regularized_weights(network))
 
 
 class HistoricalAverage(Regularizer):
@@ -160,20 +170,22 @@ class HistoricalAverage(Regularizer):
     weights that the run began with, and is held fixed in the gradient. Salimans et al. 2016, section 3.3, which gives no
     strength."""
 
+    name = "historical_averaging"
+
     def __init__(self, strength: float) -> None:
         self.strength, self.count = strength, 0
         self.means: dict[str, Tensor] = {}
 
-    def penalty(self, net: nn.Module, context: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         if not self.means:
-            self.means = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+            self.means = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
             self.count = 1
-        return self.strength * sum((p - self.means[name].to(p)).square().sum() for name, p in net.named_parameters())
+        return self.strength * sum((p - self.means[name].to(p)).square().sum() for name, p in network.named_parameters())
 
     @torch.no_grad()
-    def after_step(self, net: nn.Module) -> None:
+    def after_step(self, network: nn.Module) -> None:
         self.count += 1
-        for name, parameter in net.named_parameters():
+        for name, parameter in network.named_parameters():
             self.means[name] = self.means[name].to(parameter).lerp_(parameter, 1 / self.count)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -188,7 +200,9 @@ class HistoricalAverage(Regularizer):
 class GradientClip(Regularizer):
     """The gradient of the whole player, shortened to a length. BigGAN appendix H: no cure."""
 
+    name = "gradient_clip"
+
     longest: float
 
-    def before_step(self, net: nn.Module) -> None:
-        nn.utils.clip_grad_norm_(net.parameters(), self.longest)
+    def before_step(self, network: nn.Module) -> None:
+        nn.utils.clip_grad_norm_(network.parameters(), self.longest)

@@ -6,7 +6,7 @@ Whatever cannot be fetched ends in an error that names the files to fetch by han
 import re
 from pathlib import Path
 
-from biggan.runtime.download import Progress, fetch
+from biggan.runtime.download import fetch
 from biggan.runtime.errors import CheckpointError, first_line
 
 WANTED = ("config.json", "*.safetensors", "pytorch_model.bin")
@@ -39,7 +39,7 @@ def snapshot(name: str) -> Path:
         ) from error
 
 
-def released(name: str, cache: Path, progress: Progress, *, address: str = RELEASED_AT) -> Path:
+def released(name: str, cache: Path, *, address: str = RELEASED_AT) -> Path:
     """A folder with config.json and pytorch_model.bin of one of `RELEASED`, fetched into the cache unless they are there.
 
     Raises CheckpointError naming the files where they cannot be fetched."""
@@ -49,7 +49,7 @@ def released(name: str, cache: Path, progress: Progress, *, address: str = RELEA
         if (folder / kind).exists():
             continue
         try:
-            fetch(file, folder / kind, progress)
+            fetch(file, folder / kind)
         except OSError as error:
             raise CheckpointError(
                 f"{name} cannot be fetched ({error}): fetch {' and '.join(files.values())} by hand, name them "

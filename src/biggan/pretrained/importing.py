@@ -10,7 +10,6 @@ from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.download import RELEASED, looks_like_a_hub_name, released, snapshot
 from biggan.pretrained.hugging_face import read_hugging_face
 from biggan.pretrained.translate import Foreign
-from biggan.runtime.download import Progress
 from biggan.runtime.errors import CheckpointError, ConfigError
 
 IMAGENET = 1000
@@ -34,7 +33,6 @@ def import_model(
     norm_epsilon: float = 1e-5,
     spectral_norm_epsilon: float = 1e-6,
     cache: Path,
-    progress: Progress,
 ) -> tuple[ModelCard, Foreign]:
     """Write the model folder `out` from a foreign model: a folder or file on disk, a released name, or a hub name.
 
@@ -49,7 +47,6 @@ def import_model(
         norm_epsilon=norm_epsilon,
         spectral_norm_epsilon=spectral_norm_epsilon,
         cache=cache,
-        progress=progress,
     )
     card = ModelCard(
         model=foreign.model,
@@ -73,13 +70,12 @@ def read_foreign(
     norm_epsilon: float,
     spectral_norm_epsilon: float,
     cache: Path,
-    progress: Progress,
 ) -> Foreign:
     """The foreign model that `source` names."""
     path = Path(source)
     if not path.exists():
         if source in RELEASED:
-            path = released(source, cache, progress)
+            path = released(source, cache)
         elif looks_like_a_hub_name(source):
             path = snapshot(source)
         else:

@@ -39,7 +39,7 @@ def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_P
 
     The time is FLOP over half the rate of a convolution measured here for a second: an order of magnitude.
     """
-    plan, need = plan_batch(config, world), footprint(config)
+    plan, need = plan_batch(config.train, world), footprint(config)
     precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     arithmetic = "bf16" if precision.bf16 else "float32"
     lines = [
@@ -167,10 +167,10 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, 
     config = with_classes(config)
     fast = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
-    generator, _ = registry.build(config.model, torch.Generator().manual_seed(0))
+    generator, _ = registry.build_networks(config.model, torch.Generator().manual_seed(0))
     generator = plain.place(generator).eval().requires_grad_(False)
     copy = for_inference(generator, fast.dtype, fast.memory_format)
-    z = config.latent.prior().draw((batch, config.model.z_dim), torch.Generator().manual_seed(0)).to(fast.device)
+    z = config.latent.build().draw((batch, config.model.z_dim), torch.Generator().manual_seed(0)).to(fast.device)
     y = torch.arange(batch, device=fast.device) % config.model.num_classes
     arms = {f"frozen, {fast.dtype}": lambda: copy(z, y), "as it is, float32": lambda: generator(z, y)}
     if compiled:

@@ -31,7 +31,7 @@ class Footprint(NamedTuple):
 
 def footprint(config: RunConfig) -> Footprint:
     """Counted on shapes alone (torch's meta device): nothing is allocated or computed. `config` is resolved."""
-    plan, probe = plan_batch(config), 2
+    plan, probe = plan_batch(config.train), 2
     bf16 = choose_precision(config.train.device, config.train.precision, config.train.memory_format).bf16
     with torch.device("meta"):
         family, model = registry.FAMILIES[config.model.family], config.model
@@ -44,10 +44,10 @@ def footprint(config: RunConfig) -> Footprint:
         with FlopCounterMode(display=False) as forward_g, torch.no_grad():
             fake = generator(z, y)
         with FlopCounterMode(display=False) as turn_d, saved.counting():
-            discriminator(fake, y).score_N.sum().backward()
+            discriminator(fake, y).logits.sum().backward()
         discriminator.requires_grad_(False)
         with FlopCounterMode(display=False) as turn_g, saved.counting():
-            discriminator(generator(z, y), y).score_N.sum().backward()
+            discriminator(generator(z, y), y).logits.sum().backward()
     parts = 2 if config.data.labels_per_class is None else 3  # generated, real, labelled
     per_image_d = ((1 + reference) * forward_g.get_total_flops() + parts * turn_d.get_total_flops()) / probe
     per_image_g = (turn_g.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe

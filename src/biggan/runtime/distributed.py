@@ -48,7 +48,7 @@ class World(NamedTuple):
 SINGLE_PROCESS = World()
 
 
-def world() -> World:
+def environment_world() -> World:
     """This process as torchrun started it; alone without torchrun. Raises ConfigError where its environment is cut short."""
     if "WORLD_SIZE" not in os.environ:
         return World()
@@ -66,7 +66,7 @@ def process_group(device: torch.device) -> Iterator[World]:
     """The ranks of a torchrun start as one group: NCCL for tensors on CUDA, gloo for the rest; nothing for one process.
 
     All ranks enter and leave together."""
-    me = world()
+    me = environment_world()
     if me.size == 1:
         yield me
         return
@@ -174,13 +174,13 @@ def no_sync(network: nn.Module, last: bool) -> AbstractContextManager:
     return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
 
 
-def any_rank(*flags: bool) -> list[bool]:
-    """For each flag, whether it is set on any rank. All ranks must call it."""
+def max_over_ranks(*values: float) -> list[float]:
+    """The largest of each value over ranks, so that all decide alike. All ranks must call it."""
     if not dist.is_initialized():
-        return list(flags)
-    values = torch.tensor([int(flag) for flag in flags])
-    dist.all_reduce(values, dist.ReduceOp.MAX)
-    return [bool(value) for value in values]
+        return list(values)
+    largest = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.tolist()
 
 
 def on_rank_zero(action: Callable[[], T]) -> T:

@@ -17,6 +17,18 @@ from biggan.runtime.distributed import mean_over_ranks
 LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "tests.jsonl")
 
 
+class MeanAccumulator:
+    """Means over equal parts, micro-batches or optimizer steps, kept on the device."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor], parts: int) -> None:
+        """Add the values of one of `parts` parts."""
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach() / parts
+
+
 class MetricAverager:
     """Means over the steps since the last flush."""
 
@@ -83,9 +95,3 @@ def complete_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     return [line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")]
-
-
-def read_run(folder: Path) -> list[dict[str, Any]]:
-    """The lines of every log of a run: its statistics, what was watched, evaluations; in order of their steps."""
-    lines = [line for name in LOGS for line in read_log(folder / name)]
-    return sorted(lines, key=lambda line: line["step"])

@@ -1,10 +1,47 @@
-"""TODO: split from stats."""
+"""How far something has come, on a terminal: bars over items, images and bytes, and the line of a training run.
 
+Bars show where standard error is a terminal, for rank 0, and only once notes are shown at all (runtime/logging): as a library
+biggan draws nothing.
+"""
+
+import logging
 import sys
 import time
-from typing import TextIO
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
+
+from biggan.runtime.distributed import environment_world
+
+T = TypeVar("T")
+
+
+def is_shown() -> bool:
+    """Whether this process draws progress bars."""
+    told = logging.getLogger("biggan").isEnabledFor(logging.INFO)
+    return told and sys.stderr.isatty() and environment_world().is_rank_zero
+
+
+def progress_bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
+    """The items, with a bar while they are consumed."""
+    return tqdm(items, total=total, desc=what, leave=False, disable=not is_shown())
+
+
+def image_progress_bar(batches: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images."""
+    with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="image") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch[1]))
+
+
+def byte_progress_bar(blocks: Iterable[bytes], total: int | None, what: str) -> Iterator[bytes]:
+    """The blocks of a download, with a bar over their bytes; `total` None: not known."""
+    with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="B", unit_scale=True) as bar:
+        for block in blocks:
+            yield block
+            bar.update(len(block))
 
 
 class ProgressLine:
@@ -32,11 +69,11 @@ class ProgressLine:
         rate = (step - self.first) / max(1e-9, time.monotonic() - self.started)
         left = (self.steps - step) / max(1e-9, rate)
         left = left if seconds_left is None else min(left, seconds_left)
-        loss_d = sum(value for name, value in values.items() if name.startswith("D_loss"))
-        loss_g = sum(value for name, value in values.items() if name.startswith("G_loss"))
+        loss_d = sum(value for name, value in values.items() if name.startswith("D/loss"))
+        loss_g = sum(value for name, value in values.items() if name.startswith(("G/loss", "G/feature_matching")))
         text = (
             f"{values['images_per_second']:.0f} img/s  loss D {loss_d:.3f} G {loss_g:.3f}  "
-            f"D(real) {values['D_real']:+.2f} D(fake) {values['D_fake']:+.2f}  left {clock(left)}"
+            f"D(real) {values['D/logit_real']:+.2f} D(fake) {values['D/logit_fake']:+.2f}  left {clock(left)}"
         )
         if self.bar.disable:
             print(f"{self.name} {step}/{self.steps}  {text}", file=self.stream, flush=True)

@@ -242,7 +242,7 @@ class LatentConfig:
         if self.annealing_steps is not None and self.annealing_steps < 1:
             raise ConfigError(f"latent.annealing_steps={self.annealing_steps} must be at least 1")
 
-    def prior(self) -> Prior:
+    def build(self) -> Prior:
         """The distribution itself."""
         priors: dict[LatentName, Callable[[], Prior]] = {
             "normal": Normal,

@@ -67,7 +67,7 @@ class Sampler:
         world: World = SINGLE_PROCESS,
     ) -> None:
         self.generator = generator
-        self.prior = (latent or LatentConfig()).prior()
+        self.prior = (latent or LatentConfig()).build()
         self.latent_dim = latent_dim
         self.class_names = tuple(class_names)
         self.precision = precision

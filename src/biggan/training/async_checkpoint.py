@@ -1,4 +1,4 @@
-"""Writing checkpoints while training goes on."""
+"""Writing checkpoints in a thread while training goes on."""
 
 from threading import Thread
 from typing import Any
@@ -9,11 +9,12 @@ from biggan.checkpoints.tensors import Tensors
 
 class AsyncCheckpointWriter:
     """Writes the checkpoints of a run in a thread: training waits only for the copy of the tensors, or for the checkpoint
-    before, if that is still being written."""
+    before, if that is still being written. `keep`: how many of the newest stay; `keep_history`: and a few that reach back to
+    half of the steps, for rolling back."""
 
-    def __init__(self, folder: RunDir, *, keep: int, far: bool = False) -> None:
-        self.folder = folder
-        self.keep, self.far = keep, far
+    def __init__(self, run_dir: RunDir, *, keep: int, keep_history: bool = False) -> None:
+        self.run_dir = run_dir
+        self.keep, self.keep_history = keep, keep_history
         self.thread: Thread | None = None
         self.error: Exception | None = None
 
@@ -27,14 +28,19 @@ class AsyncCheckpointWriter:
     def save(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
         """What the thread does."""
         try:
-            self.folder.save(step, tensors, counters, keep=self.keep, far=self.far)
+            self.run_dir.save(step, tensors, counters, keep=self.keep, keep_history=self.keep_history)
         except Exception as error:  # whatever it is, it is raised where the checkpoint was wanted
             self.error = error
 
     def finish(self) -> None:
         """Wait for what is being written. Raises what went wrong, CheckpointError when the disk did not take it."""
-        if self.thread is not None:
-            self.thread.join()
-        error, self.thread, self.error = self.error, None, None
+        self.join()
+        error, self.error = self.error, None
         if error is not None:
             raise error
+
+    def join(self) -> None:
+        """Wait for what is being written, whatever becomes of it."""
+        if self.thread is not None:
+            self.thread.join()
+        self.thread = None

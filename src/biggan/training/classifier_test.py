@@ -1,4 +1,6 @@
-"""Testing the averaged discriminator as a classifier while it is trained; it never changes what the steps do."""
+"""Testing the averaged discriminator as a classifier while it is trained (Salimans et al. 2016, section 5)."""
+
+import logging
 
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
@@ -7,43 +9,45 @@ from biggan.metrics.classification import Classifier, count_errors
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.errors import DataError
 from biggan.runtime.metric_logger import JsonlLog
-from biggan.training.resume import Report
+from biggan.training.hooks import HookResult, RunEnd
 from biggan.training.train_state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 class ClassifierTest:
-    """Says when, tests on the first rank, writes RUN/tests.jsonl. All ranks must call `run` together."""
+    """The hook that counts, on rank 0, how many test images the averaged discriminator classifies wrong, into
+    RUN/classifier_test.jsonl. It never changes what the steps compute. All ranks call it together."""
 
-    def __init__(
-        self, config: RunConfig, state: TrainState, source: Source, folder: RunDir, step: int, report: Report
-    ) -> None:
+    at_end: frozenset[RunEnd] = frozenset({"completed"})
+
+    def __init__(self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int) -> None:
         """Raises DataError where the test images cannot be read or are of other classes."""
-        self.every, self.batch, self.report = config.classify.every, config.train.batch, report
-        only = {"classes": config.data.classes}
-        self.test = open_source(config.classify.test_data, config.model.resolution, filters=only, cache=config.data.cache)
-        if self.test.class_names != source.class_names:
-            odd = sorted(set(self.test.class_names) ^ set(source.class_names))[:3]
+        self.every, self.batch, self.run_dir, self.log = config.classify.every, config.train.batch, run_dir, None
+        spec, filters = config.classify.test_data, {"classes": config.data.classes}
+        self.images = open_source(spec, config.model.resolution, filters=filters, cache=config.data.cache)
+        if self.images.class_names != source.class_names:
+            different = ", ".join(sorted(set(self.images.class_names) ^ set(source.class_names))[:3])
             raise DataError(
-                f"classify.test_data={config.classify.test_data} has other classes than {source.name} ({', '.join(odd)} are only "
-                "in one of them): give test images in folders named as those of --data"
+                f"classify.test_data={spec} has other classes than {source.name} ({different} are only in one of them): "
+                "give test images in folders named as those of --data"
             )
-        self.classifier = Classifier(state.classifier.average, state.precision.device, source.class_names)
-        self.folder, self.log = folder, None
+        self.classifier = Classifier(state.discriminator_ema.average, state.precision.device, source.class_names)
         if state.plan.world.is_rank_zero:
-            with folder.writing():
-                self.log = JsonlLog(folder.path / "tests.jsonl", resume_step=step)
+            with run_dir.writing():
+                self.log = JsonlLog(run_dir.path / "classifier_test.jsonl", resume_step=step)
 
-    def due(self, step: int) -> bool:
-        """Whether to test now."""
+    def due(self, step: int, seconds: float) -> bool:
         return step % self.every == 0
 
-    def run(self, step: int) -> None:
-        """Test, log and tell."""
-        on_rank_zero(lambda: self.test_here(step))
+    def run(self, step: int) -> HookResult:
+        """The errors go to the log alone: no collapse rule looks at them."""
+        on_rank_zero(lambda: self.count_errors(step))
+        return HookResult()
 
-    def test_here(self, step: int) -> None:
-        """On this rank."""
-        found = count_errors(self.classifier.logits, self.test.iterate_once(self.batch))
-        with self.folder.writing():
-            self.log.write(step, {"test_error": found.percent, "test_wrong": int(found.wrong)})
-        self.report(f"step {step}: {found.wrong} of {found.images} test images wrong ({found.percent:.2f} %)")
+    def count_errors(self, step: int) -> None:
+        """What rank 0 does."""
+        errors = count_errors(self.classifier.logits, self.images.iterate_once(self.batch))
+        with self.run_dir.writing():
+            self.log.write(step, {"test_error": errors.percent, "test_wrong": int(errors.wrong)})
+        logger.info("step %d: %d of %d test images wrong (%.2f %%)", step, errors.wrong, errors.images, errors.percent)

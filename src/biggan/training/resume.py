@@ -1,8 +1,7 @@
-"""The state of a training run: built from a config, flattened for a checkpoint, put back from one, or started from the
-weights of another model."""
+"""Where a run begins: its newest checkpoint, the weights of another model, or weights just drawn; and what a rollback changes."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +14,11 @@ from biggan.configs.run import RunConfig
 from biggan.objectives.gradient_penalties import R1
 from biggan.runtime.distributed import World, on_rank_zero
 from biggan.runtime.errors import CheckpointError
-from biggan.training.train_state import NETWORKS, NetworkTrainer, TrainState, averaged_networks
+from biggan.training.train_state import NETWORKS, NetworkTrainer, TrainState
 
-Report = Callable[[str], None]
+DIVERGENCE_LR_FACTOR = 0.5  # of the learning rates, after each rollback from values that were not finite
 
-ROLLBACK_RATE = 0.5  # learning rates after each return from values that were not finite
+logger = logging.getLogger(__name__)
 
 
 class Rollbacks(NamedTuple):
@@ -30,118 +29,133 @@ class Rollbacks(NamedTuple):
 
 
 class RunProgress(NamedTuple):
-    """How far a run has come: generator steps, seconds of training, how often it went back, and which networks are new,
-    weights just drawn."""
+    """How far a run has come: generator steps, seconds of training, rollbacks, and which networks are new, their weights just
+    drawn."""
 
     step: int
     seconds: float
-    returns: Rollbacks
-    new: tuple[str, ...] = ()
+    rollbacks: Rollbacks
+    new_networks: tuple[str, ...] = ()
 
 
-def flatten_state(state: TrainState) -> Tensors:
-    """Every tensor that the next step depends on."""
-    tensors = {}
-    for name, player in (("generator", state.generator), ("discriminator", state.discriminator)):
-        tensors |= {f"{name}/{key}": value for key, value in player.network.state_dict().items()}
-        names = [key for key, _ in player.network.named_parameters()]
-        for index, state in player.optimizer.state_dict()["state"].items():
-            tensors |= {f"{name}_optimizer/{names[index]}/{key}": value for key, value in state.items()}
-        for index, regularizer in enumerate(player.regularizers):
-            kept = regularizer.state_dict()
-            tensors |= {f"{name}_regularizers/{index}/{key}": value for key, value in kept.items()}
-    for name, average in averaged_networks(state).items():
-        tensors |= {f"{name}/{key}": value for key, value in average.state_dict().items()}
-    return tensors
+def resume(state: TrainState, config: RunConfig, run_dir: RunDir) -> RunProgress:
+    """Load the newest sound checkpoint of the run into the state; returns how far it had come. A run without one starts from
+    the weights of `init_from`, if that is given.
 
-
-def resume(state: TrainState, config: RunConfig, folder: RunDir, report: Report) -> RunProgress:
-    """Load the newest sound checkpoint, if there is one, into the game; returns how far it had come.
-
-    A run without one starts from the weights of `init_from`, if that is given."""
-    checkpoint = newest_checkpoint(folder, report, state.plan.world)
+    Mutates the state; all ranks must call it together. Raises CheckpointError where the tensors do not fit."""
+    checkpoint = newest_checkpoint(run_dir, state.plan.world)
     if checkpoint is None:
-        new = NETWORKS if config.init_from is None else start_from(state, config, report)
+        new = NETWORKS if config.init_from is None else initialize_from(state, config)
         return RunProgress(0, 0.0, Rollbacks(), new)
     parts = split_by_prefix(checkpoint.tensors)
-    returns = Rollbacks(**on_rank_zero(folder.returns))
-    apply_rollback(state, config, returns)
+    rollbacks = Rollbacks(**on_rank_zero(run_dir.load_rollbacks))
+    apply_rollbacks(state, config, rollbacks)
     try:
-        for name, average in averaged_networks(state).items():
+        for name, average in state.averages().items():
             average.load_state_dict(parts[name])
-        for name, player in (("generator", state.generator), ("discriminator", state.discriminator)):
-            player.network.load_state_dict(parts[name])
-            load_optimizer(player, parts.get(f"{name}_optimizer", {}))
-            load_regularizer_state(player, parts)
+        for trainer in state.trainers:
+            trainer.network.load_state_dict(parts[trainer.name])
+            load_optimizer(trainer, parts.get(f"{trainer.name}_optimizer", {}))
+            load_regularizers(trainer, parts)
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
-    report(f"resuming from step {checkpoint.step} ({checkpoint.path})")
-    return RunProgress(checkpoint.step, checkpoint.counters["seconds"], returns)
+    logger.info("resuming from step %d (%s)", checkpoint.step, checkpoint.path)
+    return RunProgress(checkpoint.step, checkpoint.counters["seconds"], rollbacks)
 
 
-def apply_rollback(state: TrainState, config: RunConfig, returns: Rollbacks) -> None:
-    """What a run that came back does otherwise: lower learning rates, and after a collapse R1. Mutates the players."""
-    factor = ROLLBACK_RATE**returns.diverged * config.monitor.rollback_lr_factor**returns.collapsed
-    for player in (state.generator, state.discriminator):
-        player.schedule = dataclasses.replace(player.schedule, base=player.schedule.base * factor)
-    if returns.collapsed and config.monitor.rollback_r1 is not None:
-        state.discriminator.regularizers += (R1(rollback_r1_gamma(config, returns), config.monitor.rollback_r1_interval),)
-
-
-def rollback_r1_gamma(config: RunConfig, returns: Rollbacks) -> float:
-    """Of the R1 that is added: doubled with each return."""
-    return config.monitor.rollback_r1 * 2 ** (returns.collapsed - 1)
-
-
-def describe_rollback(config: RunConfig, returns: Rollbacks) -> str:
-    """The same in words."""
-    factor = ROLLBACK_RATE**returns.diverged * config.monitor.rollback_lr_factor**returns.collapsed
-    words = f"learning rates x {factor:g}"
-    if returns.collapsed and config.monitor.rollback_r1 is not None:
-        words += f", R1 with gamma {rollback_r1_gamma(config, returns):g} every {config.monitor.rollback_r1_interval} steps"
-    return words
-
-
-def newest_checkpoint(folder: RunDir, report: Report, world: World) -> Checkpoint | None:
-    """The newest sound checkpoint, the same on all ranks: rank 0 looks for it, because that sets damaged ones aside."""
+def newest_checkpoint(run_dir: RunDir, world: World) -> Checkpoint | None:
+    """The newest sound checkpoint, the same on all ranks: rank 0 looks for it, because that sets corrupt ones aside."""
     if world.size == 1:
-        return folder.load_newest(report)
-    path = on_rank_zero(lambda: (found := folder.load_newest(report)) and found.path)
+        return run_dir.load_newest()
+    path = on_rank_zero(lambda: (newest := run_dir.load_newest()) and newest.path)
     return None if path is None else read_checkpoint(path)
 
 
-def start_from(state: TrainState, config: RunConfig, report: Report) -> tuple[str, ...]:
-    """Load the weights of another model, and the optimisers' moments if they are to be kept; what depends on the number of
-    classes stays as drawn if that differs. Returns which players' networks are new, because the model has none.
+def load_regularizers(trainer: NetworkTrainer, parts: dict[str, Tensors]) -> None:
+    """Put back the state of a network's regularizers; mutates them."""
+    states = split_by_prefix(parts.get(f"{trainer.name}_regularizers", {}))
+    for index, regularizer in enumerate(trainer.regularizers):
+        regularizer.load_state_dict(states.get(str(index), {}))
 
-    Raises CheckpointError where the weights do not fit, or there are no moments."""
+
+def load_optimizer(trainer: NetworkTrainer, tensors: Tensors) -> None:
+    """Put back the optimizer state that a checkpoint holds; a network that never moved (its rate is 0) has none."""
+    if not tensors:
+        return
+    state: dict[int, dict[str, Any]] = {}
+    for index, (name, parameter) in enumerate(trainer.network.named_parameters()):
+        # The fused optimizer walks weights and moments side by side in memory: both need the same layout.
+        moments = {key: torch.empty_like(parameter).copy_(tensors[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
+        state[index] = {"step": tensors[f"{name}/step"], **moments}
+    whole = trainer.optimizer.state_dict()
+    trainer.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+
+
+# Rollbacks
+
+
+def apply_rollbacks(state: TrainState, config: RunConfig, rollbacks: Rollbacks) -> None:
+    """What a run that rolled back does otherwise: lower learning rates, and after a collapse R1. Mutates the trainers."""
+    factor = rollback_lr_factor(config, rollbacks)
+    for trainer in state.trainers:
+        rate = trainer.learning_rate
+        trainer.learning_rate = dataclasses.replace(rate, base=rate.base * factor)
+    if rollbacks.collapsed and config.monitor.rollback_r1 is not None:
+        r1 = R1(rollback_r1_gamma(config, rollbacks), config.monitor.rollback_r1_interval)
+        state.discriminator.regularizers += (r1,)
+
+
+def rollback_lr_factor(config: RunConfig, rollbacks: Rollbacks) -> float:
+    """Of both learning rates."""
+    return DIVERGENCE_LR_FACTOR**rollbacks.diverged * config.monitor.rollback_lr_factor**rollbacks.collapsed
+
+
+def rollback_r1_gamma(config: RunConfig, rollbacks: Rollbacks) -> float:
+    """gamma of the R1 penalty that is added: doubled with each rollback."""
+    return config.monitor.rollback_r1 * 2 ** (rollbacks.collapsed - 1)
+
+
+def describe_rollback(config: RunConfig, rollbacks: Rollbacks) -> str:
+    """What `apply_rollbacks` does, in words."""
+    words = f"learning rates x {rollback_lr_factor(config, rollbacks):g}"
+    if rollbacks.collapsed and config.monitor.rollback_r1 is not None:
+        gamma, interval = rollback_r1_gamma(config, rollbacks), config.monitor.rollback_r1_interval
+        words += f", R1 with gamma {gamma:g} every {interval} steps"
+    return words
+
+
+# Weights of another model
+
+
+def initialize_from(state: TrainState, config: RunConfig) -> tuple[str, ...]:
+    """Load the weights that `init_from` names, and the optimizer state if that is to be kept; what depends on the number of
+    classes stays as drawn if that differs. Returns which networks are new, because the model has none.
+
+    Mutates the state. Raises CheckpointError where the weights do not fit, or there is no optimizer state."""
     path, step = start = parse_init_from(config.init_from)
-    weights = load_initial_weights(start, report)
+    weights = load_initial_weights(start)
     classes = read_model_config(path)[0].num_classes
-    networks = {"generator": state.generator.network, "discriminator": state.discriminator.network} | averaged_networks(
-        state
-    )
+    networks = {trainer.name: trainer.network for trainer in state.trainers} | state.averages()
     for name, network in networks.items():
         if name == "classifier" and name not in weights:
             network.load_state_dict(state.discriminator.network.state_dict())
             continue
         if name not in weights:
-            report(f"{path} holds no {name}: it starts from new weights")
+            logger.info("%s holds no %s: it starts from new weights", path, name)
             continue
-        generated_images = load_except_class_tables(
-            network, weights[name], (classes, state.num_classes), f"the {name} of {path}"
-        )
-        if generated_images:
-            more = f" and {len(generated_images) - 3} more" if len(generated_images) > 3 else ""
-            names = ", ".join(sorted(generated_images)[:3]) + more
-            report(f"{name}: drawn anew for {state.num_classes} classes instead of {classes}: {names}")
+        drawn = load_except_class_tables(network, weights[name], (classes, state.num_classes), f"the {name} of {path}")
+        if drawn:
+            more = f" and {len(drawn) - 3} more" if len(drawn) > 3 else ""
+            names = ", ".join(sorted(drawn)[:3]) + more
+            text = "%s: initialized anew for %d classes instead of %d: %s"
+            logger.info(text, name, state.num_classes, classes, names)
     if config.train.optimizer_state == "keep":
         if classes != state.num_classes or not any(f"{name}_optimizer" in weights for name in NETWORKS):
-            raise CheckpointError(f"{path} has no moments for these networks: use --train.optimizer_state reset")
-        for name, player in (("generator", state.generator), ("discriminator", state.discriminator)):
-            load_optimizer(player, weights.get(f"{name}_optimizer", {}))
-            load_regularizer_state(player, weights)
-    report(f"starting from the weights of {path}{'' if step is None else f' at step {step}'}")
+            raise CheckpointError(f"{path} has no optimizer state for these networks: use --train.optimizer-state reset")
+        for trainer in state.trainers:
+            load_optimizer(trainer, weights.get(f"{trainer.name}_optimizer", {}))
+            load_regularizers(trainer, weights)
+    logger.info("starting from the weights of %s%s", path, "" if step is None else f" at step {step}")
     return tuple(name for name in NETWORKS if name not in weights)
 
 
@@ -166,23 +180,3 @@ def load_except_class_tables(network: nn.Module, tensors: Tensors, classes: tupl
             raise CheckpointError(f"{what} does not fit: {name} is {tuple(there)} there, {tuple(here)} here")
     network.load_state_dict(state)
     return left
-
-
-def load_regularizer_state(player: NetworkTrainer, parts: dict[str, Tensors]) -> None:
-    """Put back what the regularisers of a player remembered; mutates them."""
-    remembered = split_by_prefix(parts.get(f"{player.name}_regularizers", {}))
-    for index, regularizer in enumerate(player.regularizers):
-        regularizer.load_state_dict(remembered.get(str(index), {}))
-
-
-def load_optimizer(player: NetworkTrainer, tensors: Tensors) -> None:
-    """Put back the moments that `flatten_state` flattened; a player that never moved (its rate is 0) has none."""
-    if not tensors:
-        return
-    state: dict[int, dict[str, Any]] = {}
-    for index, (name, parameter) in enumerate(player.network.named_parameters()):
-        # The fused optimiser walks weights and moments side by side in memory: both need the same layout.
-        moments = {key: torch.empty_like(parameter).copy_(tensors[f"{name}/{key}"]) for key in ("exp_avg", "exp_avg_sq")}
-        state[index] = {"step": tensors[f"{name}/step"], **moments}
-    whole = player.optimizer.state_dict()
-    player.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})

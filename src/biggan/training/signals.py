@@ -1,4 +1,4 @@
-"""TODO: split from training.guard."""
+"""Signals from outside that ask a run to stop in good order."""
 
 import signal
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
-    """Whether, and by which signal, the process was asked to stop."""
+    """Whether, and by which signal, the process was asked to stop: its name, or None."""
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -21,10 +21,10 @@ class StopRequest:
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
     """Inside, SIGTERM and SIGUSR1 only leave a note, for the loop to end in good order; outside, they do what they did."""
-    stop = StopRequest()
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in STOP_SIGNALS}
     try:
-        yield stop
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,8 @@
-"""TODO: split from training.step."""
+"""Everything that one training step reads and changes: the two networks with their optimizers, averages, and how a batch is
+cut up.
+
+Shapes: N batch, Z latent, R resolution.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +15,14 @@ from torch.autograd.graph import increment_version
 from biggan.objectives.diffaugment import Augmentation
 from biggan.objectives.losses import Objective
 from biggan.objectives.regularizer import PenaltyInputs, Regularizer
-from biggan.runtime.distributed import (
-    SINGLE_PROCESS,
-    World,
-)
+from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.precision import Precision, to_device
 from biggan.runtime.rng import addressed_rng
 from biggan.sampling.latents import Prior, draw_labels
 from biggan.training.ema import EMA
 from biggan.training.guard import GradientGuard
+
+NETWORKS = ("generator", "discriminator")
 
 
 class BatchPlan(NamedTuple):
@@ -41,14 +44,14 @@ class BatchPlan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """A learning rate: constant, or from step `decay_start` falling evenly to 0 at step `end`."""
+class LearningRate:
+    """A learning rate: constant, or from step `decay_start` falling linearly to 0 at step `end`."""
 
     base: float
     decay_start: int | None = None
     end: int = 0
 
-    def rate(self, step: int) -> float:
+    def at(self, step: int) -> float:
         """The rate of generator step number `step` (from 1)."""
         if self.decay_start is None or step <= self.decay_start:
             return self.base
@@ -57,59 +60,59 @@ class Schedule:
 
 @dataclass
 class NetworkTrainer:
-    """A network, its optimiser and its regularisers. `reduced` is the network as its own turn runs it: with gradients
-    averaged over ranks where there are several."""
+    """A network, its optimizer and its regularizers. `ddp` is the network as its own step runs it: with gradients averaged
+    over ranks where there are several."""
 
     name: str
     network: nn.Module
-    reduced: nn.Module
+    ddp: nn.Module
     optimizer: torch.optim.Optimizer
     regularizers: tuple[Regularizer, ...]
-    schedule: Schedule
+    learning_rate: LearningRate
     guard: GradientGuard
 
-    def acting(self, step: int) -> list[Regularizer]:
-        """The regularisers whose turn this step is."""
-        return [regularizer for regularizer in self.regularizers if step % regularizer.every == 0]
+    def active_regularizers(self, step: int) -> list[Regularizer]:
+        """The regularizers whose interval divides this step."""
+        return [regularizer for regularizer in self.regularizers if step % regularizer.interval == 0]
 
-    def penalties(self, context: PenaltyInputs) -> dict[str, Tensor]:
-        """Named penalties due at this step; of two of one name the sum."""
-        found: dict[str, Tensor] = {}
-        for regularizer in self.acting(context.step):
-            penalty = regularizer.penalty(self.network, context)
+    def penalties(self, inputs: PenaltyInputs) -> dict[str, Tensor]:
+        """Penalties due at this step, by the name of their regularizer; of two of one name the sum."""
+        penalties: dict[str, Tensor] = {}
+        for regularizer in self.active_regularizers(inputs.step):
+            penalty = regularizer.penalty(self.network, inputs)
             if penalty is not None:
-                name = type(regularizer).__name__.lower()
-                found[name] = found[name] + penalty if name in found else penalty
-        return found
+                name = regularizer.name
+                penalties[name] = penalties[name] + penalty if name in penalties else penalty
+        return penalties
 
-    def step(self, step: int) -> None:
-        """The optimiser's step at the rate of generator step `step`, with the regularisers' edits before and after it;
-        gradients are dropped. At rate 0 the player is frozen."""
-        rate = self.schedule.rate(step)
+    def optimizer_step(self, step: int) -> None:
+        """The optimizer's step at the learning rate of generator step `step`, with the regularizers' edits before and after
+        it; gradients are dropped. At rate 0 the network is frozen."""
+        rate = self.learning_rate.at(step)
         named = [(name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None]
         self.optimizer.found_inf = self.guard.check(self.name, *zip(*named, strict=True), step)  # 1: the weights stay
         if rate > 0:
-            for regularizer in self.acting(step):
+            for regularizer in self.active_regularizers(step):
                 regularizer.before_step(self.network)
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-            # Fused optimisers change weights without a word; layers that keep what they made of a weight have to be told.
+            # Fused optimizers change weights without a word; layers that keep what they made of a weight have to be told.
             increment_version(list(self.network.parameters()))
-            for regularizer in self.acting(step):
+            for regularizer in self.active_regularizers(step):
                 regularizer.after_step(self.network)
         self.optimizer.zero_grad(set_to_none=True)
 
 
 @dataclass
 class TrainState:
-    """Everything that one step reads and changes. `ema` averages the generator; `classifier` the discriminator, where that
-    is to tell classes."""
+    """The state of a run between two steps. `ema` averages the generator; `discriminator_ema` the discriminator, where that
+    is to be a classifier."""
 
     generator: NetworkTrainer
     discriminator: NetworkTrainer
     ema: EMA
-    classifier: EMA | None
+    discriminator_ema: EMA | None
     guard: GradientGuard
     objective: Objective
     augment: Augmentation
@@ -119,21 +122,41 @@ class TrainState:
     latent_dim: int
     num_classes: int
 
-    def draw(self, step: int, purpose: str, turn: int, batches: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Fresh z (N, Z) and labels (N,) for one turn of one player: this rank's share of each micro-batch (`batches` times
-        as large as usual), on the device. Every rank draws them all, so that they do not depend on the number of ranks."""
-        stream = addressed_rng(self.plan.seed, purpose, step, turn)
-        z_NZ = self.prior.draw((batches * self.plan.batch, self.latent_dim), stream, step=step)
-        y_N = draw_labels(batches * self.plan.batch, self.num_classes, stream)
-        device, size, share = self.precision.device, batches * self.plan.micro_batch, self.plan.world.share
+    @property
+    def trainers(self) -> tuple[NetworkTrainer, NetworkTrainer]:
+        """Generator, discriminator."""
+        return self.generator, self.discriminator
+
+    def latents_and_labels(
+        self, step: int, purpose: str, index: int, multiplier: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Fresh z (N, Z) and labels (N,) for one optimizer step, number `index` of its kind in this generator step: this
+        rank's share of each micro-batch (`multiplier` times as large as usual), on the device. Every rank draws them all, so
+        that they do not depend on the number of ranks."""
+        rng, plan = addressed_rng(self.plan.seed, purpose, step, index), self.plan
+        z_NZ = self.prior.draw((multiplier * plan.batch, self.latent_dim), rng, step=step)
+        y_N = draw_labels(multiplier * plan.batch, self.num_classes, rng)
+        device, size = self.precision.device, multiplier * plan.micro_batch
         for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
-            yield to_device(share(z), device), to_device(share(y), device)
+            yield to_device(plan.world.share(z), device), to_device(plan.world.share(y), device)
 
+    def averages(self) -> dict[str, nn.Module]:
+        """The averaged networks, by their name in a checkpoint."""
+        averages = {"ema": self.ema, "classifier": self.discriminator_ema}
+        return {name: ema.average for name, ema in averages.items() if ema is not None}
 
-NETWORKS = ("generator", "discriminator")
-
-
-def averaged_networks(state: TrainState) -> dict[str, nn.Module]:
-    """The averaged networks, by their name in a checkpoint."""
-    averages = {"ema": state.ema, "classifier": state.classifier}
-    return {name: ema.average for name, ema in averages.items() if ema is not None}
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that the next step depends on, named "part/name" as in a checkpoint."""
+        tensors = {}
+        for trainer in self.trainers:
+            name = trainer.name
+            tensors |= {f"{name}/{key}": value for key, value in trainer.network.state_dict().items()}
+            names = [key for key, _ in trainer.network.named_parameters()]
+            for index, slots in trainer.optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}_optimizer/{names[index]}/{key}": value for key, value in slots.items()}
+            for index, regularizer in enumerate(trainer.regularizers):
+                kept = regularizer.state_dict()
+                tensors |= {f"{name}_regularizers/{index}/{key}": value for key, value in kept.items()}
+        for name, average in self.averages().items():
+            tensors |= {f"{name}/{key}": value for key, value in average.state_dict().items()}
+        return tensors

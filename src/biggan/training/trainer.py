@@ -1,222 +1,287 @@
 """The training loop: one run from its first step, or its last checkpoint, to its end.
 
-Everything random is addressed by (seed, purpose, step), so that a resumed run makes the very steps that an undisturbed
-one would have made. What one step does is in training/step. Durations are counted in generator steps.
+Everything random is addressed by (seed, purpose, step), so that a resumed run makes the very steps that an undisturbed one
+would have made. What one step computes is in training/step, what happens every so often in training/hooks and its neighbors.
+Durations are counted in generator steps.
 """
 
-import math
+import logging
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from biggan.analysis.collapse_rules import NOT_FINITE, Alarm
-from biggan.checkpoints.model_dir import ModelCard
+from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.checkpoints.run_dir import RunDir
-from biggan.checkpoints.tensors import Tensors, read_checkpoint, split_by_prefix
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
 from biggan.data.labeled_subset import labeled_subset
-from biggan.runtime.distributed import SINGLE_PROCESS, World, any_rank, on_rank_zero, sum_counts_over_ranks
+from biggan.runtime.distributed import SINGLE_PROCESS, World, max_over_ranks, on_rank_zero, sum_counts_over_ranks
 from biggan.runtime.errors import TrainingDiverged
 from biggan.runtime.metric_logger import JsonlLog, MetricAverager
 from biggan.runtime.progress import ProgressLine
-from biggan.sampling.sampler import Sampler
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
 from biggan.training.classifier_test import ClassifierTest
-from biggan.training.ema import EMA
 from biggan.training.evaluation import Evaluator
-from biggan.training.monitor import CollapseDetected, CollapseMonitor
-from biggan.training.resume import Report, RunProgress, describe_rollback, flatten_state, resume
+from biggan.training.guard import raise_if_non_finite
+from biggan.training.hooks import CheckpointHook, Hook, RunEnd, SampleSheetHook, minutes_to_seconds
+from biggan.training.monitor import AlarmPolicy, CollapseDetected, CollapseMonitor
+from biggan.training.outputs import build_sampler, save_model
+from biggan.training.resume import RunProgress, describe_rollback, resume
 from biggan.training.setup import build_train_state, run_data_dependent_init
-from biggan.training.signals import stop_signals
+from biggan.training.signals import StopRequest, stop_signals
 from biggan.training.step import train_step
 from biggan.training.train_state import TrainState
+
+logger = logging.getLogger(__name__)
 
 
 def fit(
     config: RunConfig,
     source: Source,
-    folder: RunDir,
-    report: Report,
+    run_dir: RunDir,
     world: World = SINGLE_PROCESS,
     *,
     trust_extractor: bool = False,
 ) -> int:
-    """Train until the last step, the time limit or a signal; returns the step reached. Writes only below `folder`.
+    """Train until the last step, the time limit or a signal; returns the step reached. Writes only below `run_dir`.
 
-    `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
-    checkpoint in the folder. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after
-    as many returns to the last checkpoint as the config allows; CheckpointError when the disk does not take a checkpoint.
-    What was saved before stays. An alarm (see watch) may end the run too, or make it return to a healthy checkpoint.
+    `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound checkpoint
+    of the run. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after as many
+    rollbacks to the last checkpoint as the config allows; CheckpointError when the disk does not take a checkpoint. What was
+    saved before stays. An alarm (training/monitor) may end the run too, or roll it back to a healthy checkpoint.
     `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together.
     """
     while True:
         state = progress = None  # the old networks go before the new ones come
         state = build_train_state(config, world)
         try:
-            progress = resume(state, config, folder, report)
-            return run(state, progress, config, source, folder, report, trust_extractor)
+            progress = resume(state, config, run_dir)
+            return train(state, progress, config, source, run_dir, trust_extractor)
         except TrainingDiverged as error:
-            returns = progress.returns._replace(diverged=progress.returns.diverged + 1)
-            may_return = config.train.on_divergence == "roll-back" and returns.diverged <= config.train.max_rollbacks
-            if not may_return or error.last_good is None:
-                end = {"rule": NOT_FINITE, "step": error.step, "evidence": error.where, "policy": "stop"}
-                on_rank_zero(partial(folder.append_alarms, [end]))
+            rollbacks = progress.rollbacks._replace(diverged=progress.rollbacks.diverged + 1)
+            may_roll_back = config.train.on_divergence == "roll-back" and rollbacks.diverged <= config.train.max_rollbacks
+            if not may_roll_back or error.last_good is None:
+                alarm = {"rule": NOT_FINITE, "step": error.step, "evidence": error.where, "policy": "stop"}
+                on_rank_zero(partial(run_dir.append_alarms, [alarm]))
                 raise
-            on_rank_zero(partial(folder.save_rollbacks, returns._asdict()))
-            report(f"{error}; return number {returns.diverged} to {error.last_good}, {describe_rollback(config, returns)}")
+            on_rank_zero(partial(run_dir.save_rollbacks, rollbacks._asdict()))
+            why = describe_rollback(config, rollbacks)
+            logger.warning("%s; rollback %d to %s, %s", error, rollbacks.diverged, error.last_good, why)
         except CollapseDetected as error:
-            returns = progress.returns._replace(collapsed=progress.returns.collapsed + 1)
-            report(f"{error}; return number {returns.collapsed} to {error.healthy}, {describe_rollback(config, returns)}")
-            on_rank_zero(partial(folder.roll_back_to, error.healthy, returns._asdict()))
+            rollbacks = progress.rollbacks._replace(collapsed=progress.rollbacks.collapsed + 1)
+            why = describe_rollback(config, rollbacks)
+            logger.warning("%s; rollback %d to %s, %s", error, rollbacks.collapsed, error.healthy, why)
+            on_rank_zero(partial(run_dir.roll_back_to, error.healthy, rollbacks._asdict()))
 
 
-def run(
+def train(
     state: TrainState,
     progress: RunProgress,
     config: RunConfig,
     source: Source,
-    folder: RunDir,
-    report: Report,
+    run_dir: RunDir,
     trust_extractor: bool,
 ) -> int:
-    """The loop itself: from `progress` to the end, or to the first sign that the run diverges."""
-    train, world, step = config.train, state.plan.world, progress.step
-    limit, checkpoint_seconds = minutes_to_seconds(train.minutes), minutes_to_seconds(train.checkpoint_minutes)
-    if is_finished(state, progress, config, folder, report):
+    """The loop itself: from `progress` to the end of the run, or to the first sign that it diverges."""
+    step, log_every = progress.step, config.train.log_every
+    if is_finished(state, progress, config, run_dir):
         return step
-    labeled = labeled_images(config, source)
-    stream = real_images(state, source, step)
-    labels = None if labeled is None else real_images(state, labeled, step)
-    run_data_dependent_init(state, source, progress.new)
-    with folder.writing():
-        stats, log = MetricAverager(), JsonlLog(folder.stats_file, resume_step=step) if world.is_rank_zero else None
-    line = ProgressLine(config.preset, step=step, steps=train.steps) if world.is_rank_zero else None
-    may_return = config.monitor.on_alarm == "roll-back" and progress.returns.collapsed < config.monitor.max_rollbacks
-    evaluator = None
-    if config.eval.every is not None:
-        evaluator = Evaluator(config, source, folder, state.precision, world, step, report, trust_extractor)
-    monitor = CollapseMonitor(config, state, source, folder, step, report, evaluator and evaluator.extractor)
-    tester = None if config.classify.test_data is None else ClassifierTest(config, state, source, folder, step, report)
-    writer = AsyncCheckpointWriter(folder, keep=train.keep_checkpoints, far=config.monitor.on_alarm != "warn")
-    started = interval_started = saved = time.monotonic()
-
-    done = stopped = False
-    healthy: Path | None = None
+    real_batches, labeled_batches = open_streams(state, config, source, step)
+    run_data_dependent_init(state, source, progress.new_networks)
+    writer = AsyncCheckpointWriter(
+        run_dir, keep=config.train.keep_checkpoints, keep_history=config.monitor.on_alarm != "warn"
+    )
+    hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor)
+    log = RunLog(config, state, source, run_dir, step)
+    clock, end = Clock(progress.seconds, config), None
     try:
         with stop_signals() as stop:
-            while not done:
-                # One generator step, with its discriminator steps.
+            while end is None:
+                # Step: one generator step, with its discriminator steps.
                 step += 1
-                stats.add(train_step(state, step, stream, labels))
-                now = time.monotonic()
-                seconds = progress.seconds + now - started
-                asked, over, overdue = any_rank(bool(stop.name), seconds >= limit, now - saved >= checkpoint_seconds)
-                done = asked or over or step == train.steps
-                alarms: list[Alarm] = []
+                log.add(train_step(state, step, real_batches, labeled_batches))
+                seconds, end = clock.look(step, stop)
 
-                # Log. The device is waited for here and nowhere else but for pictures and checkpoints.
-                if done or step % train.log_every == 0:
-                    images = stats.count * state.plan.real_images
-                    values = stats.flush()
-                    raise_if_non_finite(state, values, step, folder, writer)
-                    now = time.monotonic()
-                    values |= sum_counts_over_ranks(source.read_errors())
-                    values |= {"images_per_second": images / (now - interval_started), "seconds": seconds}
-                    if world.is_rank_zero:
-                        with folder.writing():
-                            log.write(step, values)
-                        line.show(step, values, None if train.minutes is None else limit - seconds)
-                    alarms += monitor.observe(step, values)
+                # Log. The host waits for the device here and in the hooks, nowhere else.
+                if end or step % log_every == 0:
+                    metrics = log.mean()
+                    raise_if_non_finite(state.guard, metrics, step, writer)
+                    log.write(step, metrics, seconds, clock.limit - seconds)
+                    hooks.monitor.observe(step, metrics)
 
-                # Weights and samples, and scores, now and then. The best model is kept, and its checkpoint.
-                if monitor.due(step, seconds):
-                    alarms += monitor.measure(step)
-                if evaluator is not None and (evaluator.due(step, seconds) or (done and not asked)):
-                    best, scores = evaluator.run(build_sampler(state, config), build_model_card(config, step))
-                    overdue = best or overdue
-                    alarms += monitor.observe(step, scores)
-
-                if tester is not None and (tester.due(step) or (done and not asked)):
-                    tester.run(step)
-
-                # What the rules have seen, and what is done about it.
-                if alarms:
-                    on_rank_zero(writer.finish)
-                    healthy = on_rank_zero(partial(monitor.healthy_checkpoint, min(alarms, key=lambda alarm: alarm.healthy)))
-                if alarms and config.monitor.on_alarm == "stop":
-                    stopped = done = True
-                if alarms and may_return and healthy is not None:
-                    raise CollapseDetected(alarms[0], healthy)
-
-                # A checkpoint. Nothing non-finite is ever saved. It is written while training goes on.
-                if done or overdue or step % train.checkpoint_every == 0:
-                    state = flatten_state(state)
-                    raise_if_non_finite(state, sums_of(state), step, folder, writer)
-                    counters = {"seconds": seconds}
-                    on_rank_zero(partial(writer.write, step, state, counters))
-                    saved = time.monotonic()
-
-                # A picture, and the model that anyone can sample from: averaged weights, their standing statistics.
-                if not stopped and ((done and not asked) or step % train.sample_every == 0):
-                    sampler = build_sampler(state, config)
-                    sheet = sampler.class_sheet()
-                    if world.is_rank_zero:
-                        with folder.writing():
-                            sheet.save(folder.samples / f"step-{step:08d}.png")
-                    save_model(sampler, config, folder, step, state.classifier)
-
-                if step % train.log_every == 0:
-                    interval_started = time.monotonic()
+                # Hooks: monitor, evaluator, classifier test, alarm policy, checkpoints, sample sheets.
+                for hook in hooks.in_order():
+                    if is_due(hook, step, seconds, end):
+                        result = hook.run(step)
+                        hooks.monitor.observe(step, result.metrics)
+                        # Decide what follows from it.
+                        hooks.checkpoints.requested |= result.save_checkpoint
+                        end = "alarm" if result.stop else end
+                if end or step % log_every == 0:
+                    log.restart_interval()
         on_rank_zero(writer.finish)
-        if stopped:
-            if on_rank_zero(folder.best) is None and healthy is not None:
-                save_healthy_model(state, healthy, config, folder)
-            report(f"stopped at step {step}, as --monitor.on-alarm says; {folder.best_model_hint()}")
-        if asked:
-            report(f"{stop.name or 'a signal'} was received: saved at step {step}; the same command carries on")
+        say_why_it_ended(end, stop, step, config, state, run_dir, hooks.policy)
     finally:
-        if line is not None:
-            line.close()
-        if writer.thread is not None:
-            writer.thread.join()
+        log.close()
+        writer.join()
     return step
 
 
-def is_finished(state: TrainState, progress: RunProgress, config: RunConfig, folder: RunDir, report: Report) -> bool:
-    """Whether the run has come to its end already, which it then says. Renews the model folder: a run may have been killed
-    before it wrote it. All ranks must call it together."""
+class Hooks(NamedTuple):
+    """The hooks of a run in the order in which they run; None: the run has none of that kind."""
+
+    monitor: CollapseMonitor
+    evaluator: Evaluator | None
+    classifier_test: ClassifierTest | None
+    policy: AlarmPolicy
+    checkpoints: CheckpointHook
+    sheets: SampleSheetHook
+
+    def in_order(self) -> list[Hook]:
+        """Those that there are."""
+        return [hook for hook in self if hook is not None]
+
+
+def build_hooks(
+    state: TrainState,
+    progress: RunProgress,
+    config: RunConfig,
+    source: Source,
+    run_dir: RunDir,
+    writer: AsyncCheckpointWriter,
+    trust_extractor: bool,
+) -> Hooks:
+    """Every hook from its part of the config. Raises UserError where one cannot do its work: no extractor, other classes."""
+    step = progress.step
+    evaluator = None if config.eval.every is None else Evaluator(config, state, source, run_dir, step, trust_extractor)
+    monitor = CollapseMonitor(config, state, source, run_dir, step, evaluator and evaluator.extractor)
+    test = None if config.classify.test_data is None else ClassifierTest(config, state, source, run_dir, step)
+    return Hooks(
+        monitor=monitor,
+        evaluator=evaluator,
+        classifier_test=test,
+        policy=AlarmPolicy(config.monitor, monitor, writer, progress.rollbacks.collapsed),
+        checkpoints=CheckpointHook(config, state, writer, progress.seconds),
+        sheets=SampleSheetHook(config, state, run_dir),
+    )
+
+
+def is_due(hook: Hook, step: int, seconds: float, end: RunEnd | None) -> bool:
+    """Whether a hook runs now. An alarm that ends the run leaves only what is done at that end."""
+    if end == "alarm":
+        return "alarm" in hook.at_end
+    return hook.due(step, seconds) or end in hook.at_end
+
+
+class Clock:
+    """Seconds of training over all starts of a run, agreed on by all ranks, and the end that they lead to."""
+
+    def __init__(self, seconds_before: float, config: RunConfig) -> None:
+        self.limit, self.steps = minutes_to_seconds(config.train.minutes), config.train.steps
+        self.started = time.monotonic() - seconds_before
+
+    def look(self, step: int, stop: StopRequest) -> tuple[float, RunEnd | None]:
+        """The seconds, and why the run ends with this step, if it does. All ranks must call it together."""
+        seconds, stopped = max_over_ranks(time.monotonic() - self.started, float(stop.name is not None))
+        if stopped:
+            return seconds, "signal"
+        return seconds, "completed" if step == self.steps or seconds >= self.limit else None
+
+
+class RunLog:
+    """RUN/stats.jsonl and the progress line: metrics averaged over an interval of steps. All ranks call it together."""
+
+    def __init__(self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int) -> None:
+        self.averager, self.source, self.run_dir = MetricAverager(), source, run_dir
+        self.images_per_step, self.has_limit = state.plan.real_images, config.train.minutes is not None
+        self.file = self.line = None
+        if state.plan.world.is_rank_zero:
+            with run_dir.writing():
+                self.file = JsonlLog(run_dir.stats_file, resume_step=step)
+            self.line = ProgressLine(config.preset, step=step, steps=config.train.steps)
+        self.images, self.rate = 0, 0.0
+        self.restart_interval()
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """One step's metrics; nothing waits for the device."""
+        self.averager.add(metrics)
+
+    def mean(self) -> dict[str, float]:
+        """The means over the interval and the ranks. Waits for the device."""
+        images = self.averager.count * self.images_per_step
+        metrics = self.averager.flush()
+        self.rate = images / (time.monotonic() - self.interval_started)
+        return metrics
+
+    def write(self, step: int, metrics: dict[str, float], seconds: float, seconds_left: float) -> None:
+        """Log the metrics, with images per second, seconds of training and what could not be read; adds them to `metrics`."""
+        metrics |= sum_counts_over_ranks(self.source.read_errors())
+        metrics |= {"images_per_second": self.rate, "seconds": seconds}
+        if self.file is not None:
+            with self.run_dir.writing():
+                self.file.write(step, metrics)
+            self.line.show(step, metrics, seconds_left if self.has_limit else None)
+
+    def restart_interval(self) -> None:
+        """The time that hooks take is no time of training."""
+        self.interval_started = time.monotonic()
+
+    def close(self) -> None:
+        """Leave the last progress on the screen."""
+        if self.line is not None:
+            self.line.close()
+
+
+def is_finished(state: TrainState, progress: RunProgress, config: RunConfig, run_dir: RunDir) -> bool:
+    """Whether the run has come to its end already, which is then logged. Renews the model directory: a run may have been
+    killed before it wrote it. All ranks must call it together."""
     step, train = progress.step, config.train
-    if config.monitor.on_alarm == "stop" and on_rank_zero(folder.last_alarm_step) == step > 0:
-        report(
-            f"{folder.path} was stopped by an alarm at step {step}: --monitor.on-alarm warn goes on; {folder.best_model_hint()}"
-        )
+    if config.monitor.on_alarm == "stop" and on_rank_zero(run_dir.last_alarm_step) == step > 0:
+        hint = run_dir.best_model_hint()
+        logger.info("%s was stopped by an alarm at step %d: --monitor.on-alarm warn goes on; %s", run_dir.path, step, hint)
         return True
     if step < train.steps and progress.seconds < minutes_to_seconds(train.minutes):
         return False
-    report(f"{folder.path} is already at step {step}: give more --train.steps or --train.minutes to go on")
-    save_model(build_sampler(state, config), config, folder, step, state.classifier)
+    logger.info("%s is already at step %d: give more --train.steps or --train.minutes to go on", run_dir.path, step)
+    save_model(build_sampler(state, config), config, run_dir, step, state.discriminator_ema)
     return True
 
 
-def minutes_to_seconds(minutes: float | None) -> float:
-    """A limit in seconds; None: none."""
-    return math.inf if minutes is None else 60 * minutes
+def say_why_it_ended(
+    end: RunEnd,
+    stop: StopRequest,
+    step: int,
+    config: RunConfig,
+    state: TrainState,
+    run_dir: RunDir,
+    policy: AlarmPolicy,
+) -> None:
+    """Log what an alarm or a signal has led to; after an alarm the model of the run is a healthy one."""
+    if end == "alarm":
+        policy.keep_healthy_model(state, config, run_dir)
+        logger.info("stopped at step %d, as --monitor.on-alarm says; %s", step, run_dir.best_model_hint())
+    elif end == "signal":
+        name = stop.name or "a signal"
+        logger.info("%s was received: saved at step %d; the same command carries on", name, step)
 
 
-def labeled_images(config: RunConfig, source: Source) -> Source | None:
-    """The images whose classes D may learn; None: all, or it learns none."""
+def open_streams(
+    state: TrainState, config: RunConfig, source: Source, step: int
+) -> tuple[Iterator[tuple[Tensor, Tensor]], Iterator[tuple[Tensor, Tensor]] | None]:
+    """This rank's micro-batches from the first that step number `step` + 1 takes: of all real images, and of those whose
+    classes D may learn (None: all, or it learns none)."""
+    real_batches = stream_batches(state, source, step)
     if config.data.labels_per_class is None:
-        return None
-    return labeled_subset(source, config.data.labels_per_class, config.data.label_seed)
+        return real_batches, None
+    labeled = labeled_subset(source, config.data.labels_per_class, config.data.label_seed)
+    return real_batches, stream_batches(state, labeled, step)
 
 
-def real_images(state: TrainState, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's share of one micro-batch after the other, from the first that step number `step` + 1 takes."""
+def stream_batches(state: TrainState, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """This rank's share of one micro-batch after the other: uint8 (N, 3, R, R) and classes (N,)."""
     plan = state.plan
     return source.to(state.precision.device).stream(
         plan.micro_batch,
@@ -224,69 +289,4 @@ def real_images(state: TrainState, source: Source, step: int) -> Iterator[tuple[
         world_size=plan.world.size,
         start_image=step * plan.real_images,
         seed=plan.seed,
-    )
-
-
-def sums_of(tensors: Tensors) -> dict[str, float]:
-    """The sum of each tensor: finite only if every value is. Waits for the device once."""
-    device = next(iter(tensors.values())).device
-    sums = torch.stack([tensor.sum(dtype=torch.float64).to(device) for tensor in tensors.values()])
-    return dict(zip(tensors, sums.tolist(), strict=True))
-
-
-def raise_if_non_finite(
-    state: TrainState, values: dict[str, float], step: int, folder: RunDir, writer: AsyncCheckpointWriter
-) -> None:
-    """Raises TrainingDiverged naming the first gradient, or else the first of the values, that is not finite. All ranks hold
-    the same gradients and values, and so agree."""
-    bad = state.guard.first_bad()
-    if bad is None:
-        bad = next(((step, name) for name, value in values.items() if not math.isfinite(value)), None)
-    if bad is not None:
-        on_rank_zero(writer.finish)
-        checkpoints = folder.list_checkpoints()
-        raise TrainingDiverged(step=bad[0], where=bad[1], last_good=checkpoints[-1] if checkpoints else None)
-
-
-def build_sampler(state: TrainState, config: RunConfig) -> Sampler:
-    """A sampler over the averaged generator, in the precision of the run."""
-    return Sampler(
-        state.ema.average,
-        latent_dim=config.model.z_dim,
-        latent=config.latent,
-        class_names=config.dataset.class_names,
-        precision=state.precision,
-        statistics_passes=config.train.standing_stats_batches,
-        world=state.plan.world,
-    )
-
-
-def save_model(sampler: Sampler, config: RunConfig, folder: RunDir, step: int, classifier: EMA | None = None) -> None:
-    """Renew the model folder: averaged weights with standing statistics for untruncated sampling, and the averaged
-    discriminator where there is one. All ranks must call it."""
-    sampler.set_statistics(None)
-    if not sampler.world.is_rank_zero:
-        return
-    parts = {"generator": sampler.generator.state_dict()}
-    if classifier is not None:
-        parts["classifier"] = classifier.average.state_dict()
-    folder.save_model(build_model_card(config, step), parts)
-
-
-def save_healthy_model(state: TrainState, checkpoint: Path, config: RunConfig, folder: RunDir) -> None:
-    """Make the average of an earlier checkpoint the model of the run, where no scores say which is the best. Mutates the
-    average. All ranks must call it."""
-    saved = read_checkpoint(checkpoint)
-    state.ema.average.load_state_dict(split_by_prefix(saved.tensors)["ema"])
-    save_model(build_sampler(state, config), config, folder, saved.step)
-
-
-def build_model_card(config: RunConfig, step: int) -> ModelCard:
-    """What a model folder says of itself."""
-    return ModelCard(
-        model=config.model,
-        latent=config.latent,
-        class_names=config.dataset.class_names,
-        step=step,
-        trained_on=config.dataset.name,
     )

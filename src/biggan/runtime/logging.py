@@ -1,0 +1,55 @@
+"""The logger that everything below the command line speaks through, and who of several ranks is heard.
+
+`logging.getLogger("biggan")` and its children carry notes for the person at the terminal; as a library biggan sets up nothing,
+and Python shows warnings alone. The command line calls `set_up_logging`.
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+from biggan.runtime.distributed import World, environment_world
+
+ROOT = "biggan"
+EVERY_RANK = {"every_rank": True}
+"""`logger.info(text, extra=EVERY_RANK)`: said by each rank for itself, named by its number; else rank 0 speaks for all."""
+
+
+class RankFilter(logging.Filter):
+    """Lets pass what rank 0 says, and what a rank says of itself alone."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.world.is_rank_zero:
+            return True
+        if getattr(record, "every_rank", False):
+            record.msg, record.args = f"rank {self.world.rank}: {record.getMessage()}", None
+            return True
+        return False
+
+
+class StandardErrorHandler(logging.StreamHandler):
+    """Writes to what `sys.stderr` is at the time, so that it can be redirected."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Show the notes of the package on standard error, one plain line each, those of rank 0 only. Calling it again replaces
+    what it set up before."""
+    logger = logging.getLogger(ROOT)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, StandardErrorHandler)]:
+        logger.removeHandler(handler)
+    handler = StandardErrorHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(RankFilter(environment_world()))
+    logger.addHandler(handler)
+    logger.setLevel(level)
