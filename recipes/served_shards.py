@@ -42,7 +42,7 @@ def main(options: argparse.Namespace, folder: Path) -> None:
         sources = {name: open_source(spec, options.size) for name, spec in specs.items()}
         compare(sources, options)
         (folder / "shards" / "shard-000007.tar").unlink()
-        source = open_source(f"wds:{address}", options.size, report=print)
+        source = open_source(f"wds:{address}", options.size)
         images = sum(len(labels) for _, labels in itertools.islice(source.stream(50, seed=0), source.count // 50))
         print(f"one shard taken away: {images} images came, {source.read_errors()}")
     finally:

@@ -1,7 +1,9 @@
 """Fixtures: where the shared files are, a tiny run, folders of small pictures, foreign models as their makers save them."""
 
 import dataclasses
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,21 @@ def write_pictures(folder: Path, classes: dict[str, int], size: tuple[int, int] 
         for index in range(count):
             pixels = numbers.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / name / f"{index}.png")
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """What the package says to its logger, line by line, as it is said."""
+    said: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("biggan")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield said
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -42,19 +42,18 @@ def test_a_changed_file_is_decoded_again(pictures, tmp_path):
     assert torch.equal(second.images[0], second.images[8])
 
 
-def test_broken_images_are_named_or_counted(pictures, tmp_path):
+def test_broken_images_are_named_or_counted(pictures, tmp_path, notes):
     whole = (pictures / "a" / "3.png").read_bytes()
     (pictures / "a" / "3.png").write_bytes(whole[: len(whole) // 2])
     (pictures / "b" / "0.png").write_bytes(b"no picture at all")
     with pytest.raises(DataError, match=r"a/3\.png .*skip-broken"):
         open_source(str(pictures), 32, cache=tmp_path / "cache")
-    lines = []
-    source = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache", report=lines.append)
+    source = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache")
     assert (len(source.labels), source.broken) == (9, 2)
-    assert "2 of 11" in lines[0]
-    again = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache", report=lines.append)
+    assert "2 of 11" in notes[0]
+    again = open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache")
     assert again.from_cache
-    assert "2 of 11" in lines[1]
+    assert "2 of 11" in notes[1]
 
 
 def test_damage_inside_a_zip_is_a_broken_image(pictures, tmp_path):
@@ -91,13 +90,13 @@ def test_a_class_without_a_readable_image_is_refused(pictures, tmp_path):
         open_source(str(pictures), 32, skip_broken=True, cache=tmp_path / "cache")
 
 
-def test_a_damaged_cache_is_made_again(pictures, tmp_path):
+def test_a_damaged_cache_is_made_again(pictures, tmp_path, notes):
     first = open_source(str(pictures), 32, cache=tmp_path / "cache")
     for name, damage in (("images.npy", b""), ("facts.json", b"{"), ("labels.npy", b"no")):
         (next((tmp_path / "cache").iterdir()) / name).write_bytes(damage)
-        lines = []
-        again = open_source(str(pictures), 32, cache=tmp_path / "cache", report=lines.append)
-        assert "damaged" in lines[0]
+        notes.clear()
+        again = open_source(str(pictures), 32, cache=tmp_path / "cache")
+        assert "damaged" in notes[0]
         assert torch.equal(first.images, again.images)
     assert open_source(str(pictures), 32, cache=tmp_path / "cache").from_cache
 
@@ -108,12 +107,11 @@ def test_more_than_the_memory_is_refused_before_decoding(pictures, tmp_path, mon
         open_source(str(pictures), 32, cache=tmp_path / "cache")
 
 
-def test_a_cache_that_cannot_be_written_is_reported(pictures, tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported(pictures, tmp_path, notes):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    lines = []
-    source = open_source(str(pictures), 32, cache=tmp_path / "cache", report=lines.append)
+    source = open_source(str(pictures), 32, cache=tmp_path / "cache")
     assert len(source.labels) == 11
-    assert "could not be kept" in lines[0]
+    assert "could not be kept" in notes[0]
 
 
 def take(stream, count):

@@ -10,6 +10,7 @@ from conftest import call, write_pictures
 from PIL import Image
 
 from biggan.data import formats
+from biggan.data import prepare as preparing
 from biggan.data.dataset import open_source
 from biggan.data.formats import Packed, Shards, open_packed
 from biggan.data.inspection import inspect
@@ -58,19 +59,20 @@ def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch
         seen.append(total)
         return items
 
+    monkeypatch.setattr(preparing, "progress_bar", stop_after_three)
     with pytest.raises(KeyboardInterrupt):
-        prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16), progress=stop_after_three)
+        prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16))
     with open(tmp_path / "parts" / "images.u8", "ab") as file:
         file.write(b"half a chunk")
     with open(tmp_path / "parts" / "progress.jsonl", "a") as file:
         file.write('{"done": 99')
-    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16), progress=count) == whole
+    monkeypatch.setattr(preparing, "progress_bar", count)
+    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16)) == whole
     assert seen == [3], "43 images are 6 chunks, of which 3 were done"
     files = [(tmp_path / name / "images.u8").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
-    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16), progress=stop_after_three) == whole, (
-        "nothing to do"
-    )
+    monkeypatch.setattr(preparing, "progress_bar", stop_after_three)
+    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16)) == whole, "nothing to do"
 
 
 def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path, monkeypatch):
@@ -86,8 +88,9 @@ def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path, monkeypatch
                 raise KeyboardInterrupt
             yield item
 
-    with pytest.raises(KeyboardInterrupt):
-        prepare(list_source(str(pictures)), tmp_path / "parts", layout, progress=stop_after_three)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(preparing, "progress_bar", stop_after_three)
+        prepare(list_source(str(pictures)), tmp_path / "parts", layout)
     (tmp_path / "parts" / "shard-000001.tar").unlink()
     assert prepare(list_source(str(pictures)), tmp_path / "parts", layout) == whole
     for shard in whole.shards:

@@ -154,12 +154,11 @@ def test_a_shard_that_fails_is_tried_again(tars, server, monkeypatch, how):
 
 
 @pytest.mark.parametrize(("how", "delivered"), [("error", 0), ("half", 2)])
-def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkeypatch, how, delivered):
+def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkeypatch, how, delivered, notes):
     monkeypatch.setattr(webdataset, "PAUSE", 0.01)
     address, failures = server
     failures["shard-000003.tar"] = (1000, how)
-    lines = []
-    source = open_source(f"wds:{address}", 16, report=lines.append)
+    source = open_source(f"wds:{address}", 16)
     seen = collections.Counter(named(*take(source.stream(1, seed=0), 3 * 60 + 8)))
     lost = {(sample.data, sample.label) for sample in webdataset.read_samples(str(tars / "shard-000003.tar"))}
     lost = {(np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).tobytes(), label) for data, label in lost}
@@ -169,20 +168,19 @@ def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkey
     assert source.read_errors()["data_skipped_shards"] >= 2
     assert source.read_errors()["data_retries"] == 3 * source.read_errors()["data_skipped_shards"]
     assert source.read_errors()["data_skipped_images"] == source.read_errors()["data_skipped_shards"] * (4 - delivered)
-    assert "shard-000003.tar failed 4 times and is left out" in lines[0]
-    assert ("Error 503" in lines[0]) == (how == "error")
+    assert "shard-000003.tar failed 4 times and is left out" in notes[0]
+    assert ("Error 503" in notes[0]) == (how == "error")
 
 
-def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch):
+def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch, notes):
     monkeypatch.setattr(webdataset, "PAUSE", 0.01)
     monkeypatch.setattr(webdataset, "PATIENCE", 0.5)
-    lines = []
-    source = open_source(f"wds:{tars}", 16, report=lines.append)
+    source = open_source(f"wds:{tars}", 16)
     for file in tars.glob("*.tar"):
         file.unlink()
     with pytest.raises(DataError, match=r"nothing could be read for 0 seconds, last of all .*tar"):
         next(source.stream(8, seed=0))
-    assert "nor can others (FileNotFoundError" in lines[0]
+    assert "nor can others (FileNotFoundError" in notes[0]
     assert source.read_errors()["data_skipped_shards"] == 0, "it is not the shards that fail"
 
 
@@ -230,7 +228,7 @@ def png(value, size=(16, 16)):
     return buffer.getvalue()
 
 
-def test_bare_shards_are_counted_once(tmp_path):
+def test_bare_shards_are_counted_once(tmp_path, monkeypatch):
     for shard in range(4):
         samples = [
             (f"{shard}-{n}.{end}", data)
@@ -245,9 +243,10 @@ def test_bare_shards_are_counted_once(tmp_path):
         seen.append(total)
         return items
 
+    monkeypatch.setattr(webdataset_index, "progress_bar", count)
     spec = f"wds:{tmp_path / 'bare'}/{{0..2}}.tar"
     for _ in range(2):
-        source = open_source(spec, 16, cache=tmp_path / "cache", progress=count)
+        source = open_source(spec, 16, cache=tmp_path / "cache")
     assert seen == [3]
     assert (source.count, source.class_names) == (9, ("0", "7", "14"))
     images, labels = take(source.stream(3, seed=0), 3)
@@ -367,9 +366,9 @@ def test_training_from_a_server(capsys, tmp_path, server, monkeypatch):
 
 LIMITED = """
 import itertools, resource, sys, threading
-from biggan.cli import main
-from biggan.data import open_source
-from biggan.training import loop
+from biggan.cli.main import main
+from biggan.data.dataset import open_source
+from biggan.training import trainer
 
 threading.stack_size(1 << 20)  # the limit counts what a stack could grow to
 held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) << 10

@@ -17,7 +17,7 @@ from conftest import Small, call, write_pictures
 from torch import nn
 
 from biggan.data.dataset import open_source
-from biggan.metrics import features
+from biggan.metrics import features, statistics
 from biggan.metrics.evaluate import evaluate, parse_recipe
 from biggan.metrics.features import open_extractor
 from biggan.metrics.statistics import ImageSet
@@ -136,7 +136,7 @@ def test_scores_of_two_sets(pictures, small, tmp_path):
     assert bf16.recipe["extractor"]["arithmetic"] == "bf16"
 
 
-def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tmp_path):
+def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tmp_path, monkeypatch):
     def run(cache=tmp_path / "cache"):
         passes = []
         first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
@@ -146,7 +146,8 @@ def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tm
             return items
 
         wanted = parse_recipe("fid60,prdc60")
-        return evaluate(first, second, opened(small), wanted, cache=cache, progress=progress), passes
+        monkeypatch.setattr(statistics, "image_progress_bar", progress)
+        return evaluate(first, second, opened(small), wanted, cache=cache), passes
 
     (one, passes), (two, again) = run(), run()
     assert (passes, again) == (["samples", "reference"], ["samples"])
@@ -163,7 +164,7 @@ def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tm
 
 
 @pytest.mark.parametrize("interrupted", ["samples", "reference"])
-def test_what_was_interrupted_starts_clean(pictures, small, tmp_path, interrupted):
+def test_what_was_interrupted_starts_clean(pictures, small, tmp_path, monkeypatch, interrupted):
     first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
 
     def progress(items, total, what):
@@ -173,8 +174,9 @@ def test_what_was_interrupted_starts_clean(pictures, small, tmp_path, interrupte
             yield item
 
     wanted, cache = parse_recipe("fid60,prdc60"), tmp_path / "cache"
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(first, second, opened(small), wanted, cache=cache, progress=progress)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(statistics, "image_progress_bar", progress)
+        evaluate(first, second, opened(small), wanted, cache=cache)
     assert not cache.exists() or not list(cache.iterdir())
     undisturbed = evaluate(first, second, opened(small), wanted)
     assert evaluate(first, second, opened(small), wanted, cache=cache) == undisturbed

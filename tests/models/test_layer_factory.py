@@ -98,7 +98,7 @@ def test_every_prior_trains(name, digits):
 def test_larger_generator_batches_and_falling_rates_train(digits):
     config = tiny_config(generator_batch_multiplier=2, lr_decay_start=10, steps=20, batch=8, micro_batch=4)
     state = train_20_steps(config, digits)
-    sizes = [len(z) for z, _ in state.draw(1, "generator turn", 0, state.plan.generator_batch_multiplier)]
+    sizes = [len(z) for z, _ in state.latents_and_labels(1, "generator turn", 0, state.plan.generator_batch_multiplier)]
     assert sizes == [8, 8]
     schedule = state.generator.schedule
     assert [schedule.rate(step) / schedule.base for step in (1, 10, 15, 20)] == pytest.approx([1, 1, 0.5, 0])

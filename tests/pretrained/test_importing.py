@@ -19,7 +19,7 @@ from biggan.models.biggan import BigGANConfig
 from biggan.pretrained.download import released
 from biggan.pretrained.importing import find_files, imagenet_names
 from biggan.runtime.errors import CheckpointError
-from biggan.training.resume import load_except_class_tables, start_from
+from biggan.training.resume import initialize_from, load_except_class_tables
 from biggan.training.setup import build_train_state
 
 
@@ -80,7 +80,7 @@ def test_what_a_run_starts_from(capsys, biggan_pytorch, tmp_path, classes):
     folder = ModelDir(tmp_path / "model")
     config = biggan.config.RunConfig(model=dataclasses.replace(folder.card.model, num_classes=classes))
     game, notes = build_train_state(config), []
-    start_from(game, dataclasses.replace(config, init_from=str(tmp_path / "model")), notes.append)
+    initialize_from(game, dataclasses.replace(config, init_from=str(tmp_path / "model")), notes.append)
     parts = {"training_generator": game.generator.network, "generator": game.ema.average}
     parts["discriminator"] = game.discriminator.network
     tables = {"embedding.weight", "head.embedding.weight", "head.embedding.reparametrization.u"}
@@ -99,7 +99,7 @@ def test_a_run_starts_from_the_last_checkpoint_of_another(capsys, tmp_path):
     words = ["train", "digits", "--train.steps", 1, "--run", tmp_path / "second", "--init-from", tmp_path / "first"]
     code, _, err = call(capsys, *words, *tiny[4:], "--train.generator-lr", 1e-12, "--train.discriminator-lr", 1e-12)
     assert code == 0, err
-    before, after = (RunDir(tmp_path / name).load_newest(print).tensors for name in ("first", "second"))
+    before, after = (RunDir(tmp_path / name).load_newest().tensors for name in ("first", "second"))
     weights = [name for name in before if name.startswith(("generator/", "discriminator/")) and name.endswith("weight")]
     assert len(weights) > 20
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in weights)

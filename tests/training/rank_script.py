@@ -56,7 +56,7 @@ def gradients(changes, accumulation, world):
     state = build_train_state(config, world)
     found, statistics = {}, []
     for player in (state.generator, state.discriminator):
-        player.step = lambda step: None
+        player.optimizer_step = lambda step: None
         if world.size == 1:
             sync_batch_norm(player.network, lambda values: values)  # the path that can be listened to
     for layer in state.discriminator.network.modules():
@@ -65,7 +65,8 @@ def gradients(changes, accumulation, world):
     for layer in (*state.generator.network.modules(), *state.discriminator.network.modules()):
         if isinstance(layer, BatchNorm):
             layer.batch_statistics = listening(layer.batch_statistics, statistics)
-    discriminator_step(state, 1, 0, real_images(state.plan))
+    reals = list(itertools.islice(real_images(state.plan), state.plan.accumulation))
+    discriminator_step(state, 1, 0, reals)
     found |= {f"D/{name}": p.grad.clone() for name, p in state.discriminator.network.named_parameters()}
     for player in (state.generator, state.discriminator):
         player.optimizer.zero_grad()

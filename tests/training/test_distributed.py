@@ -69,7 +69,7 @@ def test_two_ranks_on_half_batches_are_one_process_on_the_whole(gradients, case)
         if not names:  # virtual norms share none
             continue
         typical = torch.stack([one[name].abs().max() for name in names]).median()
-        for name in names:  # a bias in front of batch normalisation has no gradient: what is there is rounding
+        for name in names:  # a bias in front of batch normalization has no gradient: what is there is rounding
             scale = torch.maximum(one[name].abs().max(), typical)
             assert (one[name] - two[name]).abs().max() / scale < 1e-4, name
 
@@ -185,18 +185,18 @@ def test_ranks_that_start_again_find_each_other():
 
 GROUPS = """
 import sys, torch, torch.nn.functional as F
-from biggan.distributed import sums_within, together
-from biggan.nn.norm import Standardize
+from biggan.nn.batch_norm import BatchNorm
+from biggan.runtime.distributed import process_group, sum_within_groups
 
-with together(torch.device("cpu")) as world:
-    total = sums_within(2)
+with process_group(torch.device("cpu")) as world:
+    total = sum_within_groups(2)
     value = torch.tensor([world.rank + 1.0], requires_grad=True)
     result = total(value)
     (result * (world.rank + 1)).sum().backward()
     expected = {0: 3.0, 1: 3.0, 2: 7.0, 3: 7.0}[world.rank]
     assert (result.item(), value.grad.item()) == (expected, expected), (result, value.grad)
     images = torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    norm = Standardize(3, epsilon=1e-4)
+    norm = BatchNorm(3, epsilon=1e-4)
     norm.sum_over_ranks = total
     pair = images.chunk(2)[world.rank // 2]
     whole = F.batch_norm(pair, None, None, training=True, eps=1e-4)
@@ -205,12 +205,12 @@ with together(torch.device("cpu")) as world:
 
 
 def test_statistics_within_groups_of_ranks(tmp_path):
-    """Four ranks in pairs: sums, their gradients, and a pair's normalisation against torch's of its images together."""
+    """Four ranks in pairs: sums, their gradients, and a pair's normalization against torch's of its images together."""
     (tmp_path / "groups.py").write_text(GROUPS)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, tmp_path / "groups.py"], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, sync_bn_group_size=3))
-    with pytest.raises(ConfigError, match="statistics_ranks=3 does not divide 4 ranks"):
+    with pytest.raises(ConfigError, match="sync_bn_group_size=3 does not divide 4 ranks"):
         plan_batch(config.train, World(0, 4))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from test_resume import train
-from test_step import game_of, pieces, real_batch
+from test_step import pieces, real_batch, tiny_state
 
 from biggan.runtime.errors import TrainingDiverged
 from biggan.training import trainer
@@ -28,7 +28,7 @@ def poison(state, name="blocks.1.conv_2.bias"):
 
 
 def test_no_weight_is_touched_from_the_bad_step_on(generator):
-    state = game_of(tiny_config(discriminator_steps=1))
+    state = tiny_state(tiny_config(discriminator_steps=1))
     images = [pieces(*real_batch(8, generator)) for _ in range(4)]
     train_step(state, 1, images[0])
     assert state.guard.first_bad() is None
@@ -73,24 +73,22 @@ def rolling(**options):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, on_divergence="roll-back"))
 
 
-def test_rolling_back_and_carrying_on(tmp_path, monkeypatch):
+def test_rolling_back_and_carrying_on(tmp_path, monkeypatch, notes):
     monkeypatch.setattr(trainer, "train_step", poisoned(times=2))
-    notes = []
-    folder = train(rolling(), tmp_path / "run", notes.append)
-    returns = [note for note in notes if "return number" in note]
+    folder = train(rolling(), tmp_path / "run")
+    returns = [note for note in notes if "rollback " in note]
     assert ["learning rates x 0.5" in returns[0], "learning rates x 0.25" in returns[1], len(returns)] == [True, True, 2]
     manifest = json.loads((folder.list_checkpoints()[-1] / "manifest.json").read_text())
-    assert (manifest["step"], folder.returns()["diverged"]) == (6, 2)
+    assert (manifest["step"], folder.load_rollbacks()["diverged"]) == (6, 2)
     steps = [json.loads(line)["step"] for line in folder.stats_file.read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_rolling_back_is_bounded(tmp_path, monkeypatch):
+def test_rolling_back_is_bounded(tmp_path, monkeypatch, notes):
     monkeypatch.setattr(trainer, "train_step", poisoned(times=99))
-    notes = []
     with pytest.raises(TrainingDiverged):
-        train(rolling(max_rollbacks=2), tmp_path / "run", notes.append)
-    assert sum("return number" in note for note in notes) == 2
+        train(rolling(max_rollbacks=2), tmp_path / "run")
+    assert sum("rollback " in note for note in notes) == 2
 
 
 def test_rates_after_a_return_are_those_of_a_resumed_run(tmp_path, monkeypatch):
@@ -100,7 +98,7 @@ def test_rates_after_a_return_are_those_of_a_resumed_run(tmp_path, monkeypatch):
     seen = []
 
     def listening(state, step, *reals):
-        seen.append(state.generator.schedule.base)
+        seen.append(state.generator.learning_rate.base)
         return train_step(state, step, *reals)
 
     monkeypatch.setattr(trainer, "train_step", listening)

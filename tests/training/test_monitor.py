@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import call, tiny_config
 from test_resume import final_tensors, train
-from test_step import game_of, pieces, real_batch
+from test_step import pieces, real_batch, tiny_state
 
 from biggan.analysis.collapse_rules import Alarm
 from biggan.checkpoints.model_dir import ModelDir
@@ -16,12 +16,13 @@ from biggan.checkpoints.run_dir import RunDir, rollback_candidates
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
-from biggan.objectives.regularizer import PenaltyInputs
+from biggan.objectives.regularizer import DiscriminatorPass, PenaltyInputs
 from biggan.runtime.metric_logger import read_log
 from biggan.training import monitor as watching
-from biggan.training.resume import Rollbacks, apply_rollback
+from biggan.training.forward import uint8_to_float
+from biggan.training.resume import Rollbacks, apply_rollbacks
 from biggan.training.setup import build_train_state
-from biggan.training.step import train_step, uint8_to_float
+from biggan.training.step import train_step
 from biggan.training.train_state import NETWORKS
 
 
@@ -70,14 +71,13 @@ def test_what_is_measured_is_what_is_there(tmp_path):
 
 
 def test_measuring_waits_until_it_is_worth_its_time(tmp_path):
-    train(watched(share=1e-9), tmp_path / "run")
+    train(watched(max_time_fraction=1e-9), tmp_path / "run")
     assert [line["step"] for line in read_log(tmp_path / "run" / "monitor.jsonl")] == [1]
 
 
-def test_only_warning(tmp_path, monkeypatch):
+def test_only_warning(tmp_path, monkeypatch, notes):
     last_alarm_step(monkeypatch, 3)
-    notes = []
-    train(watched(), tmp_path / "run", notes.append)
+    train(watched(), tmp_path / "run")
     checkpoint = str(tmp_path / "run" / "checkpoints" / "step-00000002")
     assert f"alarm at step 3: a rule (evidence); healthy until step 2, {checkpoint}" in notes
     (alarm,) = read_log(tmp_path / "run" / "alarms.jsonl")
@@ -86,48 +86,48 @@ def test_only_warning(tmp_path, monkeypatch):
     assert read_log(tmp_path / "run" / "stats.jsonl")[-1]["step"] == 4
 
 
-def test_stopping(tmp_path, monkeypatch):
+def test_stopping(tmp_path, monkeypatch, notes):
     last_alarm_step(monkeypatch, 3)
-    notes = []
-    folder = train(watched(on_alarm="stop"), tmp_path / "run", notes.append)
+    notes.clear()
+    folder = train(watched(on_alarm="stop"), tmp_path / "run")
     assert folder.list_checkpoints()[-1].name == "step-00000003"
     assert any("stopped at step 3" in note for note in notes)
     assert ModelDir(folder.path).card.step == 2, "no scores say which is the best: the model is the last healthy one"
-    train(watched(on_alarm="stop"), tmp_path / "run", notes.append)
+    train(watched(on_alarm="stop"), tmp_path / "run")
     assert "was stopped by an alarm at step 3: --monitor.on-alarm warn goes on" in notes[-1]
     train(watched(), tmp_path / "run")
     assert folder.list_checkpoints()[-1].name == "step-00000004"
 
 
-def test_rolling_back(tmp_path, monkeypatch):
+def test_rolling_back(tmp_path, monkeypatch, notes):
     """To the last healthy checkpoint, with lower rates and R1, which a resumed run has too; the old log is kept."""
     last_alarm_step(monkeypatch, 4)
-    notes, rates = [], []
+    rates = []
     config = watched(steps=5, on_alarm="roll-back", rollback_r1=0.5, rollback_r1_interval=1)
 
     def listening(state, step, *images):
         scalars = train_step(state, step, *images)
-        rates.append((step, state.generator.schedule.base / config.train.generator_lr, "D/r1" in scalars))
+        rates.append((step, state.generator.learning_rate.base / config.train.generator_lr, "D/r1" in scalars))
         return scalars
 
     monkeypatch.setattr("biggan.training.trainer.train_step", listening)
-    folder = train(config, tmp_path / "run", notes.append)
+    folder = train(config, tmp_path / "run")
     assert rates == [(s, 1.0, False) for s in (1, 2, 3, 4)] + [(s, 0.5, True) for s in (3, 4, 5)]
-    (note,) = [note for note in notes if "return number" in note]
+    (note,) = [note for note in notes if "rollback " in note]
     assert "step-00000002, learning rates x 0.5, R1 with gamma 0.5 every 1 steps" in note
     assert [line["step"] for line in read_log(folder.stats_file)] == [1, 2, 3, 4, 5]
-    assert [line["step"] for line in read_log(folder.path / "return-1" / "stats.jsonl")] == [1, 2, 3, 4]
+    assert [line["step"] for line in read_log(folder.path / "rollback-1" / "stats.jsonl")] == [1, 2, 3, 4]
     train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6)), tmp_path / "run")
     assert rates[-1] == (6, 0.5, True)
 
 
-def test_a_run_killed_after_a_return_remembers_it(tmp_path, monkeypatch):
+def test_a_run_killed_after_a_return_remembers_it(tmp_path, monkeypatch, notes):
     """Before it wrote a checkpoint: the remedy and the count are those of the run that was not killed."""
     last_alarm_step(monkeypatch, 4, times=99)
     config, rates, kill = watched(on_alarm="roll-back", max_rollbacks=1), [], [True]
 
     def killed(state, step, *images):
-        rates.append((step, state.generator.schedule.base / config.train.generator_lr))
+        rates.append((step, state.generator.learning_rate.base / config.train.generator_lr))
         if kill and len(rates) == 5:  # the first step after the return
             kill.pop()
             raise KeyboardInterrupt
@@ -136,20 +136,22 @@ def test_a_run_killed_after_a_return_remembers_it(tmp_path, monkeypatch):
     monkeypatch.setattr("biggan.training.trainer.train_step", killed)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "run")
-    notes = []
-    train(config, tmp_path / "run", notes.append)
+    notes.clear()
+    train(config, tmp_path / "run")
     assert rates == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 1.0), (3, 0.5), (3, 0.5), (4, 0.5)]
-    assert not any("return number" in note for note in notes), "one was allowed, and made"
+    assert not any("rollback " in note for note in notes), "one was allowed, and made"
 
 
 def test_the_r1_of_a_run_and_that_of_a_remedy_add_up(generator):
-    state = game_of(replace_fields(tiny_config(), {"regularization.discriminator.r1": 2.0}))
+    state = tiny_state(replace_fields(tiny_config(), {"regularization.discriminator.r1": 2.0}))
     images, labels = real_batch(8, generator)
-    context = PenaltyInputs(step=1, real=uint8_to_float(images, torch.contiguous_format), real_labels=labels)
     state.discriminator.network.eval()
-    alone = state.discriminator.penalties(context)["r1"].item()
-    apply_rollback(state, watched(rollback_r1=1.0, rollback_r1_interval=1), Rollbacks(collapsed=1))
-    assert state.discriminator.penalties(context)["r1"].item() == pytest.approx(1.5 * alone)
+    x = uint8_to_float(images, torch.contiguous_format)
+    real = DiscriminatorPass(x, labels, state.discriminator.network(x, labels))
+    inputs = PenaltyInputs(step=1, real=real)
+    alone = state.discriminator.penalties(inputs)["r1"].item()
+    apply_rollbacks(state, watched(rollback_r1=1.0, rollback_r1_interval=1), Rollbacks(collapsed=1))
+    assert state.discriminator.penalties(inputs)["r1"].item() == pytest.approx(1.5 * alone)
 
 
 def test_the_past_of_a_run_is_that_of_the_run_it_starts_from(tmp_path):
@@ -163,17 +165,17 @@ def test_the_past_of_a_run_is_that_of_the_run_it_starts_from(tmp_path):
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10))
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
-    monitor = watching.CollapseMonitor(config, build_train_state(config), None, folder, 0, lambda line: None, None)
-    found = [monitor.observe(step, {"D/loss_real": 50.0}) for step in range(10, 60, 10)]
-    (alarm,) = [alarm for alarms in found for alarm in alarms]
+    monitor = watching.CollapseMonitor(config, build_train_state(config), None, folder, 0, None)
+    for step in range(10, 60, 10):
+        monitor.observe(step, {"D/loss_real": 50.0})
+    (alarm,) = monitor.alarms
     assert (alarm.rule, alarm.step, alarm.healthy) == ("D's loss explodes", 30, 2200 - 3000)
 
 
-def test_rolling_back_is_bounded(tmp_path, monkeypatch):
+def test_rolling_back_is_bounded(tmp_path, monkeypatch, notes):
     last_alarm_step(monkeypatch, 4, times=99)
-    notes = []
-    train(watched(on_alarm="roll-back", max_rollbacks=2), tmp_path / "run", notes.append)
-    assert sum("return number" in note for note in notes) == 2
+    train(watched(on_alarm="roll-back", max_rollbacks=2), tmp_path / "run")
+    assert sum("rollback " in note for note in notes) == 2
     assert sum("alarm at step 4" in note for note in notes) == 6, "after that it only warns; two logs have that step"
 
 
@@ -189,7 +191,7 @@ def test_checkpoints_to_return_to():
 
 @pytest.mark.parametrize("frozen", ["generator", "discriminator"])
 def test_rate_0_freezes(frozen, generator):
-    state = game_of(
+    state = tiny_state(
         replace_fields(
             tiny_config(),
             {
@@ -212,13 +214,13 @@ def test_starting_from_a_checkpoint_of_another_run(capsys, tmp_path):
     there = {int(path.name[-8:]): read_checkpoint(path).tensors for path in first.list_checkpoints()}
     moved = {"steps": 1, "checkpoint_every": 1, "generator_lr": 0.0}
     for moments in ("keep", "reset"):
-        other = dataclasses.replace(tiny_config(**moved, moments=moments), init_from=f"{tmp_path / 'first'}@2")
+        other = dataclasses.replace(tiny_config(**moved, optimizer_state=moments), init_from=f"{tmp_path / 'first'}@2")
         tensors = final_tensors(train(other, tmp_path / moments))
         name = "generator/blocks.0.conv_1.weight"
         assert torch.equal(tensors[name], there[2][name]), "frozen at step 2"
         name = "discriminator_optimizer/blocks.0.conv_1.weight/step"
         assert tensors[name].item() == {"keep": there[2][name].item() + 2, "reset": 2}[moments]
-    onwards = dataclasses.replace(tiny_config(steps=1, moments="keep"), init_from=str(tmp_path / "reset"))
+    onwards = dataclasses.replace(tiny_config(steps=1, optimizer_state="keep"), init_from=str(tmp_path / "reset"))
     tensors = final_tensors(train(onwards, tmp_path / "onwards"))
     steps = {player: tensors[f"{player}_optimizer/blocks.0.conv_1.weight/step"].item() for player in NETWORKS}
     assert steps == {"generator": 1, "discriminator": 4}, "G had never moved, so it has no moments to keep"
@@ -226,8 +228,8 @@ def test_starting_from_a_checkpoint_of_another_run(capsys, tmp_path):
     code, _, err = call(capsys, *words)
     assert (code, "no checkpoint of step 7 (there are: 1, 2, 3, 4)" in err) == (2, True)
     words = ["train", "digits", "--run", tmp_path / "model", "--init-from", tmp_path / "first" / "model"]
-    code, _, err = call(capsys, *words, "--train.steps", 1, "--train.optimizer_state", "keep")
-    assert (code, "use --train.optimizer_state reset" in err) == (2, True)
+    code, _, err = call(capsys, *words, "--train.steps", 1, "--train.optimizer-state", "keep")
+    assert (code, "use --train.optimizer-state reset" in err) == (2, True)
 
 
 def test_divergence_is_an_alarm_too(tmp_path):

@@ -14,13 +14,13 @@ from biggan.data.dataset import dataset_info, open_source
 from biggan.training.trainer import fit
 
 
-def train(config, path, report=lambda line: None):
+def train(config, path):
     """One call of fit in this process; the run folder."""
     source = open_source(config.data.source, config.model.resolution, flip=config.data.flip)
     folder = RunDir(path)
     config = resolve(config, dataset_info(source))
     folder.claim(config)
-    fit(config, source, folder, report)
+    fit(config, source, folder)
     return folder
 
 
@@ -48,12 +48,12 @@ def test_on_a_gpu(tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_four_steps_are_two_and_two(tmp_path, precision):
+def test_four_steps_are_two_and_two(tmp_path, precision, notes):
     whole = train(tiny_config(steps=4, precision=precision), tmp_path / "whole")
     train(tiny_config(steps=2, precision=precision), tmp_path / "parts")
-    lines = []
-    parts = train(tiny_config(steps=4, precision=precision), tmp_path / "parts", lines.append)
-    assert "resuming from step 2" in lines[0]
+    notes.clear()
+    parts = train(tiny_config(steps=4, precision=precision), tmp_path / "parts")
+    assert "resuming from step 2" in notes[0]
     assert_same(final_tensors(whole), final_tensors(parts))
     logs = [[json.loads(line) for line in run.stats_file.read_text().splitlines()] for run in (whole, parts)]
     for one, other in zip(*logs, strict=True):
@@ -78,24 +78,24 @@ def test_a_damaged_line_in_the_log_is_dropped(tmp_path):
     assert [json.loads(line)["step"] for line in folder.stats_file.read_text().splitlines()] == [1, 2, 3]
 
 
-def test_damage_is_reported_and_training_goes_on_from_before(tmp_path):
+def test_damage_is_reported_and_training_goes_on_from_before(tmp_path, notes):
     train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run")
     whole = final_tensors(RunDir(tmp_path / "run"))
     newest = RunDir(tmp_path / "run").list_checkpoints()[-1] / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
-    lines = []
-    folder = train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run", lines.append)
-    assert "damaged" in lines[0]
-    assert "resuming from step 2" in lines[1]
+    notes.clear()
+    folder = train(tiny_config(steps=4, checkpoint_every=2), tmp_path / "run")
+    assert "damaged" in notes[0]
+    assert "resuming from step 2" in notes[1]
     assert_same(whole, final_tensors(folder))
 
 
-def test_a_finished_run_says_so_and_has_its_model(tmp_path):
+def test_a_finished_run_says_so_and_has_its_model(tmp_path, notes):
     """Also when it was killed after its last checkpoint and before its model was written."""
     folder = train(tiny_config(steps=2), tmp_path / "run")
     model = (folder.model / "generator.safetensors").read_bytes()
     (folder.model / "generator.safetensors").unlink()
-    lines = []
-    train(tiny_config(steps=2), tmp_path / "run", lines.append)
-    assert "already at step 2" in lines[-1]
+    notes.clear()
+    train(tiny_config(steps=2), tmp_path / "run")
+    assert "already at step 2" in notes[-1]
     assert (folder.model / "generator.safetensors").read_bytes() == model

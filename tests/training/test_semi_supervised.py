@@ -120,7 +120,7 @@ def test_starting_from_a_model_folder(tmp_path):
     state, folder, notes = build_train_state(config), RunDir(tmp_path / "again"), []
     progress = resume(state, config, folder, notes.append)
     assert progress.new == ("discriminator",)
-    classifier = state.classifier.average.state_dict()
+    classifier = state.discriminator_ema.average.state_dict()
     for name, value in open_classifier(model).network.state_dict().items():
         assert torch.equal(classifier[name], value)
     weights = state.generator.network.state_dict()
@@ -182,7 +182,7 @@ def test_the_start_from_data_reaches_the_averages():
     run_data_dependent_init(state, source)
     weights = state.discriminator.network.state_dict()
     assert not torch.equal(weights["blocks.1.1.scale"], torch.ones(40))
-    assert all(torch.equal(value, weights[name]) for name, value in state.classifier.average.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in state.discriminator_ema.average.state_dict().items())
 
 
 def test_several_generator_steps_per_round():

@@ -13,12 +13,12 @@ from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.runtime.errors import TrainingDiverged
 from biggan.training.ema import EMA
-from biggan.training.resume import flatten_state
+from biggan.training.forward import uint8_to_float
 from biggan.training.setup import build_train_state
-from biggan.training.step import discriminator_step, generator_step, train_step, uint8_to_float
+from biggan.training.step import discriminator_step, generator_step, train_step
 
 
-def game_of(config: RunConfig):
+def tiny_state(config: RunConfig):
     return build_train_state(dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=10)))
 
 
@@ -38,11 +38,11 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
     images, labels = real_batch(8, generator)
     grads = []
     for micro_batch in (8, 2):
-        state = game_of(tiny_config(micro_batch=micro_batch))
+        state = tiny_state(tiny_config(micro_batch=micro_batch))
         state.generator.network.eval()
         state.discriminator.network.eval()
-        state.discriminator.step = lambda step: None  # keep the gradients
-        discriminator_step(state, 1, 0, pieces(images, labels, micro_batch))
+        state.discriminator.optimizer_step = lambda step: None  # keep the gradients
+        discriminator_step(state, 1, 0, list(pieces(images, labels, micro_batch)))
         grads.append([p.grad for p in state.discriminator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
         assert torch.allclose(whole, parts, atol=1e-5)
@@ -51,10 +51,10 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
 def test_penalties_count_once_whatever_the_accumulation(generator):
     grads = []
     for micro_batch in (8, 2):
-        state = game_of(tiny_config(micro_batch=micro_batch))
+        state = tiny_state(tiny_config(micro_batch=micro_batch))
         state.generator.network.eval()
         state.discriminator.network.eval()
-        state.generator.step = lambda step: None
+        state.generator.optimizer_step = lambda step: None
         generator_step(state, 1)
         grads.append([p.grad for p in state.generator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
@@ -62,11 +62,11 @@ def test_penalties_count_once_whatever_the_accumulation(generator):
 
 
 def test_each_player_moves_only_in_its_turn(generator):
-    state = game_of(tiny_config())
+    state = tiny_state(tiny_config())
     copies = lambda player: [p.detach().clone() for p in player.network.parameters()]  # noqa: E731
     same = lambda player, before: all(map(torch.equal, player.network.parameters(), before))  # noqa: E731
     g, d = copies(state.generator), copies(state.discriminator)
-    discriminator_step(state, 1, 0, pieces(*real_batch(8, generator)))
+    discriminator_step(state, 1, 0, list(pieces(*real_batch(8, generator))))
     assert same(state.generator, g)
     assert not same(state.discriminator, d)
     d = copies(state.discriminator)
@@ -76,14 +76,14 @@ def test_each_player_moves_only_in_its_turn(generator):
 
 
 def test_every_turn_draws_its_own_latents():
-    state = game_of(tiny_config())
-    draws = [next(state.draw(*place))[0] for place in ((1, "d", 0), (1, "d", 1), (1, "g", 0), (2, "d", 0))]
+    state = tiny_state(tiny_config())
+    draws = [next(state.latents_and_labels(*place))[0] for place in ((1, "d", 0), (1, "d", 1), (1, "g", 0), (2, "d", 0))]
     assert all(not torch.equal(draws[i], draws[j]) for i in range(4) for j in range(i))
-    assert torch.equal(draws[0], next(state.draw(1, "d", 0))[0])
+    assert torch.equal(draws[0], next(state.latents_and_labels(1, "d", 0))[0])
 
 
 def test_the_real_batch_is_spread_over_the_turns(generator):
-    state = game_of(tiny_config(discriminator_steps=2, micro_batch=4))
+    state = tiny_state(tiny_config(discriminator_steps=2, micro_batch=4))
     images, labels = real_batch(16, generator)
     seen = []
     state.discriminator.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -138,7 +138,7 @@ def test_non_finite_weights_are_never_saved(tmp_path, monkeypatch):
 
 
 def test_bf16_keeps_weights_float32(generator):
-    state = game_of(tiny_config(precision="bf16"))
+    state = tiny_state(tiny_config(precision="bf16"))
     train_step(state, 1, pieces(*real_batch(16, generator)))
     tensors = [*state.generator.network.state_dict().values(), *state.discriminator.network.state_dict().values()]
     assert {tensor.dtype for tensor in tensors} == {torch.float32}
@@ -157,7 +157,7 @@ def test_recomputing_changes_no_bit(generator, family):
         with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes) or t, lambda t: t):
             for step in (1, 2):
                 train_step(state, step, reals)
-        states.append(flatten_state(state))
+        states.append(state.tensors())
         saved.append(sum(sizes))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert saved[1] < saved[0] / 2, "and less is kept"
@@ -170,10 +170,10 @@ def test_all_penalties_at_once(generator, precision, activation_checkpointing):
     settings = {"r1": 1.0, "r2": 1.0, "lecam": 0.1, "consistency": 1.0, "sigma_penalty": 1.0, "sigma_bound": 1.0}
     changes = {f"regularization.discriminator.{name}": value for name, value in settings.items()}
     changes |= {"model.discriminator_attention": (16,), "model.width": 4}
-    state = game_of(
+    state = tiny_state(
         replace_fields(tiny_config(precision=precision, activation_checkpointing=activation_checkpointing), changes)
     )
     values = train_step(state, 1, itertools.repeat(real_batch(8, generator)))
     assert all(torch.isfinite(value) for value in values.values())
     assert {"D/r1", "D/r2", "D/lecam", "D/consistency", "D/sigma_penalty"} <= set(values)
-    assert "discriminator_regularizers/3/anchors" in flatten_state(state)
+    assert "discriminator_regularizers/3/anchors" in state.tensors()
