@@ -5,7 +5,7 @@ from biggan.pretrained import from_pretrained
 from biggan.runtime.errors import BigganError, TrainingDiverged, UserError
 from biggan.sampling.sampler import Sampler, Samples
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BigganError",
     "Sampler",
