@@ -48,8 +48,8 @@ def matrices(networks: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
 
 
 def class_embedding_norms(networks: dict[str, nn.Module]) -> dict[str, list[float]]:
-    """The length of each class's vector, by embedding: "class_norm/generator/embedding". Collapsed classes have very long ones
-    (BigGAN appendix H)."""
+    """The length of each class's vector, by embedding: "class_norm/generator/embedding". Collapsed classes have very long
+    ones (BigGAN appendix H)."""
     return {
         f"class_norm/{player}/{name}": module.weight.detach().norm(dim=1).tolist()
         for player, network in networks.items()

@@ -117,8 +117,8 @@ RUN_FILES = {
 
 
 def migrate_config(data: Any) -> Any:
-    """A config, or a model's config.json, of any earlier version in today's names and values. What is no nest of dictionaries
-    is given back as it is, for the reader to refuse."""
+    """A config, or a model's config.json, of any earlier version in today's names and values. What is no nest of
+    dictionaries is given back as it is, for the reader to refuse."""
     if not isinstance(data, dict):
         return data
     data = copy_tree(data)

@@ -5,7 +5,7 @@ import dataclasses
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import DataConfig
-from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
+from biggan.models.biggan import BigGANConfig, BigGANDiscriminatorConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import ModelConfig
 from biggan.objectives.regularization import GeneratorRegularization, RegularizationConfig
@@ -104,7 +104,7 @@ def digits() -> RunConfig:
     """
     return RunConfig(
         preset="digits",
-        model=BigGANConfig(resolution=32, width=8, discriminator_width=16),
+        model=BigGANConfig(resolution=32, width=8, discriminator=BigGANDiscriminatorConfig(width=16)),
         data=DataConfig(source="embedded:digits"),
         train=TrainConfig(
             steps=900,
@@ -128,7 +128,7 @@ def cifar10() -> RunConfig:
     """
     return RunConfig(
         preset="cifar10",
-        model=BigGANConfig(resolution=32, width=12, discriminator_width=12),
+        model=BigGANConfig(resolution=32, width=12, discriminator=BigGANDiscriminatorConfig(width=12)),
         data=DataConfig(flip=True),
         train=TrainConfig(
             steps=100_000,

@@ -16,7 +16,7 @@ from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import DataConfig
 from biggan.metrics.classification import ClassifyConfig
-from biggan.models.improved_gan import ConvConfig, MLPConfig
+from biggan.models.improved_gan_config import ConvConfig, ConvDiscriminatorConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.models.registry import ModelConfig
 from biggan.objectives.losses import ObjectiveConfig
@@ -26,6 +26,7 @@ from biggan.sampling.latents import LatentConfig
 EPSILON = 1e-4
 
 BATCH = 100
+MINIBATCH_DISCRIMINATOR = ConvDiscriminatorConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
 
 
 def improved_mnist() -> RunConfig:
@@ -44,7 +45,7 @@ def improved_mnist_minibatch() -> RunConfig:
 
     DEVIATION from the script that was published and removed: digits are enlarged to 32 px, not framed.
     """
-    model = ConvConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
+    model = ConvConfig(discriminator=MINIBATCH_DISCRIMINATOR)
     config = semi_supervised("improved-mnist-minibatch", model, None, labels=400, epoch=600, epochs=500, constant=300)
     return with_generator_steps(config, 3)
 
@@ -59,7 +60,7 @@ def improved_cifar10() -> RunConfig:
 
 def improved_cifar10_minibatch() -> RunConfig:
     """CIFAR-10 by minibatch discrimination, for pictures; labels as above. Three G steps for each of D."""
-    model = ConvConfig(input_noise=0.2, input_dropout=0.0, minibatch_kernels=100)
+    model = ConvConfig(discriminator=MINIBATCH_DISCRIMINATOR)
     config = semi_supervised("improved-cifar10-minibatch", model, None, labels=400, epoch=500, epochs=1200, constant=800)
     return with_generator_steps(config, 3)
 
@@ -68,7 +69,7 @@ def improved_svhn() -> RunConfig:
     """SVHN by 1,000 labels, feature matching; figure 5: 8.11 % (+- 1.3) of test images wrong.
 
     500 labels: 18.44 %, 2,000: 6.16 %. 900 epochs of 732 steps."""
-    model = ConvConfig(width=64)
+    model = ConvConfig(discriminator=ConvDiscriminatorConfig(width=64))
     return semi_supervised("improved-svhn", model, "l1", labels=100, epoch=732, epochs=900, constant=600)
 
 

@@ -8,7 +8,14 @@ from typing import Literal, NamedTuple
 
 from torch import nn
 
-from biggan.models.resnet_config import BASE_RESOLUTION, ResidualConfig, Stage
+from biggan.models.resnet_config import (
+    BASE_RESOLUTION,
+    ResNetConfig,
+    ResNetDiscriminatorConfig,
+    ResNetGeneratorConfig,
+    Stage,
+    or_default,
+)
 from biggan.nn.initialization import InitializerName
 from biggan.nn.residual_blocks import DiscriminatorBlock, GeneratorBlock, LayerFactory
 
@@ -35,12 +42,19 @@ LAYOUTS: dict[int, Layout] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BigGANConfig(ResidualConfig):
+class BigGANDiscriminatorConfig(ResNetDiscriminatorConfig):
+    """What the papers varied in the discriminator. Its weights are always spectrally normalized."""
+
+    hidden_width: Literal["outputs", "inputs"] = "outputs"
+    """Width between the convolutions of a block: that of its outputs (SA-GAN, BigGAN) or of its inputs (SN-GAN)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigGANConfig(ResNetConfig):
     """Both networks of one BigGAN."""
 
     family: Literal["biggan"] = "biggan"
-    discriminator_hidden: Literal["outputs", "inputs"] = "outputs"
-    """Width between the convolutions of a D block: that of its outputs (SA-GAN, BigGAN) or of its inputs (SN-GAN)."""
+    discriminator: BigGANDiscriminatorConfig = BigGANDiscriminatorConfig()
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -49,7 +63,7 @@ class BigGANConfig(ResidualConfig):
     def generator_stages(self) -> list[Stage]:
         """docs/papers/biggan.md, "BigGAN layer tables", column G."""
         layout, stages = LAYOUTS[self.resolution], []
-        attended = self.attention_resolutions("generator", layout.generator_attention)
+        attended = or_default(self.generator.attention, layout.generator_attention)
         inputs, resolution = layout.first * self.width, BASE_RESOLUTION
         for outputs in (multiple * self.width for multiple in layout.generator):
             resolution *= 2
@@ -61,9 +75,9 @@ class BigGANConfig(ResidualConfig):
     def discriminator_stages(self) -> list[Stage]:
         """docs/papers/biggan.md, "BigGAN layer tables", column D."""
         layout, stages = LAYOUTS[self.resolution], []
-        attended = self.attention_resolutions("discriminator", layout.discriminator_attention)
+        attended = or_default(self.discriminator.attention, layout.discriminator_attention)
         inputs, resolution = 3, self.resolution
-        for index, outputs in enumerate(multiple * self.d_width for multiple in layout.discriminator):
+        for index, outputs in enumerate(multiple * self.discriminator_width for multiple in layout.discriminator):
             down = index < layout.downsampled
             resolution >>= down
             extra = self.extra_blocks if down else 0
@@ -72,12 +86,12 @@ class BigGANConfig(ResidualConfig):
             inputs = outputs
         return stages
 
-    def generator_block(self, inputs: int, outputs: int, up: bool, parts: LayerFactory) -> nn.Module:
-        return GeneratorBlock(inputs, outputs, up=up, parts=parts)
+    def generator_block(self, inputs: int, outputs: int, up: bool, layers: LayerFactory) -> nn.Module:
+        return GeneratorBlock(inputs, outputs, up=up, layers=layers)
 
-    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: LayerFactory) -> nn.Module:
-        wide = self.discriminator_hidden == "outputs"
-        return DiscriminatorBlock(inputs, outputs, down=down, first=first, wide=wide, parts=parts)
+    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, layers: LayerFactory) -> nn.Module:
+        wide = self.discriminator.hidden_width == "outputs"
+        return DiscriminatorBlock(inputs, outputs, down=down, first=first, wide=wide, layers=layers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +109,22 @@ class SAGANConfig(BigGANConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SNGANGeneratorConfig(ResNetGeneratorConfig):
+    """What the papers varied in the generator; by default no spectral normalization and no attention."""
+
+    reparametrization: Literal["spectral", "weight-norm", "plain"] = "plain"
+    attention: tuple[int, ...] | None = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SNGANDiscriminatorConfig(BigGANDiscriminatorConfig):
+    """What the papers varied in the discriminator; by default blocks as wide as their inputs and no attention."""
+
+    hidden_width: Literal["outputs", "inputs"] = "inputs"
+    attention: tuple[int, ...] | None = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SNGANConfig(SAGANConfig):
     """Spectrally normalised GAN with the projection discriminator (Miyato et al. 2018, Miyato & Koyama 2018): no spectral
     normalisation in G, no attention, D's blocks as wide as their inputs. docs/papers/biggan.md, "SN-GAN".
@@ -103,8 +133,6 @@ class SNGANConfig(SAGANConfig):
     """
 
     family: Literal["sngan"] = "sngan"
-    generator_weights: Literal["spectral", "weight-norm", "plain"] = "plain"
-    discriminator_hidden: Literal["outputs", "inputs"] = "inputs"
-    generator_attention: tuple[int, ...] | None = ()
-    discriminator_attention: tuple[int, ...] | None = ()
     initialization: InitializerName = "glorot-residual"
+    generator: SNGANGeneratorConfig = SNGANGeneratorConfig()
+    discriminator: SNGANDiscriminatorConfig = SNGANDiscriminatorConfig()

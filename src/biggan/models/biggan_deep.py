@@ -5,12 +5,14 @@ The 32 and 64 px rows follow the same rules; the paper has none.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+from annotated_types import Ge
 from torch import nn
 
-from biggan.models.resnet_config import BASE_RESOLUTION, ResidualConfig, Stage
+from biggan.models.resnet_config import BASE_RESOLUTION, ResNetConfig, ResNetGeneratorConfig, Stage, or_default
 from biggan.nn.residual_blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, LayerFactory
+from biggan.runtime.constraints import Remedy
 from biggan.runtime.errors import ConfigError
 
 
@@ -35,13 +37,20 @@ DEEP_LAYOUTS: dict[int, DeepLayout] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class BigGANDeepConfig(ResidualConfig):
+class DeepGeneratorConfig(ResNetGeneratorConfig):
+    """What the papers varied in the generator; by default the last convolution has as many outputs as the width."""
+
+    output_channels: Annotated[int, Ge(3), Remedy("three make the image")] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigGANDeepConfig(ResNetConfig):
     """Both networks of one BigGAN-deep."""
 
     family: Literal["biggan-deep"] = "biggan-deep"
     width: int = 128
     latent_injection: Literal["input", "chunks", "whole"] = "whole"
-    output_channels: int | None = None
+    generator: DeepGeneratorConfig = DeepGeneratorConfig()
 
     @property
     def resolutions(self) -> tuple[int, ...]:
@@ -49,12 +58,12 @@ class BigGANDeepConfig(ResidualConfig):
 
     @property
     def stem(self) -> int:
-        return DEEP_LAYOUTS[self.resolution].stem * self.d_width
+        return DEEP_LAYOUTS[self.resolution].stem * self.discriminator_width
 
     def generator_stages(self) -> list[Stage]:
         """BigGAN tables 7 to 9, column G."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
-        attended = self.attention_resolutions("generator", layout.attention)
+        attended = or_default(self.generator.attention, layout.attention)
         inputs, resolution = layout.first * self.width, BASE_RESOLUTION
         for outputs in (multiple * self.width for multiple in layout.generator):
             resolution *= 2
@@ -66,9 +75,9 @@ class BigGANDeepConfig(ResidualConfig):
     def discriminator_stages(self) -> list[Stage]:
         """BigGAN tables 7 to 9, column D."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
-        attended = self.attention_resolutions("discriminator", layout.attention)
+        attended = or_default(self.discriminator.attention, layout.attention)
         inputs, resolution = self.stem, self.resolution
-        for index, outputs in enumerate(multiple * self.d_width for multiple in layout.discriminator):
+        for index, outputs in enumerate(multiple * self.discriminator_width for multiple in layout.discriminator):
             down = index < layout.downsampled
             resolution >>= down
             extra = self.extra_blocks if down else 0
@@ -77,15 +86,15 @@ class BigGANDeepConfig(ResidualConfig):
             inputs = outputs
         return stages
 
-    def generator_block(self, inputs: int, outputs: int, up: bool, parts: LayerFactory) -> nn.Module:
-        return DeepGeneratorBlock(inputs, outputs, up=up, parts=parts)
+    def generator_block(self, inputs: int, outputs: int, up: bool, layers: LayerFactory) -> nn.Module:
+        return DeepGeneratorBlock(inputs, outputs, up=up, layers=layers)
 
-    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, parts: LayerFactory) -> nn.Module:
-        return DeepDiscriminatorBlock(inputs, outputs, down=down, parts=parts)
+    def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, layers: LayerFactory) -> nn.Module:
+        return DeepDiscriminatorBlock(inputs, outputs, down=down, layers=layers)
 
     def check(self) -> None:
         """Raises ConfigError where the family has no such network."""
-        for name, width in (("width", self.width), ("discriminator_width", self.d_width)):
+        for name, width in (("width", self.width), ("discriminator.width", self.discriminator_width)):
             if width < 4:
                 raise ConfigError(f"model.{name}={width} must be at least 4: the bottlenecks have a quarter of it")
         super().check()

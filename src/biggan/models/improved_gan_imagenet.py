@@ -19,7 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from biggan.models.improved_gan import SLOPE, ImprovedConfig
+from biggan.models.improved_gan import SLOPE
+from biggan.models.improved_gan_config import ImprovedDiscriminatorConfig, ImprovedGANConfig, ImprovedGeneratorConfig
 from biggan.nn import weight_norm
 from biggan.nn.batch_norm import AffineNorm, BatchNorm
 from biggan.nn.embeddings import NoClassEmbedding
@@ -30,6 +31,7 @@ from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
 from biggan.nn.reparametrization import Identity
 from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
+from biggan.runtime.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
 
 BASE_LATENT = 8192  # numbers of z that enter at 4x4 pixels
 
@@ -48,20 +50,33 @@ OUTPUT_BIAS = -0.45  # bias of the last layer at the start
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImprovedImageNetConfig(ImprovedConfig):
+class ImageNetGeneratorConfig(ImprovedGeneratorConfig):
+    """Norm of the generator."""
+
+    norm: Literal["batch", "virtual"] = "virtual"
+    reference_batch_size: PositiveInt = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetDiscriminatorConfig(ImprovedDiscriminatorConfig):
+    """Noise and minibatch features of the discriminator."""
+
+    input_noise: NonNegativeFloat = 0.1
+    minibatch_kernels: PositiveInt | None = 300
+    minibatch_kernel_dim: PositiveInt = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImprovedImageNetConfig(ImprovedGANConfig):
     """Both networks at 128 px."""
 
     family: Literal["improved-imagenet"] = "improved-imagenet"
     resolution: Literal[128] = 128
     latent_dim: Literal[201728] = 201728
     """8192 numbers for the first layer, and the noise of all stages."""
-    input_noise: float = 0.1
-    generator_norm: Literal["batch", "virtual"] = "virtual"
-    reference_batch: int = 64
-    """Images in that batch."""
-    minibatch_kernels: int | None = 300
-    minibatch_dimensions: int = 50
-    norm_epsilon: float = 1e-5
+    norm_epsilon: PositiveFloat = 1e-5
+    generator: ImageNetGeneratorConfig = ImageNetGeneratorConfig()
+    discriminator: ImageNetDiscriminatorConfig = ImageNetDiscriminatorConfig()
 
 
 class Generator(nn.Module):
@@ -71,7 +86,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = NoClassEmbedding()
-        self.reference = build_reference_batch(config)
+        self.reference = build_reference_batch(config.generator, config.z_dim)
         self.linear = Linear(BASE_LATENT, 16 * STAGES[0][0], reparametrization=Identity, bias=False)
         self.norms = nn.ModuleList(norm_of(config, channels) for channels, _ in STAGES)
         self.blocks = nn.ModuleList(
@@ -115,8 +130,10 @@ class OutputConv(nn.Conv2d):
 
 def norm_of(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
     """With gain and bias, over the reference batch or the live one."""
-    if config.generator_norm == "virtual":
-        return AffineNorm(channels, normalize=VirtualBatchNorm(config.reference_batch, epsilon=config.norm_epsilon))
+    if config.generator.norm == "virtual":
+        return AffineNorm(
+            channels, normalize=VirtualBatchNorm(config.generator.reference_batch_size, epsilon=config.norm_epsilon)
+        )
     return AffineNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon))
 
 
@@ -127,24 +144,26 @@ class Discriminator(nn.Module):
         super().__init__()
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config = config
-        self.noise = GaussianNoise(config.input_noise, NormalTable())
+        self.noise = GaussianNoise(config.discriminator.input_noise, NormalTable())
         leaky, blocks, inputs = nn.LeakyReLU(SLOPE), [], 3
         for outputs, stride in ((64, 2), (128, 2), (256, 2), (256, 1), (256, 1), (512, 2), (512, 2)):
             blocks.append(nn.Sequential(weight_norm.conv2d(inputs, outputs, 3, stride=stride, padding=1), leaky))
             inputs = outputs
         blocks.append(nn.Sequential(nn.Flatten(), weight_norm.linear(8192, 2560), leaky))
         self.blocks = nn.ModuleList(blocks)
-        self.minibatch, kernels = build_minibatch_discrimination(2560, config.minibatch_kernels, config.minibatch_dimensions)
+        self.minibatch, kernels = build_minibatch_discrimination(
+            2560, config.discriminator.minibatch_kernels, config.discriminator.minibatch_kernel_dim
+        )
         self.head = KPlusOneClassHead(
             weight_norm.linear(2560 + kernels, config.num_classes + 1, init_std=0.1, learnable_scale=True)
         )
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
-        """The batch consists of `parts` equal parts, which minibatch features keep apart."""
+    def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
+        """The batch consists of `groups` equal groups, which minibatch features keep apart."""
         x = self.noise(x)  # (N, 3, 128, 128)
         for block in self.blocks:
             x = block(x)  # (N, C, H, W), at last (N, 2560)
-        near = self.minibatch(x, parts)  # (N, kernels)
+        near = self.minibatch(x, groups)  # (N, kernels)
         return self.head(x, torch.cat([x, near.to(x.dtype)], dim=1))
 
 

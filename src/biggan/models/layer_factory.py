@@ -1,6 +1,6 @@
 """What the papers varied, as one config for every residual family, and how each choice becomes the makers of layers.
 
-A family subclasses `ResidualConfig` with its own defaults and its table of layers (biggan, with SA-GAN and SN-GAN;
+A family subclasses `ResNetConfig` with its own defaults and its table of layers (biggan, with SA-GAN and SN-GAN;
 biggan_deep); the networks (residual) are built from what is made here and look at sizes alone. Sources: BigGAN appendices
 B, H and I; docs/papers/biggan.md, "Generator" to "Spectral normalization", "Inherited components", "Negative results and
 sweeps"."""
@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import nn
 
-from biggan.models.resnet_config import ResidualConfig
+from biggan.models.resnet_config import ResNetConfig
 from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap, NoNorm
 from biggan.nn.embeddings import NoCondition, OneHot, ProjectedEmbedding, SharedEmbedding
 from biggan.nn.heads import PooledClassHead, ProjectionHead
@@ -22,23 +22,23 @@ from biggan.nn.spectral_norm import SpectralNorm
 from biggan.nn.virtual_batch_norm import VirtualBatchNorm
 
 
-def build_reparametrization(config: ResidualConfig) -> Reparametrization:
+def build_reparametrization(config: ResNetConfig) -> Reparametrization:
     """What is done to the generator's weights."""
     rules = {
         "spectral": partial(SpectralNorm, epsilon=config.spectral_norm_epsilon),
         "weight-norm": WeightNorm,
         "plain": Identity,
     }
-    return rules[config.generator_weights]
+    return rules[config.generator.reparametrization]
 
 
-def generator_layers(config: ResidualConfig, condition: int) -> LayerFactory:
+def generator_layers(config: ResNetConfig, condition: int) -> LayerFactory:
     """Makers for the generator, whose norms are told a condition of that size."""
     reparametrization = build_reparametrization(config)
     linear = partial(Linear, reparametrization=reparametrization)
     maps = {
         "linear": lambda channels: linear(condition, channels, bias=False),
-        "perceptron": lambda channels: MLPMap(condition, channels, linear=linear),
+        "mlp": lambda channels: MLPMap(condition, channels, linear=linear),
     }
     make_map = maps[config.conditioning]
     if config.class_embedding == "per-class":
@@ -48,58 +48,63 @@ def generator_layers(config: ResidualConfig, condition: int) -> LayerFactory:
         return ConditionalNorm(normalize=normalize(config, channels), gain=make_map(channels), bias=make_map(channels))
 
     conv = partial(
-        Conv2d, reparametrization=reparametrization, dilation=config.generator_dilation, interpolation=config.upsampling
+        Conv2d,
+        reparametrization=reparametrization,
+        dilation=config.generator.dilation,
+        interpolation=config.generator.upsampling,
     )
     return LayerFactory(
         linear=linear,
         embedding=partial(Embedding, reparametrization=reparametrization),
-        conv=with_kernel(conv, config.generator_kernel),
+        conv=with_kernel(conv, config.generator.kernel_size),
         norm=norm,
-        upsample=partial(upsample, interpolation=config.upsampling),
+        upsample=partial(upsample, interpolation=config.generator.upsampling),
     )
 
 
-def class_embedding_layer(config: ResidualConfig) -> tuple[nn.Module, int]:
+def class_embedding_layer(config: ResNetConfig) -> tuple[nn.Module, int]:
     """What turns a class into what the generator's norms are told of it, and the size of that."""
     if config.class_embedding == "per-class":
         return OneHot(config.num_classes), config.num_classes
     return SharedEmbedding(config.num_classes, config.embedding_dim), config.embedding_dim
 
 
-def projection_embedding(config: ResidualConfig, parts: LayerFactory, features: int) -> nn.Module:
+def projection_embedding(config: ResNetConfig, layers: LayerFactory, features: int) -> nn.Module:
     """The discriminator's class embedding, (N,) int64 -> (N, F)."""
     if config.class_embedding != "shared-with-discriminator":
-        return parts.embedding(config.num_classes, features)
+        return layers.embedding(config.num_classes, features)
     table = SharedEmbedding(config.num_classes, config.embedding_dim)  # `residual.build` puts the generator's in its place
-    return ProjectedEmbedding(table, parts.linear(config.embedding_dim, features, bias=False))
+    return ProjectedEmbedding(table, layers.linear(config.embedding_dim, features, bias=False))
 
 
-def discriminator_head(config: ResidualConfig, parts: LayerFactory, features: int) -> nn.Module:
+def discriminator_head(config: ResNetConfig, layers: LayerFactory, features: int) -> nn.Module:
     """The end of the discriminator."""
-    minibatch, kernels = build_minibatch_discrimination(features, config.minibatch_kernels, config.minibatch_dimensions)
-    more = {"dropout": config.discriminator_dropout, "minibatch": minibatch}
-    if config.discriminator_head == "classes":
-        return PooledClassHead(linear=parts.linear(features + kernels, config.num_classes), **more)
-    embedding = projection_embedding(config, parts, features)
-    return ProjectionHead(linear=parts.linear(features + kernels, 1), embedding=embedding, **more)
+    minibatch, kernels = build_minibatch_discrimination(
+        features, config.discriminator.minibatch_kernels, config.discriminator.minibatch_kernel_dim
+    )
+    more = {"dropout": config.discriminator.dropout, "minibatch": minibatch}
+    if config.discriminator.head == "classes":
+        return PooledClassHead(linear=layers.linear(features + kernels, config.num_classes), **more)
+    embedding = projection_embedding(config, layers, features)
+    return ProjectionHead(linear=layers.linear(features + kernels, 1), embedding=embedding, **more)
 
 
-def discriminator_condition(config: ResidualConfig) -> nn.Module:
+def discriminator_condition(config: ResNetConfig) -> nn.Module:
     """What turns a class into what the discriminator's norms are told."""
-    return OneHot(config.num_classes) if config.discriminator_norm == "conditional-batch" else NoCondition()
+    return OneHot(config.num_classes) if config.discriminator.norm == "conditional-batch" else NoCondition()
 
 
-def normalize(config: ResidualConfig, channels: int) -> nn.Module:
+def normalize(config: ResNetConfig, channels: int) -> nn.Module:
     """What the generator's norms do before gain and bias."""
     makers = {
         "batch": lambda: BatchNorm(channels, epsilon=config.norm_epsilon),
-        "virtual": lambda: VirtualBatchNorm(config.reference_batch, epsilon=config.norm_epsilon),
+        "virtual": lambda: VirtualBatchNorm(config.generator.reference_batch_size, epsilon=config.norm_epsilon),
         "none": nn.Identity,
     }
-    return makers[config.generator_norm]()
+    return makers[config.generator.norm]()
 
 
-def discriminator_layers(config: ResidualConfig) -> LayerFactory:
+def discriminator_layers(config: ResNetConfig) -> LayerFactory:
     """Makers for the discriminator; its conditional norms are told class weights (N, K)."""
     reparametrization = partial(SpectralNorm, epsilon=config.spectral_norm_epsilon)
 
@@ -112,12 +117,12 @@ def discriminator_layers(config: ResidualConfig) -> LayerFactory:
         "batch": lambda channels: AffineNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon)),
         "conditional-batch": conditional,
     }
-    conv = partial(Conv2d, reparametrization=reparametrization, dilation=config.discriminator_dilation)
+    conv = partial(Conv2d, reparametrization=reparametrization, dilation=config.discriminator.dilation)
     return LayerFactory(
         linear=partial(Linear, reparametrization=reparametrization),
         embedding=partial(Embedding, reparametrization=reparametrization),
-        conv=with_kernel(conv, config.discriminator_kernel),
-        norm=norms[config.discriminator_norm],
+        conv=with_kernel(conv, config.discriminator.kernel_size),
+        norm=norms[config.discriminator.norm],
         upsample=partial(upsample, interpolation="nearest"),
     )
 

@@ -9,7 +9,7 @@ from torch import nn
 from biggan.models import improved_gan, improved_gan_imagenet, resnet
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
-from biggan.models.improved_gan import ConvConfig, MLPConfig
+from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.runtime.errors import ConfigError, suggestion
 

@@ -19,7 +19,7 @@ from biggan.models.layer_factory import (
     generator_layers,
     normalize,
 )
-from biggan.models.resnet_config import BASE_RESOLUTION, ResidualConfig, Stage
+from biggan.models.resnet_config import BASE_RESOLUTION, ResNetConfig, Stage
 from biggan.nn.attention import SelfAttention
 from biggan.nn.batch_norm import AffineNorm
 from biggan.nn.embeddings import ProjectedEmbedding
@@ -32,7 +32,7 @@ from biggan.nn.virtual_batch_norm import build_reference_batch
 class Generator(nn.Module):
     """z (N, Z) and classes (N,) -> images (N, 3, R, R) in [-1, 1], float32."""
 
-    def __init__(self, config: ResidualConfig) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config = config
@@ -41,18 +41,18 @@ class Generator(nn.Module):
         self.injection = LATENT_INJECTIONS[config.latent_injection](
             config.z_dim, embedded, [len(stage.blocks) for stage in stages]
         )
-        parts = generator_layers(config, self.injection.condition)
+        layers = generator_layers(config, self.injection.condition)
 
         self.embedding = embedding
-        self.reference = build_reference_batch(config)
-        self.linear = parts.linear(self.injection.first, BASE_RESOLUTION**2 * stages[0].blocks[0][0])
+        self.reference = build_reference_batch(config.generator, config.z_dim)
+        self.linear = layers.linear(self.injection.first, BASE_RESOLUTION**2 * stages[0].blocks[0][0])
         self.blocks = nn.ModuleList(
-            config.generator_block(inputs, outputs, up, parts) for stage in stages for inputs, outputs, up in stage.blocks
+            config.generator_block(inputs, outputs, up, layers) for stage in stages for inputs, outputs, up in stage.blocks
         )
-        self.attention, self.attention_after = attention_layers(stages, parts)
+        self.attention, self.attention_after = attention_layers(stages, layers)
         channels = stages[-1].outputs
         self.output_norm = AffineNorm(channels, normalize=normalize(config, channels))
-        self.output_conv = parts.conv(channels, config.last_channels, kept=3)
+        self.output_conv = layers.conv(channels, config.output_channels, kept=3)
 
     def embed(self, y_N: Tensor) -> Tensor:
         """Class numbers (N,) int64 -> class embeddings (N, E). Blends of classes are blends of these."""
@@ -123,40 +123,40 @@ LATENT_INJECTIONS = {"input": InputInjection, "chunks": ChunkInjection, "whole":
 class Discriminator(nn.Module):
     """Images (N, 3, R, R) in [-1, 1] and classes (N,) -> Verdict."""
 
-    def __init__(self, config: ResidualConfig) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
         assert config.num_classes is not None, "num_classes is found before networks are built"
         self.config = config
         stages = config.discriminator_stages()
-        parts = discriminator_layers(config)
+        layers = discriminator_layers(config)
         self.condition = discriminator_condition(config)
-        self.stem = nn.Identity() if config.stem is None else parts.conv(3, config.stem)
+        self.stem = nn.Identity() if config.stem is None else layers.conv(3, config.stem)
         self.blocks = nn.ModuleList()
         for inputs, outputs, down in (block for stage in stages for block in stage.blocks):
             first = not self.blocks and config.stem is None
-            self.blocks.append(config.discriminator_block(inputs, outputs, down, first, parts))
-        self.attention, self.attention_after = attention_layers(stages, parts)
+            self.blocks.append(config.discriminator_block(inputs, outputs, down, first, layers))
+        self.attention, self.attention_after = attention_layers(stages, layers)
         features = stages[-1].outputs
-        self.head = discriminator_head(config, parts, features)
+        self.head = discriminator_head(config, layers, features)
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
-        """The batch consists of `parts` equal parts, generated and real ones, which minibatch features keep apart."""
+    def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
+        """The batch consists of `groups` equal groups, generated and real ones, which minibatch features keep apart."""
         condition = self.condition(y_N)
         x = self.stem(x)  # (N, ch, R, R)
         for index, block in enumerate(self.blocks):
             x = block(x, condition)  # (N, C, H/2, W/2) or (N, C, H, W)
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
-        return self.head(x, y_N, parts)
+        return self.head(x, y_N, groups)
 
 
-def attention_layers(stages: list[Stage], parts: LayerFactory) -> tuple[nn.ModuleDict, dict[int, str]]:
+def attention_layers(stages: list[Stage], layers: LayerFactory) -> tuple[nn.ModuleDict, dict[int, str]]:
     """Self-attention layers by resolution, and {number of the block before it: resolution}."""
     layers, after, blocks = nn.ModuleDict(), {}, 0
     for stage in stages:
         blocks += len(stage.blocks)
         if stage.attention:
-            layers[str(stage.resolution)] = SelfAttention(stage.outputs, conv=parts.conv)
+            layers[str(stage.resolution)] = SelfAttention(stage.outputs, conv=layers.conv)
             after[blocks - 1] = str(stage.resolution)
     return layers, after
 
@@ -167,7 +167,7 @@ def memory_format_of(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def build(config: ResidualConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:
+def build(config: ResNetConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:
     """Both networks with freshly drawn weights, in training mode, float32 on the CPU."""
     networks = Generator(config), Discriminator(config)
     share_table(*networks)

@@ -3,8 +3,8 @@
 Source: BigGAN appendix B (conditional gain centred at 1, bias at 0, both from bias-free spectrally normalised linear maps)
 and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
 statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged ones.
-A module in evaluation mode uses its standing statistics, and `collect_standing_statistics` fills them with equal-weight averages
-of the means and variances of whole batches.
+A module in evaluation mode uses its standing statistics, and `collect_standing_statistics` fills them with equal-weight
+averages of the means and variances of whole batches.
 
 Statistics are float32 for any input type. Shapes: N batch, C channels, E condition, HW pixels.
 """

@@ -38,11 +38,11 @@ class ProjectionHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.minibatch = minibatch or NoMinibatchFeatures()
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
+    def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
         features_NF = self.dropout(sum_pool(x))  # (N, F)
         with without_autocast(x.device):
             projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
-            compared = torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1)  # (N, F + kernels)
+            compared = torch.cat([features_NF, self.minibatch(features_NF, groups)], dim=1)  # (N, F + kernels)
             logits_N = self.linear(compared).squeeze(1) + projection_N  # (N,)
         return DiscriminatorOutput(logits_N, features_NF, None)
 
@@ -90,7 +90,7 @@ class PooledClassHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.minibatch = minibatch
 
-    def forward(self, x: Tensor, y_N: Tensor, parts: int = 1) -> DiscriminatorOutput:
+    def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
         features_NF = self.dropout(sum_pool(x))  # (N, F)
         with without_autocast(x.device):
-            return self.classes(features_NF, torch.cat([features_NF, self.minibatch(features_NF, parts)], dim=1))
+            return self.classes(features_NF, torch.cat([features_NF, self.minibatch(features_NF, groups)], dim=1))

@@ -42,15 +42,15 @@ class MinibatchDiscrimination(nn.Module):
         nn.init.zeros_(self.log_scale)
         nn.init.constant_(self.bias, -1.0)
 
-    def forward(self, features_NA: Tensor, parts: int = 1) -> Tensor:
-        """The batch consists of `parts` equal parts, each compared within itself."""
+    def forward(self, features_NA: Tensor, groups: int = 1) -> Tensor:
+        """The batch consists of `groups` equal groups, each compared within itself."""
         with without_autocast(features_NA.device):
             unit = self.weight / torch.linalg.vector_norm(self.weight, dim=1, keepdim=True)
             projected = features_NA.float() @ unit.T  # (N, B C)
             if self.initializing:
                 self.start(projected)
             projected = projected * self.log_scale.exp().flatten()
-            near = torch.cat([self.similarity(part) for part in projected.chunk(parts)])  # (N, B)
+            near = torch.cat([self.similarity(part) for part in projected.chunk(groups)])  # (N, B)
             return near + self.bias
 
     def similarity(self, mine: Tensor) -> Tensor:
@@ -95,5 +95,5 @@ def sync_minibatch_discrimination(network: nn.Module, gather: Gather) -> None:
 class NoMinibatchFeatures(nn.Module):
     """None: (N, A) -> (N, 0)."""
 
-    def forward(self, features_NA: Tensor, parts: int = 1) -> Tensor:
+    def forward(self, features_NA: Tensor, groups: int = 1) -> Tensor:
         return features_NA[:, :0]

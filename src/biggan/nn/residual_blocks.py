@@ -35,14 +35,14 @@ class GeneratorBlock(nn.Module):
     The skip is the identity unless the width or the size changes; then it is up, conv 1x1.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, up: bool, parts: LayerFactory) -> None:
+    def __init__(self, inputs: int, outputs: int, *, up: bool, layers: LayerFactory) -> None:
         super().__init__()
-        self.norm_1 = parts.norm(inputs)
-        self.conv_1 = parts.conv(inputs, outputs, resample="up" if up else "none")
-        self.norm_2 = parts.norm(outputs)
-        self.conv_2 = parts.conv(outputs, outputs)
-        self.skip = parts.conv(inputs, outputs, 1) if up or inputs != outputs else nn.Identity()
-        self.resize = parts.upsample if up else unchanged
+        self.norm_1 = layers.norm(inputs)
+        self.conv_1 = layers.conv(inputs, outputs, resample="up" if up else "none")
+        self.norm_2 = layers.norm(outputs)
+        self.conv_2 = layers.conv(outputs, outputs)
+        self.skip = layers.conv(inputs, outputs, 1) if up or inputs != outputs else nn.Identity()
+        self.resize = layers.upsample if up else unchanged
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
         h = F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
@@ -59,14 +59,14 @@ class DiscriminatorBlock(nn.Module):
     preactivation, and is always wide. The skip is the identity unless the width or the size changes.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, down: bool, first: bool, wide: bool, parts: LayerFactory) -> None:
+    def __init__(self, inputs: int, outputs: int, *, down: bool, first: bool, wide: bool, layers: LayerFactory) -> None:
         super().__init__()
         hidden = outputs if wide or first else inputs
-        self.norm_1 = None if first else parts.norm(inputs)
-        self.conv_1 = parts.conv(inputs, hidden)
-        self.norm_2 = parts.norm(hidden)
-        self.conv_2 = parts.conv(hidden, outputs, resample="down" if down else "none")
-        self.skip = parts.conv(inputs, outputs, 1) if down or inputs != outputs else nn.Identity()
+        self.norm_1 = None if first else layers.norm(inputs)
+        self.conv_1 = layers.conv(inputs, hidden)
+        self.norm_2 = layers.norm(hidden)
+        self.conv_2 = layers.conv(hidden, outputs, resample="down" if down else "none")
+        self.skip = layers.conv(inputs, outputs, 1) if down or inputs != outputs else nn.Identity()
         self.resize = average if down else unchanged
 
     def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
@@ -81,19 +81,19 @@ class DeepGeneratorBlock(nn.Module):
     """A bottleneck of a quarter of the inputs: four times norm, ReLU, convolution (1x1, 3x3, 3x3, 1x1; the first 3x3 after
     upsampling if `up`), plus a skip that keeps the first O channels: (N, I, H, W) -> (N, O, H', W'), O at most I."""
 
-    def __init__(self, inputs: int, outputs: int, *, up: bool, parts: LayerFactory) -> None:
+    def __init__(self, inputs: int, outputs: int, *, up: bool, layers: LayerFactory) -> None:
         super().__init__()
         hidden = inputs // 4
         self.outputs = outputs
-        self.norm_1 = parts.norm(inputs)
-        self.conv_1 = parts.conv(inputs, hidden, 1)
-        self.norm_2 = parts.norm(hidden)
-        self.conv_2 = parts.conv(hidden, hidden, resample="up" if up else "none")
-        self.norm_3 = parts.norm(hidden)
-        self.conv_3 = parts.conv(hidden, hidden)
-        self.norm_4 = parts.norm(hidden)
-        self.conv_4 = parts.conv(hidden, outputs, 1)
-        self.resize = parts.upsample if up else unchanged
+        self.norm_1 = layers.norm(inputs)
+        self.conv_1 = layers.conv(inputs, hidden, 1)
+        self.norm_2 = layers.norm(hidden)
+        self.conv_2 = layers.conv(hidden, hidden, resample="up" if up else "none")
+        self.norm_3 = layers.norm(hidden)
+        self.conv_3 = layers.conv(hidden, hidden)
+        self.norm_4 = layers.norm(hidden)
+        self.conv_4 = layers.conv(hidden, outputs, 1)
+        self.resize = layers.upsample if up else unchanged
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
         h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, I/4, H, W)
@@ -110,18 +110,18 @@ class DeepDiscriminatorBlock(nn.Module):
     then, where the width grows, x joined with a 1x1 convolution of x.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, down: bool, parts: LayerFactory) -> None:
+    def __init__(self, inputs: int, outputs: int, *, down: bool, layers: LayerFactory) -> None:
         super().__init__()
         hidden = outputs // 4
-        self.norm_1 = parts.norm(inputs)
-        self.conv_1 = parts.conv(inputs, hidden, 1)
-        self.norm_2 = parts.norm(hidden)
-        self.conv_2 = parts.conv(hidden, hidden)
-        self.norm_3 = parts.norm(hidden)
-        self.conv_3 = parts.conv(hidden, hidden)
-        self.norm_4 = parts.norm(hidden)
-        self.conv_4 = parts.conv(hidden, outputs, 1)
-        self.added = parts.conv(inputs, outputs - inputs, 1) if outputs > inputs else None
+        self.norm_1 = layers.norm(inputs)
+        self.conv_1 = layers.conv(inputs, hidden, 1)
+        self.norm_2 = layers.norm(hidden)
+        self.conv_2 = layers.conv(hidden, hidden)
+        self.norm_3 = layers.norm(hidden)
+        self.conv_3 = layers.conv(hidden, hidden)
+        self.norm_4 = layers.norm(hidden)
+        self.conv_4 = layers.conv(hidden, outputs, 1)
+        self.added = layers.conv(inputs, outputs - inputs, 1) if outputs > inputs else None
         self.resize = average if down else unchanged
 
     def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:

@@ -53,7 +53,7 @@ class ReferenceBatch(nn.Module):
         self.register_buffer("z", torch.zeros(size, z_dim))
         self.register_buffer("y", torch.zeros(size, dtype=torch.int64))
 
-    def put(self, z_BZ: Tensor, y_B: Tensor) -> None:
+    def set(self, z_BZ: Tensor, y_B: Tensor) -> None:
         """Choose the batch; mutates the buffers."""
         self.z.copy_(z_BZ)
         self.y.copy_(y_B)
@@ -79,15 +79,13 @@ class NoReference(nn.Module):
         return x
 
 
-class HasVirtualBatchNorm(Protocol):
-    """What a model's config says of its generator's norms."""
+class VirtualBatchNormConfig(Protocol):
+    """What a generator's config says of its norms."""
 
-    generator_norm: str
-    reference_batch: int
-    z_dim: int
+    norm: str
+    reference_batch_size: int
 
 
-def build_reference_batch(config: HasVirtualBatchNorm) -> nn.Module:
-    """The reference batch of a generator, where its norms are virtual."""
-    virtual = config.generator_norm == "virtual"
-    return ReferenceBatch(config.reference_batch, config.z_dim) if virtual else NoReference()
+def build_reference_batch(config: VirtualBatchNormConfig, z_dim: int) -> nn.Module:
+    """The reference batch of a generator, where its norms are virtual; latents of size `z_dim`."""
+    return ReferenceBatch(config.reference_batch_size, z_dim) if config.norm == "virtual" else NoReference()

@@ -152,10 +152,10 @@ class RelativisticPairing(Objective):
 class SemiSupervised(Objective):
     """K classes and one more, "generated", whose logit is held at 0; score = log Z, Z the sum of exp of the others.
 
-    D: -E[log p(y | x, real)] over images of known class, plus `unsupervised_weight` times -E[log s(log Z(x))] - E[log(1 - s(log
-    Z(G)))], s the logistic function: Z / (Z + 1) is the probability of "real" (Salimans et al. 2016, section 5, where the
-    weight is 1; in the published code it is a half, but for ImageNet). G: E[log(1 - s(log Z(G)))], which saturates, as the
-    published minibatch scripts have it, or, with `generator_target`, a cross-entropy with that target."""
+    D: -E[log p(y | x, real)] over images of known class, plus `unsupervised_weight` times -E[log s(log Z(x))] - E[log(1 -
+    s(log Z(G)))], s the logistic function: Z / (Z + 1) is the probability of "real" (Salimans et al. 2016, section 5,
+    where the weight is 1; in the published code it is a half, but for ImageNet). G: E[log(1 - s(log Z(G)))], which
+    saturates, as the published minibatch scripts have it, or, with `generator_target`, a cross-entropy with that target."""
 
     real_target: float = 1.0
     generator_target: float | None = None

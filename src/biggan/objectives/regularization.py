@@ -93,7 +93,7 @@ class GeneratorRegularization(WeightRegularization):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorRegularization(WeightRegularization):
-    """What acts on the discriminator. None: off. Dropout before its last layer is model.discriminator_dropout."""
+    """What acts on the discriminator. None: off. Dropout before its last layer is model.discriminator.dropout."""
 
     r1: float | None = None
     """gamma of R1: gamma / 2 times the squared gradient of its scores at real images."""

@@ -1,9 +1,8 @@
 """What a regularizer is: a penalty on the loss before backward, edits of gradients before the optimizer's step, edits of
 weights after it.
 
-Gradients came in as a third place because two of the paper's remedies (the author's direct form of orthogonal regularization,
-and clipping) are neither penalties nor edits of weights.
-"""
+Gradients came in as a third place because two of the paper's remedies (the author's direct form of orthogonal
+regularization, and clipping) are neither penalties nor edits of weights."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from biggan.checkpoints.tensors import Tensors
+from biggan.configs.overrides import replace_fields
 from biggan.models.biggan import LAYOUTS, BigGANConfig
 from biggan.models.biggan_deep import DEEP_LAYOUTS, BigGANDeepConfig
 from biggan.models.registry import FAMILIES, ModelConfig
@@ -102,8 +103,8 @@ def generator_config(source: Tensors, what: str) -> ModelConfig:
     common = {
         "resolution": resolution,
         "width": divided(len(linear), BASE_RESOLUTION**2 * layouts[resolution].first, "linear.weight", what),
-        "output_channels": len(needed(source, "output_layer.2.weight", 4, what)),
     }
+    output_channels = len(needed(source, "output_layer.2.weight", 4, what))
     first = linear.shape[1]
     if "shared.weight" not in source:
         classes = len(first_gain)
@@ -119,7 +120,8 @@ def generator_config(source: Tensors, what: str) -> ModelConfig:
             config = BigGANConfig(**common, latent_dim=first, latent_injection="input")
         else:
             config = BigGANConfig(**common, latent_dim=first * (stages + 1), latent_injection="chunks")
-    return replace(config, generator_attention=attention_resolutions(source, config, "G"))
+    config = replace_fields(config, {"generator.output_channels": output_channels})
+    return replace_fields(config, {"generator.attention": attention_resolutions(source, config, "G")})
 
 
 def with_discriminator(config: ModelConfig, source: Tensors, what: str) -> ModelConfig:
@@ -130,8 +132,8 @@ def with_discriminator(config: ModelConfig, source: Tensors, what: str) -> Model
     else:
         first = LAYOUTS[config.resolution].discriminator[0]
         width = divided(len(needed(source, "blocks.0.0.conv1.weight", 4, what)), first, "blocks.0.0.conv1.weight", what)
-    config = replace(config, discriminator_width=width)
-    return replace(config, discriminator_attention=attention_resolutions(source, config, "D"))
+    config = replace_fields(config, {"discriminator.width": width})
+    return replace_fields(config, {"discriminator.attention": attention_resolutions(source, config, "D")})
 
 
 def check(config: ModelConfig, what: str) -> None:

@@ -18,9 +18,10 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from biggan.checkpoints.tensors import Tensors
-from biggan.models.biggan_deep import BigGANDeepConfig
+from biggan.configs.overrides import replace_fields
+from biggan.models.biggan_deep import BigGANDeepConfig, DeepGeneratorConfig
 from biggan.models.registry import FAMILIES
-from biggan.models.resnet_config import BASE_RESOLUTION
+from biggan.models.resnet_config import BASE_RESOLUTION, ResNetDiscriminatorConfig
 from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.translate import Foreign, translate
 from biggan.runtime.errors import CheckpointError, ConfigError
@@ -135,8 +136,8 @@ def config_of(settings: Settings, file: Path) -> BigGANDeepConfig:
         embedding_dim=settings.class_embed_dim,
         norm_epsilon=settings.eps,
         spectral_norm_epsilon=settings.eps,
-        generator_attention=(),
-        discriminator_attention=(),
+        generator=DeepGeneratorConfig(attention=()),
+        discriminator=ResNetDiscriminatorConfig(attention=()),
     )
     try:
         config.check()
@@ -153,12 +154,12 @@ def config_of(settings: Settings, file: Path) -> BigGANDeepConfig:
         raise CheckpointError(f"{file}: its layers are not those of a BigGAN-deep of {config.resolution} px")
     if settings.n_stats < 2:
         raise CheckpointError(f"{file}: n_stats={settings.n_stats} must be at least 2")
-    return dataclasses.replace(config, generator_attention=(after[position],), discriminator_attention=None)
+    return replace_fields(config, {"generator.attention": (after[position],), "discriminator.attention": None})
 
 
 def with_one_vector(source: Tensors, what: str) -> Tensors:
-    """The tensors with u and v of each weight merged into `reparametrization.u` (1, O), from which one power iteration gives v,
-    and so the same sigma. Raises CheckpointError where none does."""
+    """The tensors with u and v of each weight merged into `reparametrization.u` (1, O), from which one power iteration
+    gives v, and so the same sigma. Raises CheckpointError where none does."""
     merged = {name: tensor for name, tensor in source.items() if not re.search(r"\.weight_[uv]$", name)}
     for name, u in source.items():
         if not name.endswith(".weight_u"):

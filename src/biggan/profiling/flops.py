@@ -36,8 +36,9 @@ def footprint(config: RunConfig) -> Footprint:
     with torch.device("meta"):
         family, model = registry.FAMILIES[config.model.family], config.model
         reference = 0.0  # images of a reference batch for each of the batch, counted apart from the few of the probe
-        if model.generator_norm == "virtual":
-            reference, model = model.reference_batch / plan.micro_batch, replace_fields(model, {"generator_norm": "batch"})
+        if model.generator.norm == "virtual":
+            reference = model.generator.reference_batch_size / plan.micro_batch
+            model = replace_fields(model, {"generator.norm": "batch"})
         generator, discriminator = map(uncomputed, (family.generator(model), family.discriminator(model)))
         z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
         saved = SavedBytes([*generator.blocks, *discriminator.blocks] if config.train.activation_checkpointing else [])

@@ -4,9 +4,8 @@
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.9999
     r1: Annotated[float, Gt(0), Remedy("use None for off")] | None = None
 
-`check_fields` raises ConfigError in one line: "train.ema_decay=1.5 must be at least 0 and below 1". Not a number is out of every
-bound.
-"""
+`check_fields` raises ConfigError in one line: "train.ema_decay=1.5 must be at least 0 and below 1". Not a number is out
+of every bound."""
 
 import dataclasses
 import typing

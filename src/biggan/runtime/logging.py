@@ -1,8 +1,7 @@
 """The logger that everything below the command line speaks through, and who of several ranks is heard.
 
-`logging.getLogger("biggan")` and its children carry notes for the person at the terminal; as a library biggan sets up nothing,
-and Python shows warnings alone. The command line calls `set_up_logging`.
-"""
+`logging.getLogger("biggan")` and its children carry notes for the person at the terminal; as a library biggan sets up
+nothing, and Python shows warnings alone. The command line calls `set_up_logging`."""
 
 import logging
 import sys

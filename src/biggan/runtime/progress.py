@@ -1,8 +1,7 @@
 """How far something has come, on a terminal: bars over items, images and bytes, and the line of a training run.
 
-Bars show where standard error is a terminal, for rank 0, and only once notes are shown at all (runtime/logging): as a library
-biggan draws nothing.
-"""
+Bars show where standard error is a terminal, for rank 0, and only once notes are shown at all (runtime/logging): as a
+library biggan draws nothing."""
 
 import logging
 import sys

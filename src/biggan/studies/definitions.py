@@ -53,12 +53,14 @@ def table1(base: RunConfig) -> list[Row]:
         "regularization.generator.orthogonal": None,
     }
     rows = [(f"batch x{n}", sagan | {"train.batch": n * batch}) for n in (1, 2, 4, 8)]
-    wide = {"model.width": round(1.5 * width), "model.discriminator_width": round(1.5 * base.model.d_width)}
+    wide = {"model.width": round(1.5 * width), "model.discriminator.width": round(1.5 * base.model.discriminator_width)}
     rows.append(("width x1.5", rows[-1][1] | wide))
     rows.append(("shared", rows[-1][1] | {"model.class_embedding": "shared"}))
     rows.append(("skip-z", rows[-1][1] | {"model.latent_injection": "chunks"}))
     rows.append(("ortho", rows[-1][1] | {"regularization.generator.orthogonal": 1e-4}))
-    rows.append(("width x1, all", rows[-1][1] | {"model.width": width, "model.discriminator_width": base.model.d_width}))
+    rows.append(
+        ("width x1, all", rows[-1][1] | {"model.width": width, "model.discriminator.width": base.model.discriminator_width})
+    )
     return [Row(*row) for row in rows]
 
 
@@ -81,20 +83,22 @@ def negative_results(base: RunConfig) -> list[Row]:
         "baseline": {},
         "a block more per stage": {"model.extra_blocks": 1},
         "embedding shared with D": {"model.class_embedding": "shared-with-discriminator"},
-        "weight norm in G": {"model.generator_weights": "weight-norm", "model.generator_norm": "none"},
-        "no norm in G": {"model.generator_norm": "none"},
-        "batch norm in D": {"model.discriminator_norm": "batch"},
-        "conditional batch norm in D": {"model.discriminator_norm": "conditional-batch"},
-        "bilinear upsampling": {"model.upsampling": "bilinear"},
-        "perceptrons in the norms": {"model.conditioning": "perceptron"},
+        "weight norm in G": {"model.generator.reparametrization": "weight-norm", "model.generator.norm": "none"},
+        "no norm in G": {"model.generator.norm": "none"},
+        "batch norm in D": {"model.discriminator.norm": "batch"},
+        "conditional batch norm in D": {"model.discriminator.norm": "conditional-batch"},
+        "bilinear upsampling": {"model.generator.upsampling": "bilinear"},
+        "MLPs in the norms": {"model.conditioning": "mlp"},
         "gradient clipping": {
             "regularization.generator.max_grad_norm": 1.0,
             "regularization.discriminator.max_grad_norm": 1.0,
         },
     }
-    for player in ("generator", "discriminator"):
-        changes |= {f"{size}x{size} kernels in {player[0].upper()}": {f"model.{player}_kernel": size} for size in (5, 7)}
-        changes[f"dilation in {player[0].upper()}"] = {f"model.{player}_dilation": 2}
+    for network in ("generator", "discriminator"):
+        changes |= {
+            f"{size}x{size} kernels in {network[0].upper()}": {f"model.{network}.kernel_size": size} for size in (5, 7)
+        }
+        changes[f"dilation in {network[0].upper()}"] = {f"model.{network}.dilation": 2}
     return [Row(name, settings) for name, settings in changes.items()]
 
 
@@ -157,16 +161,16 @@ def improved(base: RunConfig) -> list[Row]:
         "data.labels_per_class": None,
     }
     smooth: Settings = {"objective.real_target": 0.9, "objective.generator_target": 1.0, "objective.feature_matching": None}
-    whole = labels | smooth | {"model.generator_norm": "virtual", "model.minibatch_kernels": 100}
-    strength = {f"regularization.{player}.historical_average": 0.01 for player in ("generator", "discriminator")}
+    whole = labels | smooth | {"model.generator.norm": "virtual", "model.discriminator.minibatch_kernels": 100}
+    strength = {f"regularization.{player}.historical_average": 0.01 for network in ("generator", "discriminator")}
     # Inception Scores there, on CIFAR-10: 8.09, 7.54, 6.86, 6.83, 4.36, 3.87; of real images 11.24.
     return [
         Row("all", whole),
-        Row("batch norm", whole | {"model.generator_norm": "batch"}),
+        Row("batch norm", whole | {"model.generator.norm": "batch"}),
         Row("averaging, no labels", whole | none | strength),
         Row("no smoothing", whole | {"objective.real_target": 1.0}),
         Row("no labels", whole | none),
-        Row("no minibatch features", whole | {"model.minibatch_kernels": None}),
+        Row("no minibatch features", whole | {"model.discriminator.minibatch_kernels": None}),
     ]
 
 

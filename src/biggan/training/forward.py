@@ -33,7 +33,8 @@ def discriminate_fake_and_real(
 
 
 def discriminate(state: TrainState, images: Tensor, labels: Tensor) -> DiscriminatorOutput:
-    """D on augmented images (N, 3, R, R) in the generator's step, its features those of the layer that the objective names."""
+    """D on augmented images (N, 3, R, R) in the generator's step, its features those of the layer that the objective
+    names."""
     network, name, images = state.discriminator.network, state.objective.feature_layer, state.augment(images)
     if name is None:
         return network(images, labels)
@@ -44,7 +45,8 @@ def discriminate(state: TrainState, images: Tensor, labels: Tensor) -> Discrimin
 
 
 def discriminate_real(state: TrainState, batch: Batch, count: int) -> DiscriminatorOutput:
-    """D, without gradients, on as many real images as there are generated ones: those of a micro-batch, repeated as needed."""
+    """D, without gradients, on as many real images as there are generated ones: those of a micro-batch, repeated as
+    needed."""
     images, labels = to_device_batch(state, batch)
     if count != len(images):
         repeats = -(-count // len(images))

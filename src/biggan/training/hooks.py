@@ -63,7 +63,8 @@ class CheckpointHook:
         return self.requested or step % self.every == 0 or seconds - self.last_saved >= self.seconds_between
 
     def run(self, step: int) -> HookResult:
-        """Raises TrainingDiverged where the state is not finite, CheckpointError when the disk did not take the one before."""
+        """Raises TrainingDiverged where the state is not finite, CheckpointError when the disk did not take the one
+        before."""
         tensors = self.state.tensors()
         raise_if_non_finite(self.state.guard, tensor_sums(tensors), step, self.writer)
         on_rank_zero(partial(self.writer.write, step, tensors, {"seconds": self.seconds}))

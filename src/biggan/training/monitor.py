@@ -202,8 +202,8 @@ class AlarmPolicy:
 
 
 def build_fixed_batch(config: RunConfig, state: TrainState, source: Source) -> FixedBatch:
-    """Eight latents for each of up to eight classes, evenly chosen; the first real images of each set. Raises DataError where
-    the held-out images cannot be read or are of other classes."""
+    """Eight latents for each of up to eight classes, evenly chosen; the first real images of each set. Raises DataError
+    where the held-out images cannot be read or are of other classes."""
     rng = addressed_rng(config.train.seed, "watched samples")
     count = min(CLASSES, state.num_classes)
     classes = torch.arange(count) * state.num_classes // count
@@ -221,8 +221,8 @@ def build_fixed_batch(config: RunConfig, state: TrainState, source: Source) -> F
 
 
 def read_initial_run_log(config: RunConfig) -> tuple[list[Line], int]:
-    """The log of the run that this one starts from, up to there, and its step: what this run is to be compared with. Nothing,
-    0 where it starts from no run."""
+    """The log of the run that this one starts from, up to there, and its step: what this run is to be compared with.
+    Nothing, 0 where it starts from no run."""
     if config.init_from is None:
         return [], 0
     start = parse_init_from(config.init_from)

@@ -1,4 +1,5 @@
-"""Where a run begins: its newest checkpoint, the weights of another model, or weights just drawn; and what a rollback changes."""
+"""Where a run begins: its newest checkpoint, the weights of another model, or weights just drawn; and what a rollback
+changes."""
 
 import dataclasses
 import logging
@@ -29,8 +30,8 @@ class Rollbacks(NamedTuple):
 
 
 class RunProgress(NamedTuple):
-    """How far a run has come: generator steps, seconds of training, rollbacks, and which networks are new, their weights just
-    drawn."""
+    """How far a run has come: generator steps, seconds of training, rollbacks, and which networks are new, their weights
+    just drawn."""
 
     step: int
     seconds: float

@@ -104,8 +104,8 @@ def synchronize_networks(train: TrainConfig, world: World, *networks: nn.Module)
 
 
 def plan_batch(train: TrainConfig, world: World = SINGLE_PROCESS) -> BatchPlan:
-    """The arithmetic of the batch: batch = micro_batch x accumulation. Raises ConfigError where a micro-batch does not divide
-    by the ranks."""
+    """The arithmetic of the batch: batch = micro_batch x accumulation. Raises ConfigError where a micro-batch does not
+    divide by the ranks."""
     micro_batch = train.micro_batch or train.batch
     if micro_batch % world.size:
         name = "micro_batch" if train.micro_batch else "batch"
@@ -129,8 +129,8 @@ def plan_batch(train: TrainConfig, world: World = SINGLE_PROCESS) -> BatchPlan:
 
 @torch.no_grad()
 def run_data_dependent_init(state: TrainState, source: Source, new: tuple[str, ...] = NETWORKS) -> None:
-    """Before the first step: the layers of the `new` networks that are initialized from data see up to INIT_IMAGES images, or
-    latents, and their averages begin there. Mutates the state; the same on all ranks."""
+    """Before the first step: the layers of the `new` networks that are initialized from data see up to INIT_IMAGES
+    images, or latents, and their averages begin there. Mutates the state; the same on all ranks."""
     networks = {name: getattr(state, name).network for name in new}
     wanted = [name for name, network in networks.items() if needs_data_dependent_init(network)]
     if not wanted:

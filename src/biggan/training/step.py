@@ -1,15 +1,15 @@
 """One generator step of GAN training: the algorithm of the paper, and nothing else.
 
 Source: BigGAN section 3 and appendix C (docs/papers/biggan.md, "One generator step"): a few discriminator steps, each on
-fresh real images, latents and labels, then one generator step, then the moving average. In a discriminator step generated and
-real images go through D in one concatenated pass, and G runs without gradients.
+fresh real images, latents and labels, then one generator step, then the moving average. In a discriminator step generated
+and real images go through D in one concatenated pass, and G runs without gradients.
 
 DEVIATION from BigGAN appendix C: with accumulation, G's batch statistics are those of a micro-batch, because those of the
 whole batch would need every activation at once.
 
 Nothing here waits for the device: the numbers returned are tensors. The words that address the random draws
-("discriminator turn", "generator turn") are part of every seed: changing one changes every run. Shapes: N batch, R resolution.
-"""
+("discriminator turn", "generator turn") are part of every seed: changing one changes every run. Shapes: N batch, R
+resolution."""
 
 from collections.abc import Iterator
 

@@ -48,12 +48,11 @@ def fit(
 ) -> int:
     """Train until the last step, the time limit or a signal; returns the step reached. Writes only below `run_dir`.
 
-    `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound checkpoint
-    of the run. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after as many
-    rollbacks to the last checkpoint as the config allows; CheckpointError when the disk does not take a checkpoint. What was
-    saved before stays. An alarm (training/monitor) may end the run too, or roll it back to a healthy checkpoint.
-    `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together.
-    """
+    `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
+    checkpoint of the run. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after
+    as many rollbacks to the last checkpoint as the config allows; CheckpointError when the disk does not take a
+    checkpoint. What was saved before stays. An alarm (training/monitor) may end the run too, or roll it back to a healthy
+    checkpoint. `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together."""
     while True:
         state = progress = None  # the old networks go before the new ones come
         state = build_train_state(config, world)
@@ -217,7 +216,8 @@ class RunLog:
         return metrics
 
     def write(self, step: int, metrics: dict[str, float], seconds: float, seconds_left: float) -> None:
-        """Log the metrics, with images per second, seconds of training and what could not be read; adds them to `metrics`."""
+        """Log the metrics, with images per second, seconds of training and what could not be read; adds them to
+        `metrics`."""
         metrics |= sum_counts_over_ranks(self.source.read_errors())
         metrics |= {"images_per_second": self.rate, "seconds": seconds}
         if self.file is not None:
