@@ -40,8 +40,11 @@ from safetensors import deserialize
 # Options, and values of options, as RUNS has them: as a newer commit has them. A tree is asked which it accepts.
 RENAMED_OPTIONS = {
     "--watch.every": "--monitor.every",
-    "--watch.share": "--monitor.share",
+    "--watch.share": "--monitor.max-time-fraction",
     "--watch.held-out": "--monitor.held-out",
+    "--regularization.generator.historical-average": "--regularization.generator.historical-averaging",
+    "--regularization.generator.gradient-norm": "--regularization.generator.max-grad-norm",
+    "--regularization.discriminator.gradient-every": "--regularization.discriminator.r1-interval",
     "colour": "color",
 }
 
@@ -65,7 +68,7 @@ RUNS = {
     f"{DISCRIMINATOR}.gradient-every 2 {DISCRIMINATOR}.lecam 0.1 {DISCRIMINATOR}.consistency 1",
     "semi-supervised": f"improved-mnist {SHORT} --train.steps 20 --data.labels-per-class 10",
     "minibatch": f"improved-cifar10-minibatch {SHORT} --train.steps 4 --train.batch 20 --train.lr-decay-start 2 "
-    "--data.labels-per-class 10 --model.width 16",
+    "--data.labels-per-class 10",
     "deep": f"biggan-deep-128 {SHORT} --train.steps 6 --train.batch 16 --model.resolution 32 --model.width 4 "
     "--train.ema-start 2 --latent.distribution censored-normal",
 }

@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from biggan.analysis.spectra import Spectra, matrices
+from biggan.analysis.spectra import SpectrumTracker, matrices
 from biggan.configs.presets import preset
 from biggan.models import registry
 
@@ -22,7 +22,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     networks = dict(zip(("generator", "discriminator"), registry.build_networks(model, generator), strict=True))
     move(networks, 0.05, generator)
-    spectra, seconds = Spectra(), []
+    spectra, seconds = SpectrumTracker(), []
     for _ in ("first", "again"):
         started = time.perf_counter()
         values = spectra.measure(networks)

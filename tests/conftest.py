@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from biggan.cli.main import main
+from biggan.configs.overrides import replace_fields
 from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import DataConfig
 from biggan.metrics.features import remember_trust, sha256_of
 from biggan.models.biggan import BigGANConfig
+from biggan.models.registry import ModelConfig
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -45,6 +47,12 @@ def shared_file(name: str) -> Path:
 def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache of decoded images."""
     monkeypatch.setenv("BIGGAN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def model_config(family: type, **fields: object) -> ModelConfig:
+    """A model config of a family; a double underscore leads into a part: generator__norm="virtual"."""
+    nested = {name.replace("__", "."): value for name, value in fields.items() if "__" in name}
+    return replace_fields(family(**{name: value for name, value in fields.items() if "__" not in name}), nested)
 
 
 def tiny_config(**train: object) -> RunConfig:

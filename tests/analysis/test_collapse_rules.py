@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from biggan.analysis.collapse_rules import Alarm, find_alarms
-from biggan.analysis.spectra import spread
+from biggan.analysis.spectra import sample_diversity
 from biggan.configs.monitor import MonitorConfig
 from biggan.runtime.errors import ConfigError
 
@@ -112,13 +112,15 @@ def test_spread_against_loops(generator):
     images = torch.rand(6, 3, 4, 4, generator=generator) * 2 - 1
     distance = lambda a, b: (a - b).square().mean().sqrt().item()  # noqa: E731
     pairs = list(itertools.combinations(range(6), 2))
-    found = spread(images, 3)
+    found = sample_diversity(images, 3)
     assert found["diversity"] == pytest.approx(sum(distance(images[i], images[j]) for i, j in pairs) / len(pairs), rel=1e-5)
     same = [(i, j) for i, j in pairs if i // 3 == j // 3]
     assert found["diversity_within_class"] == pytest.approx(
         sum(distance(images[i], images[j]) for i, j in same) / 6, rel=1e-5
     )
-    assert spread(images[:1].repeat(4, 1, 1, 1), 2) == pytest.approx({"diversity": 0, "diversity_within_class": 0}, abs=1e-6)
+    assert sample_diversity(images[:1].repeat(4, 1, 1, 1), 2) == pytest.approx(
+        {"diversity": 0, "diversity_within_class": 0}, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_the_papers_settings_of_deep(resolution):
     rates = (config.train.generator_lr, config.train.discriminator_lr)
     assert rates == ((5e-5, 2e-4) if resolution == 128 else (2.5e-5, 2.5e-5))
     assert (config.model.width, config.model.z_dim, config.model.latent_injection) == (128, 128, "whole")
-    assert config.model.last_channels == 128
+    assert config.model.output_channels == 128
     assert config.regularization.generator.orthogonal == 1e-4
 
 
@@ -59,7 +59,7 @@ def test_the_settings_of_sngan():
     assert (train.batch, train.generator_batch_multiplier, train.discriminator_steps) == (64, 2, 5)
     assert (train.generator_lr, train.discriminator_lr, train.adam_beta1, train.adam_beta2) == (2e-4, 2e-4, 0, 0.9)
     assert (train.steps, train.lr_decay_start, train.ema_decay) == (450_000, 400_000, 0)
-    assert (config.model.generator_weights, config.model.discriminator_hidden) == ("plain", "inputs")
+    assert (config.model.generator.reparametrization, config.model.discriminator.hidden_width) == ("plain", "inputs")
 
 
 # docs/papers/improved_gan.md, "Network and training tables" and "ImageNet configuration": rates, epochs, epochs of constant
@@ -94,12 +94,16 @@ def test_the_settings_of_improved_techniques(name):
     assert (train.discriminator_ema_decay, train.ema_decay, train.adam_epsilon) == (0.9999, 0, 1e-4)
     assert config.regularization.generator.orthogonal is None
     model = config.model
-    assert (model.input_noise, model.minibatch_kernels, model.generator_norm) == MODELS[name][:3]
-    assert getattr(model, "width", None) == MODELS[name][3]
+    assert (model.discriminator.input_noise, model.discriminator.minibatch_kernels, model.generator.norm) == MODELS[name][:3]
+    assert getattr(model.discriminator, "width", None) == MODELS[name][3]
     assert (config.data.labels_per_class, objective.feature_matching, objective.real_target) == (labels, matching, target)
     if epochs is None:
         assert (train.batch, objective.generator_target, objective.unsupervised_weight) == (64, 0.375, 1.0)
-        assert (config.latent.distribution, model.minibatch_dimensions, model.reference_batch) == ("uniform", 50, 64)
+        assert (
+            config.latent.distribution,
+            model.discriminator.minibatch_kernel_dim,
+            model.generator.reference_batch_size,
+        ) == ("uniform", 50, 64)
         return
     epoch = EPOCHS[name.split("-")[1]] // 100
     assert (train.batch, train.steps) == (100, epochs * epoch)

@@ -174,9 +174,10 @@ def test_what_was_interrupted_starts_clean(pictures, small, tmp_path, monkeypatc
             yield item
 
     wanted, cache = parse_recipe("fid60,prdc60"), tmp_path / "cache"
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(statistics, "image_progress_bar", progress)
-        evaluate(first, second, opened(small), wanted, cache=cache)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(first, second, opened(small), wanted, cache=cache)
     assert not cache.exists() or not list(cache.iterdir())
     undisturbed = evaluate(first, second, opened(small), wanted)
     assert evaluate(first, second, opened(small), wanted, cache=cache) == undisturbed

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import model_config
 
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
@@ -10,12 +11,14 @@ from biggan.runtime.errors import ConfigError
 
 
 def small(resolution: int, **changes: object) -> BigGANConfig:
-    settings = {"width": 4, "generator_attention": (), "discriminator_attention": ()}
-    return BigGANConfig(resolution=resolution, num_classes=3, **(settings | changes))
+    settings = {"width": 4, "generator__attention": (), "discriminator__attention": ()}
+    return model_config(BigGANConfig, resolution=resolution, num_classes=3, **(settings | changes))
 
 
 def test_attention_stands_where_the_config_says(generator):
-    config = BigGANConfig(resolution=32, num_classes=3, width=4, generator_attention=(16,), discriminator_attention=(8, 16))
+    config = model_config(
+        BigGANConfig, resolution=32, num_classes=3, width=4, generator__attention=(16,), discriminator__attention=(8, 16)
+    )
     config.check()
     g, d = registry.build_networks(config, generator)
     assert list(g.attention) == ["16"]
@@ -50,16 +53,16 @@ def test_each_block_has_its_own_chunk_of_z(generator):
     [
         ({"resolution": 48}, "32, 64, 128, 256, 512"),
         ({"latent_dim": 81}, "use 80"),
-        ({"generator_attention": (64,)}, "passes through"),
-        ({"width": 1, "generator_attention": (16,)}, "8 channels"),
+        ({"generator__attention": (64,)}, "passes through"),
+        ({"width": 1, "generator__attention": (16,)}, "8 channels"),
         ({"width": 0}, "at least 1"),
-        ({"minibatch_dimensions": -2}, "minibatch_dimensions=-2 must be at least 1"),
+        ({"discriminator__minibatch_kernel_dim": -2}, "discriminator.minibatch_kernel_dim=-2 must be at least 1"),
         ({"extra_blocks": -1}, "at least 0"),
-        ({"generator_dilation": 0}, "at least 1"),
-        ({"discriminator_dropout": 1.0}, "below 1"),
-        ({"output_channels": 2}, "at least 3"),
+        ({"generator__dilation": 0}, "at least 1"),
+        ({"discriminator__dropout": 1.0}, "below 1"),
+        ({"generator__output_channels": 2}, "at least 3"),
         ({"class_embedding": "per-class"}, "--model.latent-injection input"),
-        ({"discriminator_width": 0}, "discriminator_width=0"),
+        ({"discriminator__width": 0}, "discriminator.width=0"),
         ({"norm_epsilon": 0.0}, "above 0"),
     ],
 )
@@ -70,4 +73,4 @@ def test_impossible_networks_are_refused(changes, message):
 
 def test_bottlenecks_need_a_width():
     with pytest.raises(ConfigError, match="quarter"):
-        BigGANDeepConfig(resolution=32, num_classes=3, width=3, output_channels=3).check()
+        model_config(BigGANDeepConfig, resolution=32, num_classes=3, width=3, generator__output_channels=3).check()

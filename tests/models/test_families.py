@@ -3,6 +3,7 @@ itself in parts."""
 
 import pytest
 import torch
+from conftest import model_config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -10,7 +11,7 @@ from biggan.models import registry
 from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import FAMILIES
-from biggan.models.resnet_config import ResidualConfig
+from biggan.models.resnet_config import ResNetConfig
 from biggan.nn.attention import SelfAttention
 from biggan.nn.batch_norm import collect_standing_statistics
 from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer
@@ -32,15 +33,15 @@ def on_meta(config) -> tuple[nn.Module, nn.Module]:
     [
         (BigGANConfig(resolution=128), 70_433_988, 87_982_370),
         (BigGANConfig(resolution=256), 82_097_604, 99_225_890),
-        (BigGANConfig(resolution=256, generator_attention=(64,)), 82_235_844, 99_225_890),
+        (model_config(BigGANConfig, resolution=256, generator__attention=(64,)), 82_235_844, 99_225_890),
         (BigGANConfig(resolution=512), 82_468_068, 99_401_282),
         (BigGANConfig(resolution=512, latent_dim=128), 82_296_804, 99_401_282),
         (BigGANDeepConfig(resolution=128), 50_388_609, 34_590_210),
-        (BigGANDeepConfig(resolution=128, output_channels=3), 50_244_484, 34_590_210),
+        (model_config(BigGANDeepConfig, resolution=128, generator__output_channels=3), 50_244_484, 34_590_210),
         (BigGANDeepConfig(resolution=256), 55_880_833, 38_247_426),
-        (BigGANDeepConfig(resolution=256, output_channels=3), 55_736_708, 38_247_426),
+        (model_config(BigGANDeepConfig, resolution=256, generator__output_channels=3), 55_736_708, 38_247_426),
         (BigGANDeepConfig(resolution=512), 56_163_905, 38_301_122),
-        (BigGANDeepConfig(resolution=512, output_channels=3), 56_019_780, 38_301_122),
+        (model_config(BigGANDeepConfig, resolution=512, generator__output_channels=3), 56_019_780, 38_301_122),
     ],
     ids=lambda value: f"{value.family}-{value.resolution}" if hasattr(value, "family") else str(value),
 )
@@ -86,7 +87,7 @@ def test_biggan_128_layer_by_layer():
 
 def test_biggan_deep_128_layer_by_layer():
     """docs/papers/biggan.md, "Parameter counts", layer by layer: deep 128, with three output channels."""
-    g, d = on_meta(BigGANDeepConfig(num_classes=1000, output_channels=3))
+    g, d = on_meta(model_config(BigGANDeepConfig, num_classes=1000, generator__output_channels=3))
     assert count(g.embedding) == 128_000
     assert count(g.linear) == 8_421_376
     assert [count(block) for block in g.blocks] == [
@@ -105,14 +106,14 @@ def test_biggan_deep_128_layer_by_layer():
     assert count(d.head.embedding) == 2_048_000
 
 
-RESIDUAL = [name for name, family in FAMILIES.items() if issubclass(family.config, ResidualConfig)]
+RESIDUAL = [name for name, family in FAMILIES.items() if issubclass(family.config, ResNetConfig)]
 EVERYWHERE = [(name, size) for name in RESIDUAL for size in FAMILIES[name].config().resolutions]
 
 
 def small(name: str, resolution: int = 32, **changes: object):
     settings = {"resolution": resolution, "num_classes": 3, "width": 4, "embedding_dim": 8}
-    settings |= {"generator_attention": (), "discriminator_attention": ()}
-    config = FAMILIES[name].config(**(settings | changes))
+    settings |= {"generator__attention": (), "discriminator__attention": ()}
+    config = model_config(FAMILIES[name].config, **(settings | changes))
     config.check()
     return config
 
@@ -135,7 +136,7 @@ def test_forward_and_backward_at_every_resolution(name, resolution, generator):
 
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_evaluation_does_not_depend_on_the_batch(name, generator):
-    config = small(name, discriminator_norm="batch")
+    config = small(name, discriminator__norm="batch")
     g, d = registry.build_networks(config, generator)
     z, y = torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0])
     g.eval()

@@ -1,15 +1,15 @@
 """The networks of Salimans et al. 2016 against docs/papers/improved_gan.md, "Network and training tables" and "ImageNet
 configuration": layers, parameter counts, images, verdicts."""
 
-import dataclasses
 from itertools import pairwise
 
 import pytest
 import torch
+from conftest import model_config
 from torch import nn
 
 from biggan.models import registry
-from biggan.models.improved_gan import ConvConfig, MLPConfig
+from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import NOISE, ImprovedImageNetConfig
 from biggan.nn.noise import GaussianNoise
 from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init
@@ -32,7 +32,10 @@ def test_the_sizes_of_the_perceptrons():
 
 @pytest.mark.parametrize(("width", "kernels"), [(96, None), (64, None), (96, 100)])
 def test_the_sizes_of_the_convolutions(width, kernels):
-    g, d = registry.build_networks(ConvConfig(num_classes=10, width=width, minibatch_kernels=kernels), torch.Generator())
+    g, d = registry.build_networks(
+        model_config(ConvConfig, num_classes=10, discriminator__width=width, discriminator__minibatch_kernels=kernels),
+        torch.Generator(),
+    )
     layers = [(3, width, 3), (width, width, 3), (width, width, 3), (width, 2 * width, 3)]
     layers += [(2 * width, 2 * width, 3)] * 3 + [(2 * width, 2 * width, 1)] * 2
     expected = sum(i * o * k * k + o for i, o, k in layers)
@@ -62,9 +65,17 @@ def test_the_sizes_for_imagenet():
 
 
 SMALL = {
-    "mlp": MLPConfig(num_classes=3, generator_hidden=(20, 20), discriminator_hidden=(30, 20), minibatch_kernels=4),
-    "conv": ConvConfig(num_classes=3, width=8, generator_width=16, minibatch_kernels=4),
-    "conv, no minibatch": ConvConfig(num_classes=3, width=8, generator_width=16),
+    "mlp": model_config(
+        MLPConfig,
+        num_classes=3,
+        generator__hidden=(20, 20),
+        discriminator__hidden=(30, 20),
+        discriminator__minibatch_kernels=4,
+    ),
+    "conv": model_config(
+        ConvConfig, num_classes=3, discriminator__width=8, generator__width=16, discriminator__minibatch_kernels=4
+    ),
+    "conv, no minibatch": model_config(ConvConfig, num_classes=3, discriminator__width=8, generator__width=16),
 }
 
 
@@ -115,15 +126,15 @@ def test_mnist_images_are_grey(generator):
 @pytest.mark.parametrize(
     "bad",
     [
-        {"input_noise": -1.0},
-        {"minibatch_kernels": 0},
-        {"discriminator_hidden": ()},
+        {"discriminator__input_noise": -1.0},
+        {"discriminator__minibatch_kernels": 0},
+        {"discriminator__hidden": ()},
         {"norm_epsilon": 0.0},
         {"latent_dim": 0},
     ],
 )
 def test_bad_settings(bad):
-    with pytest.raises(ConfigError, match=next(iter(bad))):
-        dataclasses.replace(MLPConfig(), **bad).check()
+    with pytest.raises(ConfigError, match=next(iter(bad)).replace("__", ".")):
+        model_config(MLPConfig, **bad).check()
     with pytest.raises(ConfigError, match="dropout"):
-        ConvConfig(dropout=1.0).check()
+        model_config(ConvConfig, discriminator__dropout=1.0).check()

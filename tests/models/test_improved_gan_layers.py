@@ -4,10 +4,11 @@ training tables" and "ImageNet configuration"."""
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import model_config
 from torch import nn
 
 from biggan.models import registry
-from biggan.models.improved_gan import ConvConfig, MLPConfig
+from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.nn.batch_norm import AffineNorm, BiasOnlyNorm
 from biggan.nn.layers import Linear, TransposedConv2d
@@ -62,7 +63,9 @@ def test_the_perceptron_that_judges(generator):
 
 def test_noise_comes_before_every_layer_of_the_perceptron(generator):
     """Features are without the last noise, logits with it."""
-    d = registry.build_networks(MLPConfig(num_classes=10, input_noise=0.0, noise=0.0), generator)[1]
+    d = registry.build_networks(
+        model_config(MLPConfig, num_classes=10, discriminator__input_noise=0.0, discriminator__noise=0.0), generator
+    )[1]
     d.noise.deviation = 0.5
     image = torch.rand(4, 3, 28, 28, generator=generator)
     noisy, still = d(image, torch.zeros(4)), d.eval()(image, torch.zeros(4))
@@ -109,7 +112,9 @@ def test_what_the_convolutions_drop(generator):
 
     groups = ["conv"] * 3 + [0.5] + ["conv"] * 3 + [0.5] + ["conv"] * 4
     assert order(ConvConfig(num_classes=10)) == [0.2, *groups]
-    assert order(ConvConfig(num_classes=10, input_dropout=0.0, input_noise=0.2)) == [0.2, *groups]
+    assert order(
+        model_config(ConvConfig, num_classes=10, discriminator__input_dropout=0.0, discriminator__input_noise=0.2)
+    ) == [0.2, *groups]
 
 
 def test_the_convolutions_that_draw(generator):
@@ -149,7 +154,7 @@ def test_how_weights_start(config, drawing, judging, started, learns, generator)
 def test_the_generator_for_imagenet(generator):
     """Channels as in docs/papers/improved_gan.md, "ImageNet configuration"; every stage gets the noise that stands in z
     after that of the stage before."""
-    config = ImprovedImageNetConfig(num_classes=3, generator_norm="batch", reference_batch=1)
+    config = model_config(ImprovedImageNetConfig, num_classes=3, generator__norm="batch", generator__reference_batch_size=1)
     g = registry.build_networks(config, generator)[0]
     assert torch.equal(g.output.bias, torch.full((3,), -0.45))
     assert g.output.weight.std().item() == pytest.approx(0.075, rel=0.1)
@@ -171,7 +176,7 @@ def test_the_generator_for_imagenet(generator):
 
 def test_the_discriminator_for_imagenet(generator):
     """Its score keeps the logit of the further class, the last."""
-    config = ImprovedImageNetConfig(num_classes=3, minibatch_kernels=None)
+    config = model_config(ImprovedImageNetConfig, num_classes=3, discriminator__minibatch_kernels=None)
     with torch.device("meta"):
         d = registry.FAMILIES["improved-imagenet"].discriminator(config)
     d = d.to_empty(device="cpu").eval()

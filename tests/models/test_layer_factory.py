@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_config
+from conftest import model_config, tiny_config
 from torch import nn
 
 from biggan.data.dataset import dataset_info, open_source
@@ -54,7 +54,7 @@ def train_20_steps(config, digits):
 OPTIONS = {
     "BigGAN": BigGANConfig(**TINY),
     "BigGAN-deep": BigGANDeepConfig(**TINY),
-    "SA-GAN": SAGANConfig(**TINY, generator_attention=(16,), discriminator_attention=(16,)),
+    "SA-GAN": model_config(SAGANConfig, **TINY, generator__attention=(16,), discriminator__attention=(16,)),
     "SN-GAN": SNGANConfig(**TINY),
     "per-class embedding": BigGANConfig(**TINY, class_embedding="per-class", latent_injection="input"),
     "embedding shared by G and D": BigGANConfig(**TINY, class_embedding="shared-with-discriminator"),
@@ -63,22 +63,26 @@ OPTIONS = {
     "z in chunks, deep": BigGANDeepConfig(**TINY, latent_injection="chunks"),
     "extra block": BigGANConfig(**TINY, extra_blocks=1),
     "extra block, deep": BigGANDeepConfig(**TINY, extra_blocks=1),
-    "kernel 5 in G": BigGANConfig(**TINY, generator_kernel=5),
-    "kernel 7 in D": BigGANConfig(**TINY, discriminator_kernel=7),
-    "dilation in G": BigGANConfig(**TINY, generator_dilation=2),
-    "dilation in D": BigGANConfig(**TINY, discriminator_dilation=2),
-    "bilinear": BigGANConfig(**TINY, upsampling="bilinear"),
-    "weight norm, no batch norm": BigGANConfig(**TINY, generator_weights="weight-norm", generator_norm="none"),
-    "plain weights in G": BigGANConfig(**TINY, generator_weights="plain"),
-    "no norm but spectral": BigGANConfig(**TINY, generator_norm="none"),
-    "batch norm in D": BigGANConfig(**TINY, discriminator_norm="batch"),
-    "conditional batch norm in D": BigGANConfig(**TINY, discriminator_norm="conditional-batch"),
-    "perceptron conditioning": BigGANConfig(**TINY, conditioning="perceptron"),
-    "dropout in D": BigGANConfig(**TINY, discriminator_dropout=0.5),
-    "attention at 8 and 16": BigGANConfig(**TINY, generator_attention=(8, 16), discriminator_attention=(8, 16)),
+    "kernel 5 in G": model_config(BigGANConfig, **TINY, generator__kernel_size=5),
+    "kernel 7 in D": model_config(BigGANConfig, **TINY, discriminator__kernel_size=7),
+    "dilation in G": model_config(BigGANConfig, **TINY, generator__dilation=2),
+    "dilation in D": model_config(BigGANConfig, **TINY, discriminator__dilation=2),
+    "bilinear": model_config(BigGANConfig, **TINY, generator__upsampling="bilinear"),
+    "weight norm, no batch norm": model_config(
+        BigGANConfig, **TINY, generator__reparametrization="weight-norm", generator__norm="none"
+    ),
+    "plain weights in G": model_config(BigGANConfig, **TINY, generator__reparametrization="plain"),
+    "no norm but spectral": model_config(BigGANConfig, **TINY, generator__norm="none"),
+    "batch norm in D": model_config(BigGANConfig, **TINY, discriminator__norm="batch"),
+    "conditional batch norm in D": model_config(BigGANConfig, **TINY, discriminator__norm="conditional-batch"),
+    "perceptron conditioning": BigGANConfig(**TINY, conditioning="mlp"),
+    "dropout in D": model_config(BigGANConfig, **TINY, discriminator__dropout=0.5),
+    "attention at 8 and 16": model_config(
+        BigGANConfig, **TINY, generator__attention=(8, 16), discriminator__attention=(8, 16)
+    ),
     "N(0, 0.02)": BigGANConfig(**TINY, initialization="normal"),
     "Glorot": BigGANConfig(**TINY, initialization="glorot"),
-    "SN-GAN's hidden width": BigGANConfig(**TINY, discriminator_hidden="inputs"),
+    "SN-GAN's hidden width": model_config(BigGANConfig, **TINY, discriminator__hidden_width="inputs"),
 }
 
 
@@ -100,13 +104,13 @@ def test_larger_generator_batches_and_falling_rates_train(digits):
     state = train_20_steps(config, digits)
     sizes = [len(z) for z, _ in state.latents_and_labels(1, "generator turn", 0, state.plan.generator_batch_multiplier)]
     assert sizes == [8, 8]
-    schedule = state.generator.schedule
-    assert [schedule.rate(step) / schedule.base for step in (1, 10, 15, 20)] == pytest.approx([1, 1, 0.5, 0])
+    rate = state.generator.learning_rate
+    assert [rate.at(step) / rate.base for step in (1, 10, 15, 20)] == pytest.approx([1, 1, 0.5, 0])
 
 
 def pair(**options):
     """Generator and discriminator with these options, all weights drawn alike."""
-    config = BigGANConfig(**(TINY | {"num_classes": 3} | options))
+    config = model_config(BigGANConfig, **(TINY | {"num_classes": 3} | options))
     config.check()
     return registry.build_networks(config, torch.Generator().manual_seed(0))
 
@@ -169,11 +173,11 @@ def test_extra_blocks_keep_size_and_width():
 @pytest.mark.parametrize(("player", "index"), [("generator", 0), ("discriminator", 1)])
 def test_kernels_and_dilation(player, index):
     for kernel in (3, 5, 7):
-        networks = pair(**{f"{player}_kernel": kernel})
+        networks = pair(**{f"{player}__kernel_size": kernel})
         spatial = [[conv.weight.shape[-1] for conv in layers(n, Conv2d) if conv.weight.shape[-1] > 1] for n in networks]
         assert set(spatial[index]) == {kernel}
         assert set(spatial[1 - index]) == {3}
-    networks = pair(**{f"{player}_dilation": 2})
+    networks = pair(**{f"{player}__dilation": 2})
     dilations = [{conv.dilation for conv in layers(n, Conv2d) if conv.weight.shape[-1] > 1} for n in networks]
     assert dilations[index] == {2}
     assert dilations[1 - index] == {1}
@@ -181,7 +185,7 @@ def test_kernels_and_dilation(player, index):
 
 def test_bilinear_upsampling_is_what_the_block_does():
     """The block written out: upsample first, as the papers draw it, in main path and skip."""
-    g, _ = pair(upsampling="bilinear")
+    g, _ = pair(generator__upsampling="bilinear")
     block = g.blocks[0].eval()
     x, condition = torch.randn(2, 16, 4, 4), torch.randn(2, 28)
     up = lambda x: F.interpolate(x, scale_factor=2, mode="bilinear")  # noqa: E731
@@ -193,11 +197,11 @@ def test_bilinear_upsampling_is_what_the_block_does():
 
 def test_weight_rules_and_norms_of_the_generator():
     for name, reparametrization in (("spectral", "SpectralNorm"), ("weight-norm", "WeightNorm"), ("plain", "Identity")):
-        g, d = pair(generator_weights=name)
+        g, d = pair(generator__reparametrization=name)
         assert {type(layer.reparametrization).__name__ for layer in layers(g, ReparametrizedLayer)} == {reparametrization}
         assert {type(layer.reparametrization).__name__ for layer in layers(d, ReparametrizedLayer)} == {"SpectralNorm"}
     assert len(layers(pair()[0], BatchNorm)) == 7
-    bare, _ = pair(generator_norm="none")
+    bare, _ = pair(generator__norm="none")
     assert not layers(bare, BatchNorm)
     assert len(layers(bare, ConditionalNorm)) == 6, "gains and biases stay"
 
@@ -205,9 +209,9 @@ def test_weight_rules_and_norms_of_the_generator():
 def test_norms_of_the_discriminator():
     assert not layers(pair()[1], BatchNorm)
     assert len(layers(pair()[1], NoNorm)) == 7
-    _, plain = pair(discriminator_norm="batch")
+    _, plain = pair(discriminator__norm="batch")
     assert len(layers(plain, AffineNorm)) == len(layers(plain, BatchNorm)) == 7
-    _, conditional = pair(discriminator_norm="conditional-batch")
+    _, conditional = pair(discriminator__norm="conditional-batch")
     assert len(layers(conditional, ConditionalNorm)) == 7
     x = torch.randn(4, 3, 32, 32)
     y = torch.tensor([0, 1, 2, 0])
@@ -221,13 +225,13 @@ def test_norms_of_the_discriminator():
 def test_hidden_widths_of_the_discriminator():
     widths = {}
     for name in ("outputs", "inputs"):
-        _, d = pair(resolution=64, discriminator_hidden=name, generator_attention=(), discriminator_attention=())
+        _, d = pair(resolution=64, discriminator__hidden_width=name, generator__attention=(), discriminator__attention=())
         widths[name] = [block.conv_1.weight.shape[0] for block in d.blocks]
     assert widths == {"outputs": [4, 8, 16, 32, 64], "inputs": [4, 4, 8, 16, 32]}
 
 
 def test_attention_where_it_is_asked_for():
-    for network in pair(generator_attention=(8, 16), discriminator_attention=(8, 16)):
+    for network in pair(generator__attention=(8, 16), discriminator__attention=(8, 16)):
         assert sorted(network.attention, key=int) == ["8", "16"]
         assert [type(layer).__name__ for layer in network.attention.values()] == ["SelfAttention"] * 2
     usual, _ = pair()
@@ -235,12 +239,12 @@ def test_attention_where_it_is_asked_for():
 
 
 def test_perceptron_conditioning():
-    g, _ = pair(conditioning="perceptron")
+    g, _ = pair(conditioning="mlp")
     assert len(layers(g, MLPMap)) == 12
 
 
 def test_dropout_stands_before_the_last_layer_and_only_in_training():
-    _, d = pair(discriminator_dropout=0.5)
+    _, d = pair(discriminator__dropout=0.5)
     x, y = torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64)
     kept = (d(x, y).features != 0).float().mean() / (d.eval()(x, y).features != 0).float().mean()
     assert kept.item() == pytest.approx(0.5, abs=0.05)
@@ -250,8 +254,8 @@ def test_dropout_stands_before_the_last_layer_and_only_in_training():
 
 
 def test_output_channels_beyond_three_are_only_kept_as_parameters():
-    three, _ = pair(output_channels=3)
-    wide, _ = pair(output_channels=None, width=8)
+    three, _ = pair(generator__output_channels=3)
+    wide, _ = pair(generator__output_channels=None, width=8)
     assert three.output_conv.weight.shape[0] == 3
     assert wide.output_conv.weight.shape[0] == 8
     assert wide(torch.randn(2, 80), torch.tensor([0, 1])).shape == (2, 3, 32, 32)

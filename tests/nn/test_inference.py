@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import model_config
 
 from biggan.models import registry
 from biggan.models.registry import FAMILIES
@@ -12,18 +13,18 @@ from biggan.nn.reparametrization import Identity
 
 OPTIONS = {
     **{name: {} for name in FAMILIES if not name.startswith("improved")},
-    "biggan, bilinear": {"upsampling": "bilinear"},
-    "biggan, dilated": {"generator_dilation": 2, "generator_kernel": 5},
-    "biggan, no norm": {"generator_norm": "none", "generator_weights": "weight-norm"},
-    "biggan, perceptron": {"conditioning": "perceptron"},
+    "biggan, bilinear": {"generator__upsampling": "bilinear"},
+    "biggan, dilated": {"generator__dilation": 2, "generator__kernel_size": 5},
+    "biggan, no norm": {"generator__norm": "none", "generator__reparametrization": "weight-norm"},
+    "biggan, perceptron": {"conditioning": "mlp"},
 }
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_same_function(name, generator):
     family = FAMILIES[name.split(",")[0]]
-    config = family.config(
-        resolution=32, num_classes=3, width=8, embedding_dim=8, generator_attention=(16,), **OPTIONS[name]
+    config = model_config(
+        family.config, resolution=32, num_classes=3, width=8, embedding_dim=8, generator__attention=(16,), **OPTIONS[name]
     )
     g, d = registry.build_networks(config, generator)
     with torch.no_grad():

@@ -37,7 +37,7 @@ def test_against_numpy_each_part_for_itself(layer, generator):
     features = torch.randn(10, A, generator=generator)
     assert np.allclose(layer(features).detach(), by_hand(layer, features), atol=1e-5)
     apart = np.concatenate([by_hand(layer, features[:5]), by_hand(layer, features[5:])])
-    assert np.allclose(layer(features, parts=2).detach(), apart, atol=1e-5)
+    assert np.allclose(layer(features, groups=2).detach(), apart, atol=1e-5)
     assert not np.allclose(layer(features).detach(), apart, atol=1e-2)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from biggan.analysis.spectra import Spectra, matrices
+from biggan.analysis.spectra import SpectrumTracker, matrices
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.nn import singular_values
@@ -64,7 +64,7 @@ def test_every_layer_of_a_128_px_model(generator):
         for network in networks.values():
             for parameter in network.parameters():
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator)  # not orthogonal any more
-    values = Spectra().measure(networks)
+    values = SpectrumTracker().measure(networks)
     sides = set()
     for name, weight in matrices(networks):
         exact = torch.linalg.svdvals(weight.double())[:3]

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from conftest import model_config
 
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
-from biggan.models.improved_gan import ConvConfig, MLPConfig
+from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.nn.virtual_batch_norm import VirtualBatchNorm
 
 REFERENCE = 5
@@ -49,9 +50,13 @@ def test_gradients_flow_through_both_batches(generator):
 
 
 CONFIGS = {
-    "biggan": BigGANConfig(resolution=32, num_classes=3, width=4, generator_norm="virtual", reference_batch=4),
-    "perceptron": MLPConfig(num_classes=3, generator_norm="virtual", reference_batch=4),
-    "convolution": ConvConfig(num_classes=3, generator_norm="virtual", reference_batch=4, generator_width=16),
+    "biggan": model_config(
+        BigGANConfig, resolution=32, num_classes=3, width=4, generator__norm="virtual", generator__reference_batch_size=4
+    ),
+    "perceptron": model_config(MLPConfig, num_classes=3, generator__norm="virtual", generator__reference_batch_size=4),
+    "convolution": model_config(
+        ConvConfig, num_classes=3, generator__norm="virtual", generator__reference_batch_size=4, generator__width=16
+    ),
 }
 
 
@@ -61,12 +66,12 @@ def test_an_image_does_not_depend_on_its_neighbours(name, generator):
     config.check()
     g, _ = registry.build_networks(config, generator)
     z, y = torch.randn(6, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
-    g.reference.put(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
+    g.reference.set(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
     whole = g(z, y)  # in training mode
     assert whole.shape == (6, 3, config.resolution, config.resolution)
     assert torch.allclose(whole[2:4], g(z[2:4], y[2:4]), atol=1e-5)
     other = torch.cat([z[:1], torch.randn(5, config.z_dim, generator=generator)])
     assert torch.allclose(whole[:1], g(other, y)[:1], atol=1e-5)
     before = whole.detach().clone()
-    g.reference.put(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
+    g.reference.set(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
     assert not torch.allclose(before, g(z, y), atol=1e-3), "the reference batch has a part in it"

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from conftest import model_config
 
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
@@ -11,13 +12,13 @@ from biggan.nn.heads import DiscriminatorOutput
 from biggan.objectives.diffaugment import flip, translate
 from biggan.objectives.gradient_penalties import R1, R2
 from biggan.objectives.logit_regularizers import Consistency, LeCam
-from biggan.objectives.regularizer import PenaltyInputs
+from biggan.objectives.regularizer import DiscriminatorPass, PenaltyInputs
 
 
 @pytest.fixture
 def discriminator(generator):
     """With attention, whose fused kernel has no second derivative; gamma is not 0."""
-    config = BigGANConfig(resolution=32, num_classes=3, width=4, discriminator_attention=(16,))
+    config = model_config(BigGANConfig, resolution=32, num_classes=3, width=4, discriminator__attention=(16,))
     _, d = registry.build_networks(config, generator)
     with torch.no_grad():
         d.attention["16"].gamma.fill_(0.5)
@@ -29,22 +30,23 @@ def discriminator(generator):
 def penalty_inputs(generator):
     images = torch.randn(2, 2, 3, 32, 32, generator=generator, dtype=torch.float64)
     labels = torch.tensor([2, 0]), torch.tensor([1, 1])
-    return PenaltyInputs(step=1, real=images[0], real_labels=labels[0], fake=images[1], fake_labels=labels[1])
+    real, fake = (DiscriminatorPass(x, y, None) for x, y in zip(images, labels, strict=True))
+    return PenaltyInputs(step=1, real=real, fake=fake)
 
 
 def test_lazy_is_as_many_times_as_strong(discriminator, generator):
-    context = penalty_inputs(generator)
+    inputs = penalty_inputs(generator)
     discriminator.eval()
-    assert R1(1.0, every=4).penalty(discriminator, context).item() == R1(4.0).penalty(discriminator, context).item()
+    assert R1(1.0, interval=4).penalty(discriminator, inputs).item() == R1(4.0).penalty(discriminator, inputs).item()
 
 
 @pytest.mark.parametrize(("penalty", "side"), [(R1(4.0), "real"), (R2(4.0), "fake")])
 def test_against_finite_differences(discriminator, generator, penalty, side):
     """The squared length of one image's gradient is the sum of squared difference quotients over all its pixels."""
-    context = penalty_inputs(generator)
-    images, labels = getattr(context, side)[:1], getattr(context, f"{side}_labels")[:1]
-    context = dataclasses.replace(context, **{side: images, f"{side}_labels": labels})
-    value = penalty.penalty(discriminator, context).item()
+    inputs = penalty_inputs(generator)
+    images, labels = (values[:1] for values in getattr(inputs, side)[:2])
+    inputs = dataclasses.replace(inputs, **{side: DiscriminatorPass(images, labels, None)})
+    value = penalty.penalty(discriminator, inputs).item()
     discriminator.eval()
 
     def score(x):
@@ -58,16 +60,16 @@ def test_against_finite_differences(discriminator, generator, penalty, side):
 
 
 def test_its_gradient_by_a_weight_against_differences(discriminator, generator):
-    context, weight = penalty_inputs(generator), discriminator.blocks[1].conv_1.weight
+    inputs, weight = penalty_inputs(generator), discriminator.blocks[1].conv_1.weight
     discriminator.eval()
     penalty = R1(2.0)
-    penalty.penalty(discriminator, context).backward()
+    penalty.penalty(discriminator, inputs).backward()
     direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     values = []
     for sign in (1, -1):
         with torch.no_grad():
             weight += sign * 1e-5 * direction
-        values.append(penalty.penalty(discriminator, context).item())
+        values.append(penalty.penalty(discriminator, inputs).item())
         with torch.no_grad():
             weight -= sign * 1e-5 * direction
     # The vectors u and v are constants in the gradient and moved by the difference: settled, that is second order.
@@ -87,10 +89,12 @@ def test_lecam():
     scores = [(torch.tensor([1.0, 3.0]), torch.tensor([-2.0, 0.0])), (torch.tensor([4.0, 0.0]), torch.tensor([1.0, 5.0]))]
     real_mean = fake_mean = None
     for real, fake in scores:
-        context = PenaltyInputs(
-            step=1, real_output=DiscriminatorOutput(real, real, None), fake_output=DiscriminatorOutput(fake, fake, None)
+        inputs = PenaltyInputs(
+            step=1,
+            real=DiscriminatorPass(None, None, DiscriminatorOutput(real, real, None)),
+            fake=DiscriminatorPass(None, None, DiscriminatorOutput(fake, fake, None)),
         )
-        value = lecam.penalty(None, context).item()
+        value = lecam.penalty(None, inputs).item()
         r, f = real.mean().item(), fake.mean().item()
         real_mean = r if real_mean is None else 0.9 * real_mean + 0.1 * r
         fake_mean = f if fake_mean is None else 0.9 * fake_mean + 0.1 * f
@@ -98,7 +102,7 @@ def test_lecam():
         assert value == pytest.approx(0.5 * wanted.item())
     other = LeCam(0.5, decay=0.9)
     other.load_state_dict(lecam.state_dict())
-    assert other.penalty(None, context).item() == lecam.penalty(None, context).item()
+    assert other.penalty(None, inputs).item() == lecam.penalty(None, inputs).item()
 
 
 class Sum(torch.nn.Module):
@@ -119,9 +123,9 @@ def test_consistency(generator):
     inner[:, :, 8:24, 8:24] = torch.randn(2, 3, 16, 16, generator=generator)
     for weight, nothing in ((torch.ones(3, 32, 32), True), (torch.randn(3, 32, 32, generator=generator), False)):
         net = Sum(weight)
-        context = PenaltyInputs(step=1, real=inner, real_labels=None, real_output=net(inner, None))
+        inputs = PenaltyInputs(step=1, real=DiscriminatorPass(inner, None, net(inner, None)))
         torch.manual_seed(0)
-        value = Consistency(2.0).penalty(net, context).item()
+        value = Consistency(2.0).penalty(net, inputs).item()
         torch.manual_seed(0)
         wanted = 2 * (net(translate(flip(inner)), None).logits - net(inner, None).logits).square().mean().item()
         assert value == pytest.approx(wanted)

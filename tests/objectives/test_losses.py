@@ -38,7 +38,7 @@ def output(scores):
 def test_against_numpy(loss):
     objective = ObjectiveConfig(loss=loss).build()
     discriminator = sum(objective.discriminator_loss(output(REAL), output(FAKE), torch.zeros(3)).values())
-    generator = sum(objective.generator_loss(output(REAL) if objective.needs_real_outputs else None, output(FAKE)).values())
+    generator = sum(objective.generator_loss(output(REAL) if objective.needs_real else None, output(FAKE)).values())
     assert np.allclose([discriminator.item(), generator.item()], FORMULAS[loss])
 
 
@@ -84,13 +84,13 @@ def test_classes_and_one_more_against_a_softmax_over_all(weight):
     objective = ObjectiveConfig(loss="semi-supervised", unsupervised_weight=weight).build()
     real, fake, y = of_logits(LOGITS_REAL), of_logits(LOGITS_FAKE), torch.tensor([0, 2])
     p, q = probabilities(LOGITS_REAL), probabilities(LOGITS_FAKE)
-    unsupervised_weight = -np.log(1 - p[:, 3]).mean() - np.log(q[:, 3]).mean()
-    assert np.isclose(sum(objective.discriminator_loss(real, fake, y).values()).item(), weight * unsupervised_weight)
+    unsupervised = -np.log(1 - p[:, 3]).mean() - np.log(q[:, 3]).mean()
+    assert np.isclose(sum(objective.discriminator_loss(real, fake, y).values()).item(), weight * unsupervised)
     among_real = p[:, :3] / p[:, :3].sum(1, keepdims=True)
-    assert np.isclose(objective.supervised_loss(real, y)["class"].item(), -np.log(among_real[[0, 1], [0, 2]]).mean())
-    assert np.isclose(objective.generator_loss(None, fake)["fake"].item(), np.log(q[:, 3]).mean())
+    assert np.isclose(objective.supervised_loss(real, y)["loss_class"].item(), -np.log(among_real[[0, 1], [0, 2]]).mean())
+    assert np.isclose(objective.generator_loss(None, fake)["loss"].item(), np.log(q[:, 3]).mean())
     towards_real = ObjectiveConfig(loss="semi-supervised", generator_target=1.0).build()
-    assert np.isclose(towards_real.generator_loss(None, fake)["fake"].item(), -np.log(1 - q[:, 3]).mean())
+    assert np.isclose(towards_real.generator_loss(None, fake)["loss"].item(), -np.log(1 - q[:, 3]).mean())
 
 
 def test_semi_supervised_is_stable_for_huge_logits():
@@ -99,7 +99,7 @@ def test_semi_supervised_is_stable_for_huge_logits():
     huge = huge._replace(class_logits=huge.class_logits.requires_grad_(True))
     huge = huge._replace(logits=huge.class_logits.logsumexp(1))
     terms = objective.discriminator_loss(huge, huge, None) | objective.supervised_loss(huge, torch.tensor([1, 0]))
-    terms |= {"g": objective.generator_loss(None, huge)["fake"]}
+    terms |= {"g": objective.generator_loss(None, huge)["loss"]}
     assert all(torch.isfinite(term) for term in terms.values())
     (gradient,) = torch.autograd.grad(sum(terms.values()), huge.class_logits)
     assert torch.isfinite(gradient).all()
@@ -111,10 +111,12 @@ def test_one_sided_label_smoothing(loss):
     objective = ObjectiveConfig(loss=loss, real_target=0.75, generator_target=0.375).build()
     terms = objective.discriminator_loss(output(REAL), output(FAKE), None)
     smooth = -(0.75 * np.log(sigmoid(REAL)) + 0.25 * np.log(1 - sigmoid(REAL))).mean()
-    assert np.isclose(terms["real"].item(), half * smooth)
-    assert np.isclose(terms["fake"].item(), -half * np.log(1 - sigmoid(FAKE)).mean()), "generated images keep the target 0"
+    assert np.isclose(terms["loss_real"].item(), half * smooth)
+    assert np.isclose(terms["loss_fake"].item(), -half * np.log(1 - sigmoid(FAKE)).mean()), (
+        "generated images keep the target 0"
+    )
     expected = -(0.375 * np.log(sigmoid(FAKE)) + 0.625 * np.log(1 - sigmoid(FAKE))).mean()
-    assert np.isclose(objective.generator_loss(None, output(FAKE))["fake"].item(), expected)
+    assert np.isclose(objective.generator_loss(None, output(FAKE))["loss"].item(), expected)
 
 
 def test_smoothed_least_squares():
@@ -140,9 +142,9 @@ def test_feature_matching_against_numpy(norm, of):
     objective = ObjectiveConfig(loss="semi-supervised", feature_matching=norm).build()
     real, fake = of_logits(LOGITS_REAL, FEATURES[0]), of_logits(LOGITS_FAKE, FEATURES[1])
     found = objective.generator_loss(real, fake)
-    assert list(found) == ["features"]
-    assert np.isclose(found["features"].item(), of(FEATURES[0].mean(0) - FEATURES[1].mean(0)))
-    assert objective.needs_real_outputs
+    assert list(found) == ["feature_matching"]
+    assert np.isclose(found["feature_matching"].item(), of(FEATURES[0].mean(0) - FEATURES[1].mean(0)))
+    assert objective.needs_real
     assert objective.supervised
     inner = ObjectiveConfig(loss="semi-supervised").build()
     assert objective.discriminator_loss(real, fake, None) == inner.discriminator_loss(real, fake, None)
@@ -153,10 +155,10 @@ def test_feature_matching_against_numpy(norm, of):
 def test_the_boundary_is_the_best_score_where_both_are_alike(loss, target):
     """D's loss on one score that real and generated images share is smallest there (section 3.4)."""
     objective = ObjectiveConfig(loss=loss, real_target=target).build()
-    findings_agreement = [
+    outputs = [
         DiscriminatorOutput(logits_N, None, None) for logits_N in torch.linspace(-3, 3, 2001, dtype=torch.float64).split(1)
     ]
-    best = min(findings_agreement, key=lambda v: sum(objective.discriminator_loss(v, v, None).values()))
+    best = min(outputs, key=lambda v: sum(objective.discriminator_loss(v, v, None).values()))
     assert objective.decision_boundary == pytest.approx(best.logits.item(), abs=4e-3)
 
 

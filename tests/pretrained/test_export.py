@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import call, write_pictures
+from conftest import call, model_config, write_pictures
 from safetensors import safe_open
 
 import biggan
@@ -55,8 +55,14 @@ def test_onnx_of_every_family(preset, tmp_path):
     from biggan.checkpoints.model_dir import ModelCard, save_model_dir
     from biggan.models import registry
 
-    config = registry.FAMILIES[preset].config(
-        resolution=32, num_classes=3, width=8, embedding_dim=8, generator_attention=(16,), discriminator_attention=()
+    config = model_config(
+        registry.FAMILIES[preset].config,
+        resolution=32,
+        num_classes=3,
+        width=8,
+        embedding_dim=8,
+        generator__attention=(16,),
+        discriminator__attention=(),
     )
     g, _ = registry.build_networks(config, torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -128,14 +128,14 @@ def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
     rows = {row.name: row.settings for row in STUDIES["improved"].rows(base)}
     whole = replace_fields(base, rows["all"])
     assert (whole.objective.real_target, whole.objective.feature_matching) == (0.9, None)
-    assert (whole.model.generator_norm, whole.model.minibatch_kernels) == ("virtual", 100)
+    assert (whole.model.generator.norm, whole.model.discriminator.minibatch_kernels) == ("virtual", 100)
     assert (whole.objective.loss, whole.data.labels_per_class) == ("semi-supervised", None)
     without_labels = {"objective.loss": "non-saturating", "train.discriminator_ema_decay": None}
     averaging = {f"regularization.{player}.historical_average": 0.01 for player in ("generator", "discriminator")}
     instead = {
-        "batch norm": {"model.generator_norm": "batch"},
+        "batch norm": {"model.generator.norm": "batch"},
         "no smoothing": {"objective.real_target": 1.0},
-        "no minibatch features": {"model.minibatch_kernels": None},
+        "no minibatch features": {"model.discriminator.minibatch_kernels": None},
         "no labels": without_labels,
         "averaging, no labels": without_labels | averaging,
     }

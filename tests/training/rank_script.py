@@ -4,7 +4,7 @@ import itertools
 import sys
 
 import torch
-from conftest import tiny_config
+from conftest import model_config, tiny_config
 
 from biggan.configs.overrides import replace_fields
 from biggan.models.biggan import BigGANConfig
@@ -22,20 +22,22 @@ CASES = {
     for name, changes in {
         "biggan": {"model": BigGANConfig(**SIZE)},
         "biggan-deep": {"model": BigGANDeepConfig(**SIZE)},
-        "batch norm in D": {"model": BigGANConfig(**SIZE, discriminator_norm="batch")},
+        "batch norm in D": {"model": model_config(BigGANConfig, **SIZE, discriminator__norm="batch")},
         "one table": {"model": BigGANConfig(**SIZE, class_embedding="shared-with-discriminator")},
-        "virtual norm": {"model": BigGANConfig(**SIZE, generator_norm="virtual", reference_batch=6)},
+        "virtual norm": {
+            "model": model_config(BigGANConfig, **SIZE, generator__norm="virtual", generator__reference_batch_size=6)
+        },
         "minibatch features": {
-            "model": BigGANConfig(**SIZE, minibatch_kernels=5),
+            "model": model_config(BigGANConfig, **SIZE, discriminator__minibatch_kernels=5),
             "train.sync_minibatch_discrimination": True,
         },
         "classes": {
-            "model": BigGANConfig(**SIZE, minibatch_kernels=5, discriminator_head="classes"),
+            "model": model_config(BigGANConfig, **SIZE, discriminator__minibatch_kernels=5, discriminator__head="classes"),
             "objective.loss": "semi-supervised",
             "train.sync_minibatch_discrimination": True,
         },
         "feature matching": {"model": BigGANConfig(**SIZE), "objective.feature_matching": "l1"},
-        "penalties": {"model": BigGANConfig(**SIZE, discriminator_attention=(16,))} | PENALTIES,
+        "penalties": {"model": model_config(BigGANConfig, **SIZE, discriminator__attention=(16,))} | PENALTIES,
     }.items()
     for accumulation in (1, 4)
 }

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from conftest import call, tiny_config, write_pictures
+from conftest import call, model_config, tiny_config, write_pictures
 
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
@@ -16,7 +16,7 @@ from biggan.data.dataset import DataConfig, dataset_info, open_data, open_source
 from biggan.data.labeled_subset import labeled_subset
 from biggan.metrics.classification import ClassifyConfig, count_errors
 from biggan.models.biggan import BigGANConfig
-from biggan.models.improved_gan import MLPConfig
+from biggan.models.improved_gan_config import MLPConfig
 from biggan.objectives.losses import ObjectiveConfig
 from biggan.pretrained.classifier import open_classifier
 from biggan.runtime.errors import CheckpointError, ConfigError, DataError
@@ -28,14 +28,14 @@ from biggan.training.trainer import fit
 
 def semi_supervised(model=None, **changes):
     """A run of seconds on the digits at 8 px: 4 labels a class."""
-    model = model or MLPConfig(resolution=8, generator_hidden=(20,), discriminator_hidden=(40, 30))
+    model = model or model_config(MLPConfig, resolution=8, generator__hidden=(20,), discriminator__hidden=(40, 30))
     config = tiny_config(batch=20, discriminator_steps=1, discriminator_ema_decay=0.9, adam_epsilon=1e-4, generator_lr=3e-3)
     config = dataclasses.replace(
         config,
         model=model,
         data=DataConfig(source="embedded:digits", labels_per_class=4),
         objective=ObjectiveConfig(loss="semi-supervised", feature_matching="mean-square"),
-        classify=ClassifyConfig(test="embedded:digits", every=2),
+        classify=ClassifyConfig(test_data="embedded:digits", every=2),
     )
     config = replace_fields(config, {"train.discriminator_lr": 3e-3, "monitor.every": None} | changes)
     config.check()
@@ -56,7 +56,7 @@ def tensors_of(folder):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_four_steps_are_two_and_two(tmp_path, precision):
-    changes = {"train.precision": precision, "model.minibatch_kernels": 3, "train.generator_steps": 2}
+    changes = {"train.precision": precision, "model.discriminator.minibatch_kernels": 3, "train.generator_steps": 2}
     changes |= {"regularization.generator.historical_averaging": 0.1, "objective.feature_matching": None}
     whole = tensors_of(train(semi_supervised(**changes), tmp_path / "whole"))
     train(semi_supervised(**changes, **{"train.steps": 2}), tmp_path / "parts")
@@ -100,7 +100,7 @@ def test_one_picture_and_foreign_classes(tmp_path, capsys):
 
 def test_minibatch_features_see_the_batches_of_the_test(tmp_path, capsys):
     """Answers depend on who is compared with whom: the command gives what the log of the run says."""
-    folder = train(semi_supervised(**{"model.minibatch_kernels": 10, "train.steps": 40}), tmp_path / "run")
+    folder = train(semi_supervised(**{"model.discriminator.minibatch_kernels": 10, "train.steps": 40}), tmp_path / "run")
     wrong = json.loads((folder.path / "tests.jsonl").read_text().splitlines()[-1])["test_wrong"]
     _, out, _ = call(capsys, "classify", folder.path, "embedded:digits", "--batch", 20)
     assert f"{wrong} of 1797 wrong" in out
@@ -131,7 +131,9 @@ def test_starting_from_a_model_folder(tmp_path):
 
 def test_starting_with_other_classes_and_virtual_norm(tmp_path):
     """The reference batch keeps classes that there are."""
-    model = BigGANConfig(resolution=32, width=2, embedding_dim=8, generator_norm="virtual", reference_batch=30)
+    model = model_config(
+        BigGANConfig, resolution=32, width=2, embedding_dim=8, generator__norm="virtual", generator__reference_batch_size=30
+    )
     folder = train(replace_fields(tiny_config(steps=1), {"model": model}), tmp_path / "run")
     start = {"model": model, "init_from": str(folder.path), "data.classes": ("3", "5")}
     again = train(replace_fields(tiny_config(steps=1), start), tmp_path / "again")
@@ -224,17 +226,17 @@ def test_a_layer_that_gives_no_features(name):
 
 TECHNIQUES = {
     "classes, features, minibatch, virtual": {
-        "model.discriminator_head": "classes",
-        "model.minibatch_kernels": 3,
-        "model.generator_norm": "virtual",
-        "model.reference_batch": 4,
+        "model.discriminator.head": "classes",
+        "model.discriminator.minibatch_kernels": 3,
+        "model.generator.norm": "virtual",
+        "model.generator.reference_batch_size": 4,
         "objective.loss": "semi-supervised",
         "objective.feature_matching": "l1",
         "train.discriminator_ema_decay": 0.9,
         "data.labels_per_class": 2,
     },
     "projection, minibatch, smoothing, averaging": {
-        "model.minibatch_kernels": 3,
+        "model.discriminator.minibatch_kernels": 3,
         "objective.loss": "non-saturating",
         "objective.real_target": 0.9,
         "regularization.generator.historical_averaging": 0.1,
@@ -264,7 +266,7 @@ def test_with_biggan_too(name, tmp_path):
         ({"train.generator_steps": 0}, "above 0"),
         ({"train.discriminator_ema_decay": 1.0}, "below 1"),
         ({"objective.loss": "hinge", "data.labels_per_class": None}, "discriminator_average=0.9 is for"),
-        ({"model.noise": -1.0}, "model.noise=-1.0"),
+        ({"model.discriminator.noise": -1.0}, "model.discriminator.noise=-1.0"),
     ],
 )
 def test_refused(changes, words):

@@ -150,7 +150,7 @@ def test_recomputing_changes_no_bit(generator, family):
     states, saved = [], []
     for activation_checkpointing in (False, True):
         config = tiny_config(activation_checkpointing=activation_checkpointing, micro_batch=4)
-        model = family(resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator_dropout=0.5)
+        model = family(resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator__dropout=0.5)
         state = build_train_state(dataclasses.replace(config, model=model))
         reals = itertools.cycle(pieces(images, labels, 4))
         sizes = []
@@ -169,7 +169,7 @@ def test_all_penalties_at_once(generator, precision, activation_checkpointing):
     """In the arithmetic of the run and with recomputed blocks, and what they remember is part of the state."""
     settings = {"r1": 1.0, "r2": 1.0, "lecam": 0.1, "consistency": 1.0, "sigma_penalty": 1.0, "sigma_bound": 1.0}
     changes = {f"regularization.discriminator.{name}": value for name, value in settings.items()}
-    changes |= {"model.discriminator_attention": (16,), "model.width": 4}
+    changes |= {"model.discriminator.attention": (16,), "model.width": 4}
     state = tiny_state(
         replace_fields(tiny_config(precision=precision, activation_checkpointing=activation_checkpointing), changes)
     )

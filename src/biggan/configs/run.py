@@ -73,8 +73,8 @@ class RunConfig:
         if self.train.discriminator_ema_decay is not None and not supervised:
             average = self.train.discriminator_ema_decay
             raise ConfigError(
-                f"train.discriminator_ema_decay={average} is for a D that learns classes (--objective.loss semi-supervised), "
-                f"not for the {self.objective.loss} loss: give None"
+                f"train.discriminator_ema_decay={average} is for a D that learns classes (--objective.loss "
+                f"semi-supervised), not for the {self.objective.loss} loss: give None"
             )
         if self.classify.test_data is not None and self.train.discriminator_ema_decay is None:
             raise ConfigError(

@@ -152,13 +152,13 @@ class Discriminator(nn.Module):
 
 def attention_layers(stages: list[Stage], layers: LayerFactory) -> tuple[nn.ModuleDict, dict[int, str]]:
     """Self-attention layers by resolution, and {number of the block before it: resolution}."""
-    layers, after, blocks = nn.ModuleDict(), {}, 0
+    attention, after, blocks = nn.ModuleDict(), {}, 0
     for stage in stages:
         blocks += len(stage.blocks)
         if stage.attention:
-            layers[str(stage.resolution)] = SelfAttention(stage.outputs, conv=layers.conv)
+            attention[str(stage.resolution)] = SelfAttention(stage.outputs, conv=layers.conv)
             after[blocks - 1] = str(stage.resolution)
-    return layers, after
+    return attention, after
 
 
 def memory_format_of(weight: Tensor) -> torch.memory_format:

@@ -162,7 +162,7 @@ def improved(base: RunConfig) -> list[Row]:
     }
     smooth: Settings = {"objective.real_target": 0.9, "objective.generator_target": 1.0, "objective.feature_matching": None}
     whole = labels | smooth | {"model.generator.norm": "virtual", "model.discriminator.minibatch_kernels": 100}
-    strength = {f"regularization.{player}.historical_average": 0.01 for network in ("generator", "discriminator")}
+    strength = {f"regularization.{network}.historical_averaging": 0.01 for network in ("generator", "discriminator")}
     # Inception Scores there, on CIFAR-10: 8.09, 7.54, 6.86, 6.83, 4.36, 3.87; of real images 11.24.
     return [
         Row("all", whole),
