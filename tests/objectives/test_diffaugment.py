@@ -44,7 +44,7 @@ def test_cutout_is_a_square_of_zeros(images):
     assert min(sizes) >= (2, 2)
 
 
-def test_colours_keep_what_they_keep(images):
+def test_colors_keep_what_they_keep(images):
     difference = brightness(images) - images
     assert torch.allclose(difference, difference[:, :1, :1, :1].expand_as(difference))
     assert difference.abs().max() <= 0.5
@@ -59,7 +59,7 @@ def test_colours_keep_what_they_keep(images):
     assert all(torch.equal(a, b if k else b.flip(2)) for a, b, k in zip(mirrored, images, kept, strict=True))
 
 
-@pytest.mark.parametrize("policy", [("colour",), ("translation",), ("cutout",), ("colour", "translation", "cutout")])
+@pytest.mark.parametrize("policy", [("color",), ("translation",), ("cutout",), ("color", "translation", "cutout")])
 def test_gradients_pass(images, policy):
     augment = AugmentConfig(policy=policy).build()
     x = images[:3].clone().requires_grad_(True)

@@ -1,46 +1,39 @@
-"""TODO: split from analysis.collapse."""
+"""How a run is monitored for collapse. The rules are in analysis/collapse_rules, the measurements in training/monitor."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from biggan.runtime.errors import ConfigError
+from annotated_types import Gt
+
+from biggan.runtime.constraints import NonNegativeInt, PositiveFloat, PositiveInt, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorConfig:
-    """Watching a run for collapse: singular values, D's calls, the diversity of a fixed batch, and alarms over all logs."""
+    """Singular values, D's accuracy on real images, diversity of a fixed batch of samples, alarms, and what follows them."""
 
-    singular_values: int = 3
-    """How many of each weight are logged."""
-    every: int | None = 250
-    """Steps between measurements of weights and samples; None: none, only the log is watched."""
-    max_time_fraction: float = 0.03
-    """Of the time that they may take, at most; a measurement that falls due earlier is put off."""
+    singular_values: PositiveInt = 3
+    """How many of the largest singular values of each weight are logged."""
+    every: PositiveInt | None = 250
+    """Steps between measurements of weights and samples; None: none, and the rules see the other logs alone."""
+    max_time_fraction: PositiveFloat = 0.03
+    """Largest share of the training time that measurements may take; one that falls due earlier is put off."""
     on_alarm: Literal["warn", "stop", "roll-back"] = "warn"
-    """stop: end the run; the best model is in RUN/best, without scores RUN/model is that of the last healthy checkpoint.
-    roll-back: return to the last healthy checkpoint, with remedies."""
-    max_rollbacks: int = 3
-    """How often a run returns before it only warns."""
-    rollback_lr_factor: float = 0.5
-    """Learning rates after a return, times this, each time; 1: as they were."""
-    rollback_r1: float | None = 1.0
-    """gamma of an R1 penalty added after the first return, and doubled with each; None: none."""
-    rollback_r1_interval: int = 4
-    """Its interval."""
-    metric_factor: float = 1.4
-    """A score so many times worse than the best raises an alarm."""
+    """warn: log it and go on. stop: end the run; the best model is in RUN/best, or, without scores, RUN/model is that of the
+    last healthy checkpoint. roll-back: go on from the last healthy checkpoint with lower learning rates and R1."""
+    max_rollbacks: NonNegativeInt = 3
+    """How often a run rolls back before alarms only warn."""
+    rollback_lr_factor: PositiveFloat = 0.5
+    """Both learning rates are multiplied by this at each rollback; 1: they stay."""
+    rollback_r1: PositiveFloat | None = 1.0
+    """gamma of an R1 penalty that is added at the first rollback, and doubled at each further one; None: none."""
+    rollback_r1_interval: PositiveInt = 4
+    """Steps between evaluations of that penalty, which is weighted by as much (lazy regularization)."""
+    metric_factor: Annotated[float, Gt(1)] = 1.4
+    """A score this many times worse than the best so far raises an alarm."""
     held_out: str | None = None
-    """A data source that the run is not trained on: how much of it D calls real is logged, beside its training images."""
+    """A data source that the run is not trained on: D's accuracy on it is logged beside that on training images."""
 
     def check(self) -> None:
-        """Raises ConfigError on numbers that make no sense."""
-        for name in ("every", "max_time_fraction", "rollback_lr_factor", "rollback_r1", "rollback_r1_interval"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"monitor.{name}={value} must be above 0")
-        if self.singular_values < 1:
-            raise ConfigError(f"monitor.singular_values={self.singular_values} must be at least 1")
-        if self.max_rollbacks < 0:
-            raise ConfigError(f"monitor.max_rollbacks={self.max_rollbacks} must be at least 0")
-        if not self.metric_factor > 1:
-            raise ConfigError(f"monitor.metric_factor={self.metric_factor} must be above 1")
+        """Raises ConfigError on numbers out of range."""
+        check_fields(self, "monitor")

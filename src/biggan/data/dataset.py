@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import torch
 import tyro
+from annotated_types import Ge
 from torch import Tensor
 
 from biggan.data import manifest
@@ -16,7 +17,8 @@ from biggan.data.prepare import filtered
 from biggan.data.sources import list_source
 from biggan.data.webdataset_index import load_manifest, open_shards
 from biggan.runtime.atomic_io import default_cache as default_cache
-from biggan.runtime.errors import ConfigError, DataError
+from biggan.runtime.constraints import Remedy, check_fields
+from biggan.runtime.errors import DataError
 
 
 class Source(Protocol):
@@ -51,6 +53,9 @@ class Source(Protocol):
         ...
 
 
+Count = Annotated[int, Ge(1), Remedy("leave it out")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images, and what is done to them."""
@@ -59,11 +64,11 @@ class DataConfig:
     """embedded:digits, folder:DIR, zip:FILE, hf:NAME[:SPLIT], packed:DIR, wds:DIR_OR_ADDRESS, or a plain path."""
     classes: tuple[str, ...] | None = None
     """Only these classes; None: all."""
-    min_per_class: int | None = None
+    min_per_class: Count | None = None
     """Leave out classes of fewer images."""
-    max_per_class: int | None = None
+    max_per_class: Count | None = None
     """A fixed random choice of so many images from larger classes."""
-    labels_per_class: int | None = None
+    labels_per_class: Count | None = None
     """Only so many images of each class, chosen at random, have a label that semi-supervised training looks at; None:
     all."""
     label_seed: int = 0
@@ -72,7 +77,7 @@ class DataConfig:
     """Mirror half of the images, at random, left to right."""
     skip_broken: bool = False
     """Leave out images that cannot be read, instead of stopping at the first."""
-    shuffle_buffer: int = 2048
+    shuffle_buffer: Count = 2048
     """Of wds: streams: images that are mixed at a time; up to three times as many are held in memory, as files."""
     cache: Path | None = None
     """Folder for decoded images; None: $BIGGAN_CACHE, else $XDG_CACHE_HOME/biggan, else ~/.cache/biggan."""
@@ -84,10 +89,7 @@ class DataConfig:
 
     def check(self) -> None:
         """Raises ConfigError on numbers that make no sense."""
-        for name in ("min_per_class", "max_per_class", "labels_per_class", "shuffle_buffer"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{name}={value} must be at least 1: leave it out")
+        check_fields(self, "data")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from biggan.runtime.errors import ConfigError
+from biggan.runtime.constraints import PositiveInt, check_fields
 
 
 class Classifier:
@@ -37,13 +37,12 @@ class ClassifyConfig:
 
     test_data: str | None = None
     """A data source of images and classes that the run is not trained on; None: no test."""
-    every: int = 1000
+    every: PositiveInt = 1000
     """Steps between tests; there is one at the end too."""
 
     def check(self) -> None:
         """Raises ConfigError on an interval that makes no sense."""
-        if self.every < 1:
-            raise ConfigError(f"classify.every={self.every} must be at least 1")
+        check_fields(self, "classify")
 
 
 class ClassificationErrors(NamedTuple):

@@ -15,6 +15,7 @@ from biggan.metrics.features import Extractor
 from biggan.metrics.scores import SUBSET_SEED, SUBSETS, Moments, frechet_distance, kernel_distance
 from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, collect_statistics, reference_statistics
 from biggan.runtime.atomic_io import write_file
+from biggan.runtime.constraints import PositiveFloat, PositiveInt, check_fields
 from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError, DataError, suggestion
 
@@ -39,7 +40,7 @@ class MetricRequest(NamedTuple):
 class EvalConfig:
     """Evaluation while training, of the averaged generator."""
 
-    every: int | None = None
+    every: PositiveInt | None = None
     """Steps between evaluations; None: none."""
     recipe: str = "fid5k"
     """Scores and how many images each; the first decides which model is the best."""
@@ -47,18 +48,15 @@ class EvalConfig:
     """inception, dinov2 or module:FILE. Loading a module:FILE runs the code in it: see --trust-extractor."""
     extractor_weights: Path | None = None
     """A file with the extractor's weights, where there is no network."""
-    reference_images: int = 10_000
+    reference_images: PositiveInt = 10_000
     """Real images to compare with, at most."""
-    max_time_fraction: float = 0.04
+    max_time_fraction: PositiveFloat = 0.04
     """Of the time, at most; an evaluation that falls due earlier is put off."""
 
     def check(self) -> None:
         """Raises ConfigError on a recipe or a number that makes no sense."""
         parse_recipe(self.recipe)
-        for name in ("every", "reference_images", "max_time_fraction"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"eval.{name}={value} must be above 0")
+        check_fields(self, "eval")
 
 
 class Evaluation(NamedTuple):

@@ -1,6 +1,6 @@
 """Random changes of images through which gradients pass, drawn anew for every image from torch's own generator.
 
-Source: Zhao et al. 2020, DiffAugment (its colour, translation and cutout, with their published ranges). Each takes and gives
+Source: Zhao et al. 2020, DiffAugment (its color, translation and cutout, with their published ranges). Each takes and gives
 (N, 3, H, W), any range of values. Shapes: N batch, C channels, H W pixels.
 """
 
@@ -71,7 +71,7 @@ def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:
 Augmentation = Callable[[Tensor], Tensor]
 
 CHANGES: dict[str, tuple[Augmentation, ...]] = {
-    "colour": (brightness, saturation, contrast),
+    "color": (brightness, saturation, contrast),
     "translation": (translate,),
     "cutout": (cutout,),
 }
@@ -81,7 +81,7 @@ CHANGES: dict[str, tuple[Augmentation, ...]] = {
 class AugmentConfig:
     """What D sees of every image."""
 
-    policy: tuple[Literal["colour", "translation", "cutout"], ...] = ()
+    policy: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """Changes, in this order; none: images as they are."""
 
     def check(self) -> None:

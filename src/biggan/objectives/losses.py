@@ -9,13 +9,15 @@ for that network. Shapes: N batch."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from biggan.nn.heads import DiscriminatorOutput
+from biggan.runtime.constraints import PositiveFloat, Remedy, check_fields
 from biggan.runtime.errors import ConfigError
 
 
@@ -227,48 +229,37 @@ class ObjectiveConfig:
     """Which losses."""
 
     loss: Literal["hinge", "non-saturating", "least-squares", "wasserstein", "relativistic", "semi-supervised"] = "hinge"
-    """semi-supervised: K + 1 classes, for families whose D gives class logits."""
-    margin: float = 1.0
-    """Of the hinge."""
-    real_target: float = 1.0
+    """The adversarial loss. semi-supervised: K + 1 classes, for families whose D gives class logits."""
+    margin: PositiveFloat = 1.0
+    """Margin of the hinge loss."""
+    real_target: Annotated[float, Gt(0), Le(1), Remedy("generated images have the target 0")] = 1.0
     """D's target for real images; below 1: one-sided label smoothing."""
-    generator_target: float | None = None
-    """D's output that the generator aims at; None: the loss's own, which is 1, but for the semi-supervised loss, where the
-    generator then lowers D's chance of calling it generated, a loss that saturates."""
-    unsupervised_weight: float = 0.5
-    """Of the semi-supervised loss: the weight of telling real from generated, beside that of telling classes, which is 1.
-    0: labels alone, for comparison."""
+    generator_target: Annotated[float, Ge(0), Le(1)] | None = None
+    """Target that the generator wants D to give its images; None: the loss's own, which is 1, but for the semi-supervised
+    loss, where the generator then minimizes D's probability of "generated", a loss that saturates."""
+    unsupervised_weight: Annotated[float, Ge(0), Remedy("0 learns from labels alone")] = 0.5
+    """Weight of the real/fake loss in the semi-supervised loss, where the weight of the class loss is 1; 0: labels alone."""
     feature_matching: Literal["squared-l2", "mean-square", "l1"] | None = None
-    """The generator matches D's mean features on real images instead of playing D's loss: in squared length (the paper),
-    mean square (the published code, MNIST) or mean absolute difference (CIFAR-10, SVHN). None: it plays D's loss."""
+    """The generator matches D's mean features on real images instead of minimizing the adversarial loss: by squared L2
+    distance (the paper), mean square (the published code, MNIST) or mean absolute difference (CIFAR-10, SVHN). None: off."""
     feature_layer: str | None = None
     """The layer of D whose outputs are matched, by its name in the network; None: the features before D's last layer."""
 
     def check(self) -> None:
-        """Raises ConfigError on numbers that make no sense, or on settings that the loss has not."""
-        if not self.margin > 0:
-            raise ConfigError(f"objective.margin={self.margin} must be above 0")
+        """Raises ConfigError on numbers out of range, or on settings that the loss does not have."""
+        check_fields(self, "objective")
         if self.margin != 1 and self.loss != "hinge":
             raise ConfigError(f"objective.margin={self.margin} is of the hinge loss, not of {self.loss}: leave it out")
-        if not self.unsupervised_weight >= 0:
-            raise ConfigError(
-                f"objective.unsupervised_weight={self.unsupervised_weight} must be at least 0: 0 learns from labels alone"
-            )
-        if self.unsupervised_weight != 0.5 and self.loss != "semi-supervised":
-            raise ConfigError(
-                f"objective.unsupervised_weight={self.unsupervised_weight} is of the semi-supervised loss: leave it out"
-            )
+        weight = self.unsupervised_weight
+        if weight != 0.5 and self.loss != "semi-supervised":
+            raise ConfigError(f"objective.unsupervised_weight={weight} is of the semi-supervised loss: leave it out")
         for name, none in (("real_target", 1.0), ("generator_target", None)):
             value = getattr(self, name)
             if value != none and self.loss not in WITH_TARGETS:
                 raise ConfigError(
-                    f"objective.{name}={value}: the {self.loss} loss compares scores with no target that could be moved: "
+                    f"objective.{name}={value}: the {self.loss} loss compares logits with no target that could be moved: "
                     f"leave it out, or use one of {', '.join(WITH_TARGETS)}"
                 )
-            if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"objective.{name}={value} must be between 0 and 1")
-        if not self.real_target > 0:
-            raise ConfigError(f"objective.real_target={self.real_target} must be above 0, the target of generated images")
         if self.feature_layer is not None and self.feature_matching is None:
             raise ConfigError(
                 f"objective.feature_layer={self.feature_layer} is for feature matching: name a norm for that too"

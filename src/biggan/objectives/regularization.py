@@ -1,7 +1,10 @@
 """What acts on a player besides its objective, and which of it a run has. The hooks are in hooks, what they do in weights
 (of either player) and images (what D makes of images)."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
 
 from biggan.objectives.gradient_penalties import R1, R2
 from biggan.objectives.logit_regularizers import Consistency, LeCam
@@ -17,48 +20,46 @@ from biggan.objectives.weight_regularizers import (
     SigmaClamp,
     SigmaPenalty,
 )
+from biggan.runtime.constraints import PositiveInt, Remedy, check_fields
 from biggan.runtime.errors import ConfigError
+
+Strength = Annotated[float, Gt(0), Remedy("use None for off")]
+Ratio = Annotated[float, Ge(1), Remedy("the first singular value is the largest")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRegularization:
     """What acts on the weights of either player. None: off."""
 
-    orthogonal: float | None = None
+    orthogonal: Strength | None = None
     """Strength of orthogonal regularisation."""
     orthogonal_form: OrthogonalForm = "off-diagonal"
     """off-diagonal: the paper's; full: W'W - I; gradient: added to the gradient as the author's code does, which at the same
     strength is half of the paper's."""
-    sigma_penalty: float | None = None
+    sigma_penalty: Strength | None = None
     """Strength of a penalty on the distance of the first singular value from its bound."""
     sigma_clamp: bool = False
     """After each step the first singular value is cut down to its bound."""
-    sigma_bound: float | None = None
+    sigma_bound: Strength | None = None
     """The bound, as a number."""
-    sigma_ratio: float | None = None
+    sigma_ratio: Ratio | None = None
     """The bound, as a multiple of the second singular value."""
     sigma_layers: str = ""
     """Of weights whose name contains this."""
-    l2: float | None = None
+    l2: Strength | None = None
     """Strength of the sum of all squared weights."""
-    historical_averaging: float | None = None
+    historical_averaging: Strength | None = None
     """Strength of historical averaging: the squared distance of all parameters from their mean so far."""
-    max_grad_norm: float | None = None
+    max_grad_norm: Strength | None = None
     """Longest gradient; longer ones are shortened to it."""
 
-    def check(self, player: str) -> None:
-        """Raises ConfigError on strengths that make no sense."""
-        where = f"regularization.{player}"
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if type(value) in (int, float) and not value > 0:
-                off = ": use None for off" if "None" in str(item.type) else ""
-                raise ConfigError(f"{where}.{item.name}={value} must be above 0{off}")
+    def check(self, network: str) -> None:
+        """Raises ConfigError on strengths out of range; `network`: "generator" or "discriminator"."""
+        where = f"regularization.{network}"
+        check_fields(self, where)
         if self.sigma_penalty is not None or self.sigma_clamp:
             if (self.sigma_bound is None) == (self.sigma_ratio is None):
                 raise ConfigError(f"{where}: give one of sigma_bound and sigma_ratio, not both or none")
-            if self.sigma_ratio is not None and self.sigma_ratio < 1:
-                raise ConfigError(f"{where}.sigma_ratio={self.sigma_ratio} must be at least 1: the first is the largest")
         elif self.sigma_bound is not None or self.sigma_ratio is not None:
             raise ConfigError(f"{where}: a bound of sigma needs sigma_penalty or sigma_clamp")
 
@@ -87,7 +88,7 @@ class WeightRegularization:
 class GeneratorRegularization(WeightRegularization):
     """What acts on the generator. None: off."""
 
-    orthogonal: float | None = 1e-4
+    orthogonal: Strength | None = 1e-4
     """Strength of orthogonal regularisation; BigGAN's 1e-4."""
 
 
@@ -95,25 +96,19 @@ class GeneratorRegularization(WeightRegularization):
 class DiscriminatorRegularization(WeightRegularization):
     """What acts on the discriminator. None: off. Dropout before its last layer is model.discriminator.dropout."""
 
-    r1: float | None = None
+    r1: Strength | None = None
     """gamma of R1: gamma / 2 times the squared gradient of its scores at real images."""
-    r2: float | None = None
+    r2: Strength | None = None
     """gamma of R2, the same at generated ones."""
-    r1_interval: int = 1
+    r1_interval: PositiveInt = 1
     """R1 and R2 act on every so many generator steps, as many times as strongly."""
-    lecam: float | None = None
+    lecam: Strength | None = None
     """Strength of LeCam: scores are held near the running mean of the other side's."""
-    lecam_decay: float = 0.99
+    lecam_decay: Annotated[float, Gt(0), Lt(1)] = 0.99
     """Of those means."""
-    consistency: float | None = None
+    consistency: Strength | None = None
     """Strength of consistency: a real image and its shifted, mirrored copy shall have one score. Not for images whose mirror
     image is another thing, such as digits."""
-
-    def check(self, player: str) -> None:
-        """Raises ConfigError on strengths that make no sense."""
-        super().check(player)
-        if not self.lecam_decay < 1:
-            raise ConfigError(f"regularization.{player}.lecam_decay={self.lecam_decay} must be below 1")
 
     def build(self) -> tuple[Regularizer, ...]:
         """Those that are on."""

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from biggan.runtime.constraints import PositiveFloat, PositiveInt, check_fields
 from biggan.runtime.errors import ConfigError
 
 SMALLEST_TRUNCATION = 0.001
@@ -225,22 +226,19 @@ class LatentConfig:
 
     distribution: LatentName = "normal"
     """normal is the paper's choice; the others are appendix E's, and the scaled one of the released demos."""
-    sigma: tuple[float, float] | None = None
+    sigma: tuple[PositiveFloat, PositiveFloat] | None = None
     """annealed-normal: variance at the start and at the end (None: 2 and 1); varied-normal: least and largest variance of a
     sample (None: 0.5 and 1.5). The others have none."""
-    annealing_steps: int | None = None
+    annealing_steps: PositiveInt | None = None
     """annealed-normal: generator steps from the first variance to the second; None: the whole run."""
 
     def check(self) -> None:
         """Raises ConfigError with the field, its value and a remedy."""
+        check_fields(self, "latent")
         if self.sigma is not None and self.distribution not in ("annealed-normal", "varied-normal"):
             raise ConfigError(f"latent.sigma={self.sigma}: latent.distribution={self.distribution} has none: leave it out")
-        if self.sigma is not None and not min(self.sigma) > 0:
-            raise ConfigError(f"latent.sigma={self.sigma} must be above 0")
         if self.distribution == "varied-normal" and self.sigma is not None and self.sigma[0] > self.sigma[1]:
             raise ConfigError(f"latent.sigma={self.sigma}: the least must come first: use {self.sigma[::-1]}")
-        if self.annealing_steps is not None and self.annealing_steps < 1:
-            raise ConfigError(f"latent.annealing_steps={self.annealing_steps} must be at least 1")
 
     def build(self) -> Prior:
         """The distribution itself."""
