@@ -1,4 +1,4 @@
-"""TODO: split from cli.study."""
+"""biggan analyze: collapse alarms and plots of one run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from biggan.cli.common import parse
+from biggan.cli.common import parse, writing_to
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
-from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
     pass
@@ -50,10 +50,8 @@ def analyze(arguments: list[str]) -> int:
     for earlier in sorted(command.run.glob("return-*")):
         print(f"the run went back: its logs as they were are in {earlier}, which can be analyzed too")
     out = command.out or command.run / "analysis"
-    try:
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for plot in plot_run(lines, alarms, out):
             print(f"plot {plot}")
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
     return 0

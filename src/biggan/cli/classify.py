@@ -1,4 +1,4 @@
-"""biggan classify, biggan games."""
+"""biggan classify: the discriminator of a semi-supervised run as a classifier."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.common import parse
+from biggan.cli.common import parse, writing_to
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import progress_bar
@@ -81,11 +81,9 @@ def write_csv(file: Path, rows: list[tuple[str, str, float]]) -> None:
     """One line for each image. Raises ConfigError where it cannot be written."""
     import csv
 
-    try:
+    with writing_to(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with open(file, "w", newline="") as opened:
             writer = csv.writer(opened)
             writer.writerow(["image", "class", "probability"])
             writer.writerows((image, name, f"{probability:.6f}") for image, name, probability in rows)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written ({error}): give another --out") from error

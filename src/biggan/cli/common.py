@@ -1,14 +1,15 @@
-"""From words on the command line to a command as a frozen value, and the one-line errors on the way; notes and progress bars
-for the person at the terminal. What the commands do is in make, measure and move."""
+"""What the verbs share: from words to a command as a frozen value, one-line errors, writing results where the user said."""
 
 import contextlib
 import dataclasses
+import errno
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -17,16 +18,21 @@ from biggan.configs.presets import PRESETS, preset
 from biggan.configs.run import RunConfig
 from biggan.runtime.errors import ConfigError, suggestion
 
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
 
 def preset_argument(command: str, arguments: list[str]) -> RunConfig:
-    """The recipe that the first argument names; help where there is none."""
+    """The preset that the first argument names; prints the list of presets and exits for --help. Raises ConfigError where it
+    is missing or unknown."""
     if arguments and arguments[0] not in ("-h", "--help") and not arguments[0].startswith("-"):
         return preset(arguments[0])
     if arguments and arguments[0] in ("-h", "--help"):
         width = max(map(len, PRESETS))
         rows = [f"  {name:{width}} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
         print(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
-        print(f"biggan {command} PRESET --help tells the options.")
+        print(f"biggan {command} PRESET --help shows the options.")
         sys.exit(0)
     raise ConfigError(f"biggan {command} needs a preset before its options; known: {', '.join(PRESETS)}")
 
@@ -59,22 +65,62 @@ def option_names(command: Any) -> Iterable[str]:
         yield from flatten(value) if dataclasses.is_dataclass(value) else [item.name]
 
 
-def counted(classes: int) -> str:
-    """1 class, 2 classes, ..."""
+def count_classes(classes: int) -> str:
+    """ "1 class", "2 classes", ..."""
     return f"{classes} class" if classes == 1 else f"{classes} classes"
 
 
-def names_of(names: Sequence[str]) -> str:
-    """The first ten of them."""
+def first_names(names: Sequence[str]) -> str:
+    """The first ten names, for a message."""
     return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
-def value_of(option: str, arguments: Sequence[str]) -> str | None:
-    """What follows an option, as the next word or after "="; the last if it is given twice, None where it is not. As for
-    tyro, "_" is as good as "-"."""
+def option_value(option: str, arguments: Sequence[str]) -> str | None:
+    """The value of an option, as the next word or after "="; the last if it is given twice, None where it is not given.
+    As for tyro, "_" is as good as "-"."""
     found = None
     for word, following in zip_longest(arguments, arguments[1:]):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == option:
             found = value if equals else following
     return found
+
+
+@contextlib.contextmanager
+def writing_to(out: Path, what: str = "") -> Iterator[None]:
+    """Around writes below `out`: what the system refuses becomes a ConfigError that names `what`, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        subject = f"{what} cannot be written to {out}" if what else f"{out} cannot be written"
+        remedy = "free some space" if error.errno == errno.ENOSPC else "give another --out"
+        raise ConfigError(f"{subject} ({error}): {remedy}") from error
+
+
+def save_image(image: "Image.Image", out: Path) -> None:
+    """Write an image file in the format of its suffix. Raises ConfigError where it cannot be written."""
+    with writing_to(out, "the image"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image.save(out)
+        except ValueError as error:
+            raise ConfigError(f"--out {out}: {error}: use .png") from error
+
+
+def save_image_grid(images: "Tensor", columns: int, out: Path) -> None:
+    """Write uint8 images (N, 3, R, R) side by side. Raises ConfigError where the file cannot be written."""
+    from biggan.sampling.image_io import sheet
+
+    save_image(sheet(images, columns=columns), out)
+
+
+def check_at_least(**numbers: tuple[float | None, int]) -> None:
+    """`batch=(command.batch, 1)`: raises ConfigError where an option is given and below its smallest value."""
+    for name, (value, least) in numbers.items():
+        if value is not None and not value >= least:
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+
+
+def split_names(classes: str | None) -> list[str] | None:
+    """The names in "cat, dog"."""
+    return None if classes is None else [name.strip() for name in classes.split(",")]

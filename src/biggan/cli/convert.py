@@ -1,4 +1,4 @@
-"""biggan import, biggan export."""
+"""biggan import, biggan export: weights of other implementations in, weights for others out."""
 
 import re
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 import tyro
 
-from biggan.cli.common import counted, parse
+from biggan.cli.common import check_at_least, count_classes, parse, save_image_grid, writing_to
 from biggan.runtime.errors import ConfigError, suggestion
 
 SHOWN = 20  # classes, and broken files, that are listed one by one
@@ -62,13 +62,12 @@ def data(arguments: list[str]) -> int:
 def inspect(arguments: list[str]) -> int:
     """biggan data inspect SOURCE [options]"""
     command = parse(InspectCommand, arguments, "biggan data inspect")
-    refuse_below_one(command, "resolution")
+    check_at_least(resolution=(command.resolution, 1))
     from biggan.data import inspection, sources
-    from biggan.sampling.image_io import sheet
 
     found = inspection.inspect(sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10)
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
-    print(f"images {sum(found.counts.values())} of {counted(len(counts))}")
+    print(f"images {sum(found.counts.values())} of {count_classes(len(counts))}")
     for name, count in counts[:SHOWN]:
         print(f"  {count:8} {name}")
     if len(counts) > SHOWN:
@@ -82,11 +81,7 @@ def inspect(arguments: list[str]) -> int:
     cells, images = [], iter(found.samples)
     for count in found.sampled:
         cells += [torch.from_numpy(next(images).copy()) for _ in range(count)] + [blank] * (10 - count)
-    try:
-        command.out.parent.mkdir(parents=True, exist_ok=True)
-        sheet(torch.stack(cells), columns=10).save(command.out)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the sheet cannot be written to {command.out} ({error}): give another --out") from error
+    save_image_grid(torch.stack(cells), 10, command.out)
     print(f"sheet  {command.out}")
     return 0
 
@@ -94,7 +89,8 @@ def inspect(arguments: list[str]) -> int:
 def prepare(arguments: list[str]) -> int:
     """biggan data prepare SOURCE OUT [options]"""
     command = parse(PrepareCommand, arguments, "biggan data prepare")
-    refuse_below_one(command, "resolution", "shard_images", "quality", "min_per_class", "max_per_class")
+    sizes = {name: (getattr(command, name), 1) for name in ("resolution", "shard_images", "quality")}
+    check_at_least(**sizes, min_per_class=(command.min_per_class, 1), max_per_class=(command.max_per_class, 1))
     if command.quality is not None and command.quality > 100:
         raise ConfigError(f"--quality {command.quality} must be at most 100")
     if command.format == "packed" and (command.quality, command.shard_images) != (None, PrepareCommand.shard_images):
@@ -109,25 +105,14 @@ def prepare(arguments: list[str]) -> int:
         layout = Packed(command.resolution)
     else:
         layout = Shards(command.resolution, shard_images=command.shard_images, quality=command.quality)
-    try:
+    with writing_to(command.out):
         manifest = preparing.prepare(listing, command.out, layout)
-    except OSError as error:
-        raise ConfigError(
-            f"{command.out} could not be written ({error}): free some space and give the same command again"
-        ) from error
-    print(f"images {manifest.images} of {counted(len(manifest.class_names))} at {manifest.resolution} px in {command.out}")
+    classes = count_classes(len(manifest.class_names))
+    print(f"images {manifest.images} of {classes} at {manifest.resolution} px in {command.out}")
     if manifest.rejected:
         print(f"broken {manifest.rejected}, listed with reasons in {command.out / 'rejected.jsonl'}")
     print(f"next   biggan train PRESET --data {command.format}:{command.out}")
     return 0
-
-
-def refuse_below_one(command: object, *names: str) -> None:
-    """Raises ConfigError where a given number is below 1."""
-    for name in names:
-        value = getattr(command, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least 1")
 
 
 VERBS = {"inspect": inspect, "prepare": prepare}

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 import tyro
 
-from biggan.cli.common import parse
-from biggan.cli.evaluate import Measuring, load_sampler, open_extractor_for, open_real
-from biggan.cli.explore import write_sheet
+from biggan.cli.common import parse, save_image_grid, writing_to
+from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.progress import image_progress_bar
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeakageCommand(Measuring):
+class LeakageCommand(ScoringOptions):
     """Which classes are taken for which: an external classifier on images generated of every class."""
 
     model: tyro.conf.Positional[Path]
@@ -35,7 +34,7 @@ class LeakageCommand(Measuring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemorizationCommand(Measuring):
+class MemorizationCommand(ScoringOptions):
     """How many images the discriminator of a run calls real: of its training set, of images held out, of generated ones."""
 
     model: tyro.conf.Positional[Path]
@@ -55,7 +54,7 @@ def leakage(arguments: list[str]) -> int:
 
     sampler, extractor = (
         load_sampler(command.model, command.device, SINGLE_PROCESS),
-        open_extractor_for(command, SINGLE_PROCESS),
+        open_scoring_extractor(command, SINGLE_PROCESS),
     )
     names = sampler.class_names
     total = command.per_class * len(names)
@@ -70,15 +69,13 @@ def leakage(arguments: list[str]) -> int:
         print(f"  {share:6.1%} of {names[asked]} are named {names[named]}")
     record = {"classes": names, "asked_by_named": counts.tolist(), "extractor": extractor.name, "sha256": extractor.sha256}
     record |= {"truncation": command.truncation, "seed": command.seed, "per_class": command.per_class}
-    try:
+    with writing_to(command.out):
         command.out.mkdir(parents=True, exist_ok=True)
         (command.out / "confusion.json").write_text(json.dumps(record) + "\n")
-    except OSError as error:
-        raise ConfigError(f"{command.out} cannot be written ({error}): give another --out") from error
     if pairs:
         blank = torch.zeros_like(next(iter(examples.values()))[0])
         rows = [(examples[asked, named] + [blank] * 10)[:10] for asked, named, _ in pairs]
-        write_sheet(torch.stack([image for row in rows for image in row]), 10, command.out / "worst.png")
+        save_image_grid(torch.stack([image for row in rows for image in row]), 10, command.out / "worst.png")
     print(f"counts and a row for each pair: {command.out}")
     return 0
 

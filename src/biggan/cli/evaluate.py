@@ -1,4 +1,4 @@
-"""biggan evaluate, and what other commands that measure share with it."""
+"""biggan evaluate: scores of a generator, or of a set of images, against real images."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,42 +7,19 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from biggan.cli.common import parse
+from biggan.cli.common import parse, writing_to
+from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, metrics_cache, open_real, open_scoring_extractor
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.precision import DeviceName, choose_precision
+from biggan.runtime.precision import choose_precision
 
 if TYPE_CHECKING:
     from biggan.metrics.evaluate import Evaluation
-    from biggan.metrics.features import Extractor
     from biggan.metrics.statistics import ImageSet
     from biggan.runtime.distributed import World
-    from biggan.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measuring:
-    """What scores are made with."""
-
-    data: str | None = None
-    """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
-    extractor: str = "inception"
-    """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits).
-    Loading a module:FILE runs the code in it: see --trust-extractor."""
-    trust_extractor: bool = False
-    """Run the code in the FILE of --extractor module:FILE. It is remembered by the file's sha256, so that this is needed
-    once for a file."""
-    extractor_weights: Path | None = None
-    """A file with the extractor's weights, where there is no network."""
-    bf16: bool = False
-    """Extract in bf16: faster, and slightly other figures."""
-    device: DeviceName = "auto"
-    seed: int = 0
-    cache: Path | None = None
-    """Folder for weights and for what the real images give; None: as for data."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateCommand(Measuring):
+class EvaluateCommand(ScoringOptions):
     """Score a generator, or a set of images, against real images: Inception Score, FID, KID, precision, recall, density,
     coverage, FID within classes, accuracy of the extractor on the classes asked for."""
 
@@ -71,19 +48,17 @@ def evaluate(arguments: list[str]) -> int:
         evaluation = evaluate(
             samples,
             reference,
-            open_extractor_for(command, world),
+            open_scoring_extractor(command, world),
             wanted,
-            cache=cache_of(command),
+            cache=metrics_cache(command),
             world=world,
         )
     if not world.is_rank_zero:
         return 0
     print(table(evaluation), end="")
     out = command.out or default_out(command, evaluation)
-    try:
+    with writing_to(out, "the scores"):
         evaluation.save(out)
-    except OSError as error:
-        raise ConfigError(f"the scores cannot be written to {out} ({error}): give another --out") from error
     print(f"recipe {out}")
     return 0
 
@@ -101,7 +76,7 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "Im
         for spec in (command.samples, command.data)
     ]
     sampler, other = samplers
-    sizes = {resolution_of(found) for found in samplers if found is not None}
+    sizes = {found.generator.config.resolution for found in samplers if found is not None}
     sizes |= set() if command.resolution is None else {command.resolution}
     if not sizes:
         raise ConfigError("two data sets are compared at one size: add --resolution 32, for example")
@@ -118,66 +93,6 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "Im
         generated_images = image_sets.generated_images(other, command.data, seed=command.seed + 1)
         return samples, image_sets.limit_images(generated_images, max(want.images for want in parse_recipe(command.recipe)))
     return samples, None if command.data is None else open_real(command, command.data, size, world)
-
-
-def open_real(command: Measuring, spec: str, size: int, world: "World") -> "ImageSet":
-    """A data set as a set to be measured; the first rank of each machine decodes it for the others."""
-    from biggan.data.dataset import open_source
-    from biggan.runtime.atomic_io import default_cache
-    from biggan.runtime.distributed import local_rank_zero_first
-    from biggan.sampling import image_sets
-
-    source = None
-
-    def open_here() -> None:
-        nonlocal source
-        options = {"cache": command.cache or default_cache()}
-        source = open_source(spec, size, **options)
-
-    local_rank_zero_first(open_here, world)
-    return image_sets.real(source)
-
-
-def is_model(where: str) -> bool:
-    """Whether it is a run or model folder, and not a data set."""
-    path = Path(where)
-    if path.is_file():
-        return path.suffix == ".safetensors"
-    files = ("config.json", "generator.safetensors", "model/generator.safetensors")
-    return any((path / name).is_file() for name in files)
-
-
-def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
-    """The sampler of a run or model folder."""
-    from biggan.pretrained import from_pretrained
-
-    sampler = from_pretrained(where, device=device)
-    sampler.world = world
-    return sampler
-
-
-def resolution_of(sampler: "Sampler") -> int:
-    """The size of its images."""
-    return sampler.generator.config.resolution
-
-
-def open_extractor_for(command: Measuring, world: "World") -> "Extractor":
-    """The extractor; the first rank fetches its weights for all."""
-    from biggan.metrics.features import open_extractor
-    from biggan.runtime.distributed import on_rank_zero
-
-    device = choose_precision(command.device, "auto", "channels-last").device
-    options = {"weights": command.extractor_weights, "cache": cache_of(command), "device": device, "bf16": command.bf16}
-    options["trusted"] = command.trust_extractor
-    on_rank_zero(lambda: open_extractor(command.extractor, **options) and None)
-    return open_extractor(command.extractor, **options)
-
-
-def cache_of(command: Measuring) -> Path:
-    """Where weights and reference statistics are kept."""
-    from biggan.runtime.atomic_io import default_cache
-
-    return (command.cache or default_cache()) / "metrics"
 
 
 def default_out(command: EvaluateCommand, evaluation: "Evaluation") -> Path:

@@ -1,4 +1,4 @@
-"""biggan interpolate, mix, neighbours."""
+"""biggan interpolate, mix, neighbors: a generator between and beside its training images."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +8,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.common import parse
-from biggan.cli.evaluate import Measuring, load_sampler, open_extractor_for, open_real, resolution_of
+from biggan.cli.common import check_at_least, parse, save_image_grid, split_names, writing_to
+from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import image_progress_bar
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class MixCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighborsCommand(Measuring):
+class NeighborsCommand(ScoringOptions):
     """The real images nearest to generated ones: does the generator copy?"""
 
     model: tyro.conf.Positional[Path]
@@ -79,14 +79,14 @@ class NeighborsCommand(Measuring):
 def interpolate(arguments: list[str]) -> int:
     """biggan interpolate RUN [options]"""
     command = parse(InterpolateCommand, arguments, "biggan interpolate")
-    refuse_too_few(rows=(command.rows, 1), steps=(command.steps, 2))
+    check_at_least(rows=(command.rows, 1), steps=(command.steps, 2))
     from biggan.analysis.latent_space import paths
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     images = paths(
         sampler,
         command.between,
-        sampler.class_numbers(words_of(command.classes)),
+        sampler.class_numbers(split_names(command.classes)),
         rows=command.rows,
         steps=command.steps,
         way=command.way,
@@ -94,9 +94,9 @@ def interpolate(arguments: list[str]) -> int:
         seed=command.seed,
     )
     if command.out.suffix == ".png":
-        write_sheet(images.flatten(0, 1), command.steps, command.out)
+        save_image_grid(images.flatten(0, 1), command.steps, command.out)
     else:
-        write_frames(images.transpose(0, 1), command.out)
+        write_video(images.transpose(0, 1), command.out)
     print(f"{command.rows} walks of {command.steps} images: {command.out}")
     return 0
 
@@ -104,7 +104,7 @@ def interpolate(arguments: list[str]) -> int:
 def mix(arguments: list[str]) -> int:
     """biggan mix RUN --classes A:0.6,B:0.4 [options]"""
     command = parse(MixCommand, arguments, "biggan mix")
-    refuse_too_few(n=(command.n, 1))
+    check_at_least(n=(command.n, 1))
     from biggan.analysis.latent_space import blends, parse_class_weights
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
@@ -112,7 +112,7 @@ def mix(arguments: list[str]) -> int:
     parts = weights_K.nonzero().flatten().tolist()
     rows = [weights_K, *torch.eye(len(weights_K))[parts]]
     options = {"truncation": command.truncation, "seed": command.seed}
-    write_sheet(torch.cat([blends(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
+    save_image_grid(torch.cat([blends(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
     shares = ", ".join(f"{weights_K[number]:.0%} {sampler.class_names[number]}" for number in parts)
     print(f"first row {shares}; then each alone: {command.out}")
     return 0
@@ -121,22 +121,22 @@ def mix(arguments: list[str]) -> int:
 def neighbors(arguments: list[str]) -> int:
     """biggan neighbours RUN --data SOURCE [options]"""
     command = parse(NeighborsCommand, arguments, "biggan neighbours")
-    refuse_too_few(n=(command.n, 1), count=(command.count, 1))
+    check_at_least(n=(command.n, 1), count=(command.count, 1))
     if command.data is None:
         raise ConfigError("neighbours are looked for among real images: add --data SOURCE")
     from biggan.analysis.nearest_neighbors import neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
-    real = open_real(command, command.data, resolution_of(sampler), SINGLE_PROCESS)
-    extractor = None if command.extractor == "pixels" else open_extractor_for(command, SINGLE_PROCESS)
-    classes = words_of(command.classes)
+    real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS)
+    extractor = None if command.extractor == "pixels" else open_scoring_extractor(command, SINGLE_PROCESS)
+    classes = split_names(command.classes)
     generated_images = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)
     found = neighbors(
         generated_images.images, image_progress_bar(real.batches(real.count), real.count, "looking"), extractor, count
     )
     rows = torch.cat([generated_images.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
-    write_sheet(rows.flatten(0, 1), 1 + count, command.out)
+    save_image_grid(rows.flatten(0, 1), 1 + count, command.out)
     print("distances of the nearest, by " + command.extractor)
     for number, (label, distances) in enumerate(
         zip(generated_images.labels.tolist(), found.distances.tolist(), strict=True)
@@ -147,53 +147,24 @@ def neighbors(arguments: list[str]) -> int:
     return 0
 
 
-def words_of(classes: str | None) -> list[str] | None:
-    """The names in "cat, dog"."""
-    return None if classes is None else [name.strip() for name in classes.split(",")]
-
-
-def write_sheet(images: Tensor, columns: int, out: Path) -> None:
-    """Raises ConfigError where it cannot be written."""
+def write_video(images: Tensor, out: Path, *, per_second: int = 12) -> None:
+    """uint8 (steps, rows, 3, R, R) as a GIF or an MP4, forward and back; rows side by side. Raises ConfigError where it
+    cannot be written, or an MP4 is wanted without imageio."""
     from biggan.sampling.image_io import sheet
 
-    save_picture(sheet(images, columns=columns), out)
-
-
-def save_picture(picture: "Image.Image", out: Path) -> None:
-    """Raises ConfigError where it cannot be written."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(out)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the picture cannot be written to {out} ({error}): give another --out") from error
-
-
-def write_frames(images: Tensor, out: Path, *, per_second: int = 12) -> None:
-    """uint8 (steps, rows, 3, R, R) as a film, there and back; rows side by side. Raises ConfigError where it cannot be
-    written, or an MP4 is wanted without imageio."""
-    from biggan.sampling.image_io import sheet
-
+    if out.suffix not in (".gif", ".mp4"):
+        raise ConfigError(f"--out {out}: use .png, .gif or .mp4")
     frames = [sheet(step, columns=len(step)) for step in [*images, *images.flip(0)[1:-1]]]
-    try:
+    with writing_to(out, "the video"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".gif":
             frames[0].save(out, save_all=True, append_images=frames[1:], duration=1000 // per_second, loop=0)
             return
-        if out.suffix != ".mp4":
-            raise ConfigError(f"--out {out}: use .png, .gif or .mp4")
-        import imageio.v3
+        try:
+            import imageio.v3
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{out}: MP4 needs imageio: pip install 'biggan-torch[video]', or use .gif") from error
         import numpy as np
 
         even = [np.asarray(frame)[: frame.height // 2 * 2, : frame.width // 2 * 2] for frame in frames]  # H.264 wants that
         imageio.v3.imwrite(out, even, fps=per_second, codec="libx264", macro_block_size=2)
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{out}: films need imageio: pip install 'biggan[video]', or use .gif") from error
-    except OSError as error:
-        raise ConfigError(f"the film cannot be written to {out} ({error}): give another --out") from error
-
-
-def refuse_too_few(**numbers: tuple[int, int]) -> None:
-    """Raises ConfigError where a number is below its least."""
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise ConfigError(f"--{name} {value} must be at least {least}")

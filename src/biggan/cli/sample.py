@@ -1,4 +1,4 @@
-"""TODO: split from cli.make."""
+"""biggan sample."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from biggan.cli.common import parse
-from biggan.runtime.errors import ConfigError
+from biggan.cli.common import parse, writing_to
 from biggan.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -59,7 +58,5 @@ def draw(sampler: "Sampler", command: SampleCommand) -> Path:
             pass
         return command.out
     shown = progress_bar(batches, -(-command.n // 64), "drawing")
-    try:
+    with writing_to(command.out, "the images"):
         return write_pictures(shown, labels, sampler.class_names, command.out)
-    except OSError as error:
-        raise ConfigError(f"the images cannot be written to {command.out} ({error}): give another --out") from error

@@ -1,4 +1,4 @@
-"""biggan study, biggan analyze: tables of runs, and what befell one run."""
+"""biggan study: a table of runs over settings and seeds."""
 
 import logging
 import subprocess
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import parse, value_of
+from biggan.cli.common import option_value, parse, writing_to
 from biggan.cli.train import start_from
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
@@ -71,8 +71,8 @@ def study(arguments: list[str]) -> int:
     if name not in STUDIES:
         raise ConfigError(f"no study {name!r}; {suggestion(name, STUDIES)}")
     words = arguments[1:]
-    plain = preset(value_of("--preset", words) or STUDIES[name].preset)
-    base = start_from(plain, value_of("--init-from", words))
+    plain = preset(option_value("--preset", words) or STUDIES[name].preset)
+    base = start_from(plain, option_value("--init-from", words))
     command = parse(StudyCommand, words, f"biggan study {name}", StudyCommand(config=base))
     config = for_a_study(command.config, base, command.steps)
     command.check()
@@ -85,11 +85,9 @@ def study(arguments: list[str]) -> int:
     runs = list_runs(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
     if command.trust_extractor:
         runs = [run._replace(command=[*run.command, "--trust-extractor"]) for run in runs]
-    try:
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written ({error}): give another --out") from error
     logger.info(f"{len(runs)} runs; their commands are in {out / 'commands.txt'}")
     failed = 0
     for run in [] if command.list else command.chosen(runs):

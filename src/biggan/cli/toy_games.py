@@ -1,14 +1,10 @@
-"""TODO: split from cli.classify."""
+"""biggan toy-games: two-player games in two numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from biggan.cli.common import parse
-from biggan.runtime.errors import ConfigError
-
-if TYPE_CHECKING:
-    pass
+from biggan.cli.common import parse, writing_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,28 +13,27 @@ class ToyGamesCommand:
     paths, and the distance to the equilibrium."""
 
     game: Literal["both", "xy", "bent"] = "both"
-    """xy; bent: the paper's (f(x) - 1)(y - 1)."""
+    """xy: the value x y. bent: the paper's (f(x) - 1)(y - 1), f(x) = x below 0 and x^2 above."""
     rate: float = 0.02
-    """Length of a step, times the slope."""
+    """Learning rate: a step is this times the gradient."""
     strength: float = 0.3
-    """Of historical averaging."""
+    """Strength of historical averaging."""
     steps: int = 2000
-    out: Path = Path("games")
+    """Steps of each solver."""
+    out: Path = Path("toy-games")
     """Folder for a plot of each game."""
 
 
-def games(arguments: list[str]) -> int:
-    """biggan games [options]"""
-    command = parse(ToyGamesCommand, arguments, "biggan games")
+def toy_games(arguments: list[str]) -> int:
+    """biggan toy-games [options]"""
+    command = parse(ToyGamesCommand, arguments, "biggan toy-games")
     from biggan.analysis.toy_game_plots import plot_game
     from biggan.studies.toy_games import GAMES, check, distances, is_far, solvers, turns
 
     check(command.rate, command.strength, command.steps)
     names = GAMES if command.game == "both" else (command.game,)
-    try:
+    with writing_to(command.out):
         command.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{command.out} cannot be written ({error}): give another --out") from error
     for name in names:
         game = GAMES[name]
         paths = {

@@ -1,4 +1,4 @@
-"""biggan train, biggan sample."""
+"""biggan train."""
 
 import dataclasses
 import logging
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import counted, names_of, parse, preset_argument, value_of
+from biggan.cli.common import count_classes, first_names, option_value, parse, preset_argument
 from biggan.configs.json_io import to_json
 from biggan.configs.run import RunConfig, resolve
 from biggan.runtime.errors import ConfigError
@@ -37,7 +37,7 @@ class TrainCommand:
 
 def train(arguments: list[str]) -> int:
     """biggan train PRESET [options]"""
-    base = start_from(preset_argument("train", arguments), value_of("--init-from", arguments))
+    base = start_from(preset_argument("train", arguments), option_value("--init-from", arguments))
     command = parse(TrainCommand, arguments[1:], f"biggan train {arguments[0]}", TrainCommand(config=base))
     from biggan.checkpoints.run_dir import RunDir
     from biggan.profiling.benchmark import describe
@@ -88,7 +88,7 @@ def train_in(world: "World", config: RunConfig, folder: "RunDir", *, trust_extra
     local_rank_zero_first(open_here, world)  # the others find it decoded
     config = resolve(config, dataset_info(source))
     (small_w, small_h), (large_w, large_h) = source.sizes
-    classes = f"{counted(source.num_classes)} ({names_of(source.class_names)})"
+    classes = f"{count_classes(source.num_classes)} ({first_names(source.class_names)})"
     sizes = f"{small_w}x{small_h} to {large_w}x{large_h} pixels, used at {source.resolution}"
     logger.info("data: %d images of %s, %s", source.count, classes, sizes)
     for line in describe(config, measure=False, world=world).splitlines():
@@ -120,7 +120,7 @@ def assume_classes(config: RunConfig) -> RunConfig:
     if config.data.source is not None:
         images, names = summary(config.data)
         classes = len(names)
-        logger.info(f"data: {images} images of {counted(classes)} ({names_of(names)})")
+        logger.info(f"data: {images} images of {count_classes(classes)} ({first_names(names)})")
     else:
         classes = config.model.num_classes or 1000
         logger.info(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")

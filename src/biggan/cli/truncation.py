@@ -1,4 +1,4 @@
-"""TODO: split from cli.learned."""
+"""biggan truncation: scores of a generator against the truncation threshold."""
 
 import dataclasses
 import json
@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import tyro
 
-from biggan.cli.common import parse
-from biggan.cli.evaluate import (
-    Measuring,
-    cache_of,
-    load_sampler,
-    open_extractor_for,
-    open_real,
-    resolution_of,
-)
-from biggan.cli.explore import save_picture
+from biggan.cli.common import parse, save_image, writing_to
+from biggan.cli.inputs import ScoringOptions, load_sampler, metrics_cache, open_real, open_scoring_extractor
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import choose_precision
 from biggan.sampling.latents import LatentConfig
@@ -36,7 +28,7 @@ UNTRUNCATED = 6.0  # no latent coordinate is beyond it, so that this truncation 
 
 
 @dataclass(frozen=True, kw_only=True)
-class TruncationCommand(Measuring):
+class TruncationCommand(ScoringOptions):
     """Scores at many truncations: JSON, plots and a sheet at each threshold."""
 
     model: tyro.conf.Positional[Path]
@@ -77,11 +69,9 @@ def truncation(arguments: list[str]) -> int:
         "curves": {label: [point.record() for point in points] for label, points in measured.curves.items()},
         "recipe": measured.curves[RESAMPLED][0].evaluation.recipe,
     }
-    try:
+    with writing_to(folder, "the curve"):
         (folder / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
         plots = plot_curves(measured.curves, folder)
-    except OSError as error:
-        raise ConfigError(f"the curve cannot be written to {folder} ({error}): give another --out") from error
     if command.store:
         store_statistics(command.model, measured.statistics)
     print("\n".join(f"plot {plot}" for plot in plots))
@@ -114,9 +104,9 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.statistics_at, sampler.statistics_table = "nowhere", None
-    reference = open_real(command, command.data, resolution_of(samplers[RESAMPLED]), world)
-    extractor = open_extractor_for(command, world)
-    shared = {"cache": cache_of(command), "world": world}
+    reference = open_real(command, command.data, samplers[RESAMPLED].generator.config.resolution, world)
+    extractor = open_scoring_extractor(command, world)
+    shared = {"cache": metrics_cache(command), "world": world}
     entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]
     real = evaluate(reference, None, extractor, tuple(entropy), **shared).scores if entropy else {}
 
@@ -131,7 +121,7 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
                 buffers = sampler.generator.named_buffers()
                 measured.statistics[point.threshold] = {n: value.clone() for n, value in buffers if ".standing" in n}
             if world.is_rank_zero:
-                save_picture(sheet, folder / f"sheet-{label.replace(' ', '-')}-{point.name}.png")
+                save_image(sheet, folder / f"sheet-{label.replace(' ', '-')}-{point.name}.png")
                 scores = "  ".join(f"{score} {point.value(score):.4g}" for score in point.evaluation.scores)
                 print(f"{label:12} {point.name:>6}  {scores}", flush=True)
     return measured

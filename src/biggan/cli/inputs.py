@@ -1,0 +1,92 @@
+"""What verbs that score or compare images open: samplers, data sets, extractors."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biggan.runtime.precision import DeviceName, choose_precision
+
+if TYPE_CHECKING:
+    from biggan.metrics.features import Extractor
+    from biggan.metrics.statistics import ImageSet
+    from biggan.runtime.distributed import World
+    from biggan.sampling.sampler import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions:
+    """Real images, extractor, device and cache of a verb that scores images."""
+
+    data: str | None = None
+    """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
+    extractor: str = "inception"
+    """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits).
+    Loading a module:FILE runs the code in it: see --trust-extractor."""
+    trust_extractor: bool = False
+    """Run the code in the FILE of --extractor module:FILE. Its sha256 is kept in the cache, so that this is needed once for
+    each file."""
+    extractor_weights: Path | None = None
+    """A file with the extractor's weights, where there is no network."""
+    bf16: bool = False
+    """Run the extractor in bf16: faster, with slightly different scores."""
+    device: DeviceName = "auto"
+    """auto: CUDA where there is a GPU, else the CPU."""
+    seed: int = 0
+    """Of the generated images."""
+    cache: Path | None = None
+    """Folder for weights and reference statistics; None: $BIGGAN_CACHE, else the user's cache folder."""
+
+
+def open_real(command: ScoringOptions, spec: str, size: int, world: "World") -> "ImageSet":
+    """A data set as a set of images to score; the first rank of each machine decodes it for the others."""
+    from biggan.data.dataset import open_source
+    from biggan.runtime.atomic_io import default_cache
+    from biggan.runtime.distributed import local_rank_zero_first
+    from biggan.sampling import image_sets
+
+    source = None
+
+    def open_here() -> None:
+        nonlocal source
+        options = {"cache": command.cache or default_cache()}
+        source = open_source(spec, size, **options)
+
+    local_rank_zero_first(open_here, world)
+    return image_sets.real(source)
+
+
+def is_model(where: str) -> bool:
+    """Whether a path is a run or model folder, or an exported model file, and not a data set."""
+    path = Path(where)
+    if path.is_file():
+        return path.suffix == ".safetensors"
+    files = ("config.json", "generator.safetensors", "model/generator.safetensors")
+    return any((path / name).is_file() for name in files)
+
+
+def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
+    """The sampler of a run or model folder."""
+    from biggan.pretrained import from_pretrained
+
+    sampler = from_pretrained(where, device=device)
+    sampler.world = world
+    return sampler
+
+
+def open_scoring_extractor(command: ScoringOptions, world: "World") -> "Extractor":
+    """The extractor; the first rank fetches its weights for all."""
+    from biggan.metrics.features import open_extractor
+    from biggan.runtime.distributed import on_rank_zero
+
+    device = choose_precision(command.device, "auto", "channels-last").device
+    options = {"weights": command.extractor_weights, "cache": metrics_cache(command), "device": device, "bf16": command.bf16}
+    options["trusted"] = command.trust_extractor
+    on_rank_zero(lambda: open_extractor(command.extractor, **options) and None)
+    return open_extractor(command.extractor, **options)
+
+
+def metrics_cache(command: ScoringOptions) -> Path:
+    """Folder of extractor weights and reference statistics."""
+    from biggan.runtime.atomic_io import default_cache
+
+    return (command.cache or default_cache()) / "metrics"
