@@ -43,6 +43,11 @@ def shared_file(name: str) -> Path:
     return path
 
 
+def golden_file(name: str) -> Path:
+    """A file with weights or outputs of another implementation (tests/golden/README.md)."""
+    return Path(__file__).resolve().parent / "golden" / name
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the user's cache of decoded images."""
@@ -108,7 +113,7 @@ def call(capsys, *words):
 @pytest.fixture
 def hugging_face(tmp_path) -> Path:
     """A folder with config.json and pytorch_model.bin."""
-    source, folder = shared_file("golden/hf_biggan_deep_128_tiny.safetensors"), tmp_path / "hugging_face"
+    source, folder = golden_file("hf_biggan_deep_128_tiny.safetensors"), tmp_path / "hugging_face"
     folder.mkdir()
     with safe_open(source, "pt") as file:
         (folder / "config.json").write_text(file.metadata()["config"])
@@ -122,7 +127,7 @@ def biggan_pytorch(tmp_path) -> Path:
     folder = tmp_path / "biggan_pytorch"
     folder.mkdir()
     for player in "GD":
-        tensors = load_file(shared_file(f"golden/biggan_pytorch_32_tiny.{player}.safetensors"))
+        tensors = load_file(golden_file(f"biggan_pytorch_32_tiny.{player}.safetensors"))
         torch.save(tensors, folder / f"{player}.pth")
         if player == "G":
             torch.save({name: tensor / 2 for name, tensor in tensors.items()}, folder / "G_ema.pth")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import shared_file
+from conftest import golden_file
 from safetensors.torch import load_file
 
 from biggan.models.registry import FAMILIES
@@ -13,14 +13,14 @@ from biggan.sampling.standing_statistics import StatisticsTable
 
 @pytest.mark.parametrize("name", ["32_tiny", "32_unshared_tiny", "128_tiny", "deep_128_tiny"])
 def test_biggan_pytorch(name):
-    prefix = f"golden/biggan_pytorch_{name}"
-    files = [shared_file(f"{prefix}.{player}.safetensors") for player in "GD"]
+    prefix = f"biggan_pytorch_{name}"
+    files = [golden_file(f"{prefix}.{player}.safetensors") for player in "GD"]
     foreign = read_biggan_pytorch(files[0], discriminator=files[1], norm_epsilon=1e-5, spectral_norm_epsilon=1e-6)
     family = FAMILIES[foreign.model.family]
     g, d = family.generator(foreign.model).eval(), family.discriminator(foreign.model).eval()
     g.load_state_dict(foreign.parts["generator"])
     d.load_state_dict(foreign.parts["discriminator"])
-    golden = load_file(shared_file(f"{prefix}.io.safetensors"))
+    golden = load_file(golden_file(f"{prefix}.io.safetensors"))
     with torch.no_grad():
         image = g(golden["z"], golden["y"])
         score = d(golden["image"], golden["y"]).logits
@@ -36,7 +36,7 @@ def test_hugging_face(hugging_face, truncation):
     table = StatisticsTable(foreign.statistics_at, foreign.parts["statistics"])
     for name, values in table.at(truncation).items():
         g.get_buffer(name).copy_(values)
-    golden = load_file(shared_file("golden/hf_biggan_deep_128_tiny.io.safetensors"))
+    golden = load_file(golden_file("hf_biggan_deep_128_tiny.io.safetensors"))
     with torch.no_grad():
         image = g(golden["z"], golden["y"])
     assert (image - golden[f"image_truncation_{truncation}"]).abs().max() < 1e-5

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 
 import pytest
 import torch
-from conftest import call, shared_file
+from conftest import call, golden_file
 from safetensors.torch import load_file, save_file
 
 import biggan
@@ -27,7 +27,7 @@ def test_hugging_face_folder(capsys, hugging_face, tmp_path):
     code, out, _ = call(capsys, "import", hugging_face, "--out", tmp_path / "model")
     assert (code, "biggan-deep, 128 px, width 8, 10 classes" in out) == (0, True)
     sampler = biggan.from_pretrained(tmp_path / "model", precision="fp32")
-    golden = load_file(shared_file("golden/hf_biggan_deep_128_tiny.io.safetensors"))
+    golden = load_file(golden_file("hf_biggan_deep_128_tiny.io.safetensors"))
     for truncation in (0.4, None, 1.0, 0.4):
         sampler.set_statistics(truncation)
         expected = golden[f"image_truncation_{truncation or 1.0}"]
@@ -139,7 +139,7 @@ def test_names_of_classes(capsys, biggan_pytorch, tmp_path):
 def test_imagenet_classes_by_name(capsys, tmp_path):
     """A model of 1,000 classes takes the names that torchvision's weights carry; a near miss suggests."""
     pytest.importorskip("torchvision")
-    tensors = load_file(shared_file("golden/biggan_pytorch_32_tiny.G.safetensors"))
+    tensors = load_file(golden_file("biggan_pytorch_32_tiny.G.safetensors"))
     tensors["shared.weight"] = torch.randn(1000, 32)
     torch.save(tensors, tmp_path / "G.pth")
     assert call(capsys, "import", tmp_path / "G.pth", "--out", tmp_path / "model")[0] == 0

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import shared_file
+from conftest import golden_file
 from safetensors.torch import load_file, save_file
 
 from biggan.nn.spectral_norm import power_iteration
@@ -18,7 +18,7 @@ from biggan.sampling.standing_statistics import StatisticsTable
 
 @pytest.fixture
 def source():
-    return load_file(shared_file("golden/biggan_pytorch_32_tiny.G.safetensors"))
+    return load_file(golden_file("biggan_pytorch_32_tiny.G.safetensors"))
 
 
 def without(name):
@@ -180,7 +180,7 @@ def test_between_two_truncations_the_nearer_set_weighs_more():
 
 def test_deep_generators_that_put_z_first(tmp_path):
     """The variant with 128 output channels: columns of every map of the condition are (z, class) there, (class, z) here."""
-    source = load_file(shared_file("golden/biggan_pytorch_deep_128_tiny.G.safetensors"))
+    source = load_file(golden_file("biggan_pytorch_deep_128_tiny.G.safetensors"))
     usual = tmp_path / "usual.safetensors"
     save_file(source, usual)
     source["output_layer.2.weight"] = torch.zeros(128, 8, 3, 3)

@@ -9,7 +9,6 @@ import io
 import os
 import zipfile
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
@@ -62,7 +61,7 @@ def list_source(spec: str) -> Listing:
     if path.is_dir():
         return list_folder(path)
     if path.is_file() and is_image(PurePosixPath(path.name)):
-        facts = [(path.name, *stat_of(path))]
+        facts = [(path.name, *size_and_mtime(path))]
         return classify(f"image {path}", path.parent.name, [path.name], lambda name: path.read_bytes(), facts)
     if path.is_file():
         return list_zip(path)
@@ -79,7 +78,7 @@ def list_folder(folder: Path) -> Listing:
     found = (Path(root) / name for root, _, names in os.walk(folder, followlinks=True) for name in names)
     files = sorted(path for path in found if is_image(path.relative_to(folder)))
     names = [path.relative_to(folder).as_posix() for path in files]
-    facts = [(name, *stat_of(path)) for name, path in zip(names, files, strict=True)]
+    facts = [(name, *size_and_mtime(path)) for name, path in zip(names, files, strict=True)]
     return classify(f"folder:{folder}", folder.resolve().name, names, lambda name: (folder / name).read_bytes(), facts)
 
 
@@ -105,10 +104,8 @@ def list_zip(file: Path) -> Listing:
 
 
 def list_digits() -> Listing:
-    """scikit-learn's 1,797 handwritten digits of 8x8 pixels (UCI "Optical recognition of handwritten digits", test part),
-    from its file: to import the library takes longer than all else before the first step."""
-    library = find_spec("sklearn")
-    table = np.loadtxt(Path(library.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")  # (1797, 65)
+    """1,797 handwritten digits of 8x8 pixels, which come with the package (data/embedded/README.md)."""
+    table = np.loadtxt(Path(__file__).parent / "embedded" / "digits.csv.gz", delimiter=",")  # (1797, 65)
     images = {
         f"{row[-1]:.0f}/{index:04d}.png": png_bytes((row[:-1].reshape(8, 8) * 255 / 16).round().astype("uint8"))
         for index, row in enumerate(table)
@@ -123,7 +120,7 @@ def list_hugging_face(where: str) -> Listing:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise DataError("hf: sources need datasets: pip install 'biggan[hf]'") from error
+        raise DataError("hf: sources need datasets: pip install 'biggan-torch[hf]'") from error
     name, separator, split = where.rpartition(":")
     if not separator or "/" in split:
         name, split = where, "train"
@@ -229,7 +226,7 @@ def is_image(path: Path | PurePosixPath) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
-def stat_of(path: Path) -> tuple[int, int]:
+def size_and_mtime(path: Path) -> tuple[int, int]:
     facts = path.stat()
     return facts.st_size, facts.st_mtime_ns
 
