@@ -22,7 +22,7 @@ import biggan
 
 
 def features(images_uint8: torch.Tensor) -> np.ndarray:
-    """(N, 3, 32, 32) uint8 -> (N, 64) in [0, 1]: grey, averaged to 8x8."""
+    """(N, 3, 32, 32) uint8 -> (N, 64) in [0, 1]: gray, averaged to 8x8."""
     return F.adaptive_avg_pool2d(images_uint8.float().mean(1) / 255, 8).flatten(1).numpy()
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     named = judge.predict(features(samples.images))
     asked = samples.labels.numpy()
     result = {
-        "judge": "SVM (RBF, C=10) on 8x8 greys, fitted to half of the real digits",
+        "judge": "SVM (RBF, C=10) on 8x8 grays, fitted to half of the real digits",
         "judge_accuracy_on_the_other_half": round(float(judge.score(test_x, test_y)), 4),
         "generated": options.n,
         "seed": options.seed,

@@ -1,4 +1,5 @@
-"""Imports point down, or stay inside one folder: folder names alone decide. Only verbs print; one file calls torch.distributed."""
+"""Imports point down, or stay inside one folder: folder names alone decide. Only verbs print; one file calls
+torch.distributed."""
 
 import ast
 import re

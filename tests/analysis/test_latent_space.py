@@ -1,4 +1,4 @@
-"""Walks, blends, neighbours, confusion and belief against closed forms, numpy and scikit-learn."""
+"""Walks, blends, neighbors, confusion and belief against closed forms, numpy and scikit-learn."""
 
 import math
 from types import SimpleNamespace

@@ -92,7 +92,7 @@ def test_mix_and_neighbours(capsys, run, tmp_path, ten):
     assert size_of(tmp_path / "m.png") == (4 * 33 + 1, 3 * 33 + 1)
     for extractor in ("pixels", ten):
         words = ["--data", "embedded:digits", "--n", 3, "--count", 2, "--extractor", extractor, "--out", tmp_path / "n.png"]
-        code, out, _ = call(capsys, "neighbours", run, *words)
+        code, out, _ = call(capsys, "neighbors", run, *words)
         assert (code, len(out.splitlines())) == (0, 5)
         assert size_of(tmp_path / "n.png") == (3 * 33 + 1, 3 * 33 + 1)
 
@@ -159,9 +159,9 @@ def test_leakage(capsys, run, ten, tmp_path):
     assert (tmp_path / "leak" / "worst.png").exists()
 
 
-def test_memorisation(capsys, run):
+def test_memorization(capsys, run):
     words = ["--data", "embedded:digits", "--held-out", "embedded:digits", "--n", 100]
-    code, out, _ = call(capsys, "memorisation", run, *words)
+    code, out, _ = call(capsys, "memorization", run, *words)
     assert code == 0
     trained, held_out, generated = out.splitlines()
     assert trained.split()[2:] == held_out.split()[2:], "the same images are believed alike"
@@ -176,11 +176,11 @@ def test_memorisation(capsys, run):
         (["interpolate", "{run}", "--out", "{tmp}/a.txt"], "use .png, .gif or .mp4"),
         (["interpolate", "{tmp}/absent"], "holds no model"),
         (["mix", "{run}", "--classes", "3"], "each class and its weight"),
-        (["neighbours", "{run}"], "add --data SOURCE"),
+        (["neighbors", "{run}"], "add --data SOURCE"),
         (["truncation", "{run}"], "add --data SOURCE"),
         (["truncation", "{run}", "--data", "embedded:digits", "--thresholds", "2:1:3"], "LOW:HIGH:COUNT"),
         (["leakage", "{run}", "--extractor", "module:absent"], "no such file"),
-        (["memorisation", "{run}/model", "--data", "embedded:digits", "--held-out", "embedded:digits"], "no discriminator"),
+        (["memorization", "{run}/model", "--data", "embedded:digits", "--held-out", "embedded:digits"], "no discriminator"),
         (["evaluate", "{tmp}/absent"], "no such run, model or data set"),
         (["evaluate", "embedded:digits", "--recipe", "fid10"], "add --resolution"),
         (["evaluate", "{run}", "--resolution", "64", "--recipe", "fid10"], "32 and 64 pixels"),

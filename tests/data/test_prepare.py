@@ -14,7 +14,7 @@ from biggan.data import prepare as preparing
 from biggan.data.dataset import open_source
 from biggan.data.formats import Packed, Shards, open_packed
 from biggan.data.inspection import inspect
-from biggan.data.prepare import filtered, prepare
+from biggan.data.prepare import filter_listing, prepare
 from biggan.data.sources import list_source
 from biggan.runtime.errors import DataError
 
@@ -45,7 +45,7 @@ def test_a_packed_set_is_the_set(pictures, tmp_path):
 
 
 def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "CHUNK", 8)
+    monkeypatch.setattr(formats, "PACKED_CHUNK", 8)
     whole = prepare(list_source(str(pictures)), tmp_path / "whole", Packed(16))
     seen = []
 
@@ -76,7 +76,7 @@ def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch
 
 
 def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "LANES", 16)
+    monkeypatch.setattr(formats, "MAX_READERS", 16)
     layout = Shards(16, shard_images=5)
     whole = prepare(list_source(str(pictures)), tmp_path / "whole", layout)
     assert (whole.images, whole.class_counts, len(whole.shards)) == (42, (29, 10, 3), 16)
@@ -137,20 +137,20 @@ def test_packed_sets_that_do_not_fit(pictures, tmp_path):
 
 def test_filters(pictures):
     listing = list_source(str(pictures))
-    enough = filtered(listing, min_per_class=4)
+    enough = filter_listing(listing, min_per_class=4)
     assert enough.class_names == ("cat", "dog")
     assert collections.Counter(enough.labels) == {0: 30, 1: 10}
-    few = filtered(listing, max_per_class=5)
+    few = filter_listing(listing, max_per_class=5)
     assert collections.Counter(few.labels) == {0: 5, 1: 5, 2: 3}
-    assert few == filtered(listing, max_per_class=5), "the choice is fixed"
+    assert few == filter_listing(listing, max_per_class=5), "the choice is fixed"
     assert set(few.images) < set(listing.images)
     assert all(few.class_names[label] == name.split("/")[0] for name, label in zip(few.images, few.labels, strict=True))
-    some = filtered(listing, classes=("eel", "dog"))
+    some = filter_listing(listing, classes=("eel", "dog"))
     assert (some.class_names, collections.Counter(some.labels)) == (("dog", "eel"), {0: 10, 1: 3})
     with pytest.raises(DataError, match="did you mean 'dog'"):
-        filtered(listing, classes=("dogs",))
+        filter_listing(listing, classes=("dogs",))
     with pytest.raises(DataError, match="no image is left"):
-        filtered(listing, min_per_class=99)
+        filter_listing(listing, min_per_class=99)
     source = open_source(str(pictures), 16, filters={"classes": ("dog",), "max_per_class": 4})
     assert (source.class_names, len(source.labels)) == (("dog",), 4)
 
@@ -160,7 +160,7 @@ def test_inspection(pictures):
     assert found.counts == {"cat": 29, "dog": 10, "eel": 3}
     assert (found.smallest, found.median, found.largest) == ((40, 32),) * 3
     assert [name for name, _ in found.broken] == ["cat/7.png"]
-    assert found.sampled == [4, 4]
+    assert found.samples_per_class == [4, 4]
     assert all(image.shape == (3, 16, 16) for image in found.samples)
 
 

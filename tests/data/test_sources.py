@@ -149,7 +149,7 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
         sources.decode(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""), 32)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/1.png", bytes(2_000_000))
-    monkeypatch.setattr(sources, "LARGEST_FILE", 1_000_000)
+    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1_000_000)
     listing = list_source(f"zip:{tmp_path / 'bomb.zip'}")
     with pytest.raises(ValueError, match="2,000,000 bytes unpacked"):
         listing.read(listing.images[0])
@@ -160,7 +160,7 @@ def table(tmp_path, monkeypatch):
     """A folder as the `datasets` library reads it: five red, blue and red pictures of two of three classes."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "fetched"))
-    pictures = [Image.new("RGB", (20, 16), colour) for colour in ("red", "blue", "red", "blue", "red")]
+    pictures = [Image.new("RGB", (20, 16), color) for color in ("red", "blue", "red", "blue", "red")]
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=["zebra", "none", "ape"])})
     made = datasets.Dataset.from_dict({"img": pictures, "label": [0, 2, 0, 2, 0]}, features=features)
     (tmp_path / "table").mkdir()

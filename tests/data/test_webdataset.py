@@ -19,7 +19,7 @@ import torch
 from conftest import call, write_pictures
 from PIL import Image
 
-from biggan.data import formats, webdataset, webdataset_index
+from biggan.data import formats, webdataset, webdataset_index, webdataset_io
 from biggan.data.dataset import open_source
 from biggan.data.formats import Shards
 from biggan.data.manifest import Shard, parse_manifest
@@ -38,9 +38,9 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def tars(pictures, tmp_path, monkeypatch) -> Path:
-    """64 images in 16 shards of 4, in 16 lanes."""
-    monkeypatch.setattr(formats, "LANES", 16)
-    monkeypatch.setattr(webdataset, "LANES", 16)
+    """64 images in 16 shards of 4, in 16 readers."""
+    monkeypatch.setattr(formats, "MAX_READERS", 16)
+    monkeypatch.setattr(webdataset, "MAX_READERS", 16)
     prepare(list_source(str(pictures)), tmp_path / "tars", Shards(16, shard_images=4))
     return tmp_path / "tars"
 
@@ -123,10 +123,10 @@ def test_ranks_read_parts_of_the_same_batches(tars, batch, world):
 def test_ranks_share_the_shards_out(pictures, tmp_path, monkeypatch):
     tars = tmp_path / "tars"
     prepare(list_source(str(pictures)), tars, Shards(16, shard_images=1))
-    monkeypatch.setattr(webdataset, "LANES", 4)  # of 16 shards each in an epoch
+    monkeypatch.setattr(webdataset, "MAX_READERS", 4)  # of 16 shards each in an epoch
     opened = collections.defaultdict(set)
-    original = webdataset.open_url
-    monkeypatch.setattr(webdataset, "open_url", lambda url: opened[rank].add(url) or original(url))
+    original = webdataset_io.open_url
+    monkeypatch.setattr(webdataset_io, "open_url", lambda url: opened[rank].add(url) or original(url))
     source = open_source(f"wds:{tars}", 16)
     for rank in range(2):
         take(source.stream(4, rank=rank, world_size=2, seed=0), 6)
@@ -143,7 +143,7 @@ def test_a_server_gives_the_same_stream(tars, server):
 
 @pytest.mark.parametrize("how", ["error", "half"])
 def test_a_shard_that_fails_is_tried_again(tars, server, monkeypatch, how):
-    monkeypatch.setattr(webdataset, "PAUSE", 0.01)
+    monkeypatch.setattr(webdataset, "RETRY_DELAY", 0.01)
     address, failures = server
     failures["shard-000003.tar"] = (2, how)
     source = open_source(f"wds:{address}", 16)
@@ -155,12 +155,12 @@ def test_a_shard_that_fails_is_tried_again(tars, server, monkeypatch, how):
 
 @pytest.mark.parametrize(("how", "delivered"), [("error", 0), ("half", 2)])
 def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkeypatch, how, delivered, notes):
-    monkeypatch.setattr(webdataset, "PAUSE", 0.01)
+    monkeypatch.setattr(webdataset, "RETRY_DELAY", 0.01)
     address, failures = server
     failures["shard-000003.tar"] = (1000, how)
     source = open_source(f"wds:{address}", 16)
     seen = collections.Counter(named(*take(source.stream(1, seed=0), 3 * 60 + 8)))
-    lost = {(sample.data, sample.label) for sample in webdataset.read_samples(str(tars / "shard-000003.tar"))}
+    lost = {(sample.data, sample.label) for sample in webdataset_io.read_samples(str(tars / "shard-000003.tar"))}
     lost = {(np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).tobytes(), label) for data, label in lost}
     assert len(lost) == 4
     assert len(seen) == 64 - 4 + delivered
@@ -173,8 +173,8 @@ def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkey
 
 
 def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch, notes):
-    monkeypatch.setattr(webdataset, "PAUSE", 0.01)
-    monkeypatch.setattr(webdataset, "PATIENCE", 0.5)
+    monkeypatch.setattr(webdataset, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(webdataset, "STALL_TIMEOUT", 0.5)
     source = open_source(f"wds:{tars}", 16)
     for file in tars.glob("*.tar"):
         file.unlink()
@@ -185,8 +185,8 @@ def test_when_nothing_can_be_read_the_stream_says_so(tars, monkeypatch, notes):
 
 
 def test_the_stream_waits_for_a_server_that_comes_back(tars, tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "PAUSE", 0.01)
-    monkeypatch.setattr(webdataset, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(webdataset, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(webdataset, "MAX_RETRY_DELAY", 0.05)
     undisturbed = named(*take(open_source(f"wds:{tars}", 16).stream(8, seed=0), 8))
     source = open_source(f"wds:{tars}", 16)
     tars.rename(tmp_path / "away")
@@ -197,8 +197,8 @@ def test_the_stream_waits_for_a_server_that_comes_back(tars, tmp_path, monkeypat
 
 @pytest.mark.parametrize("look", [1, 2, 9])
 def test_a_server_that_comes_back_between_a_try_and_a_look_costs_no_shard(tars, tmp_path, monkeypatch, look):
-    monkeypatch.setattr(webdataset, "PAUSE", 0.01)
-    monkeypatch.setattr(webdataset, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(webdataset, "RETRY_DELAY", 0.01)
+    monkeypatch.setattr(webdataset, "MAX_RETRY_DELAY", 0.05)
     undisturbed = named(*take(open_source(f"wds:{tars}", 16).stream(8, seed=0), 8))
     source, original, looks = open_source(f"wds:{tars}", 16), webdataset.can_be_opened, itertools.count(1)
 
@@ -278,7 +278,7 @@ def test_broken_images(tmp_path):
 
 
 def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
-    monkeypatch.setattr(webdataset_index, "PAUSE", 0)
+    monkeypatch.setattr(webdataset_index, "RETRY_DELAY", 0)
     with pytest.raises(DataError, match=r"no manifest\.json and no tar file"):
         open_source(f"wds:{tmp_path / 'absent'}", 16)
     with pytest.raises(DataError, match=r"8\.tar is not a file"):
@@ -296,12 +296,12 @@ def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
             parse_manifest(text.replace("shard-000003.tar", name).encode(), "here", "wds")
     with pytest.raises(DataError, match="contradicts itself"):
         parse_manifest(text.replace('"images": 64', '"images": 65').encode(), "here", "wds")
-    with pytest.raises(DataError, match="prepared already"):
+    with pytest.raises(DataError, match="already prepared"):
         list_source(f"wds:{tars}")
     with pytest.raises(DataError, match="cannot be read"):
         parse_manifest(text.replace('"images": 64', '"images": "many"').encode(), "here", "wds")
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(DataError, match=r"pip install 'biggan\[wds\]'"):
+    with pytest.raises(DataError, match=r"pip install 'biggan-torch\[wds\]'"):
         open_source(f"wds:{tars}", 16)
 
 
@@ -336,15 +336,15 @@ def test_an_index_in_the_cache_cannot_name_other_shards(tmp_path):
 def test_images_that_fit_already_are_kept(tmp_path):
     write_pictures(tmp_path / "set", {"cat": 3}, size=(16, 16))
     prepare(list_source(str(tmp_path / "set")), tmp_path / "tars", Shards(16))
-    kept = {sample.data for shard in (tmp_path / "tars").glob("*.tar") for sample in webdataset.read_samples(str(shard))}
+    kept = {sample.data for shard in (tmp_path / "tars").glob("*.tar") for sample in webdataset_io.read_samples(str(shard))}
     assert kept == {path.read_bytes() for path in (tmp_path / "set" / "cat").iterdir()}
     prepare(list_source(str(tmp_path / "set")), tmp_path / "small", Shards(8, quality=90))
     shard = next((tmp_path / "small").glob("*.tar"))
-    assert next(webdataset.read_samples(str(shard))).name.endswith(".jpg")
+    assert next(webdataset_io.read_samples(str(shard))).name.endswith(".jpg")
 
 
 def test_training_from_a_server(capsys, tmp_path, server, monkeypatch):
-    monkeypatch.setattr(webdataset, "PAUSE", 0.01)
+    monkeypatch.setattr(webdataset, "RETRY_DELAY", 0.01)
     address, failures = server
     words = ["train", "digits", "--data", f"wds:{address}", "--train.batch", 8, "--train.log-every", 1]
     words += ["--train.standing-stats-batches", 2, "--model.width", 2, "--model.embedding-dim", 8]

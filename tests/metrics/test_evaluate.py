@@ -90,7 +90,7 @@ def test_against_torch_fidelity_with_the_same_weights(pictures, inception_weight
 
 
 def first_batches():
-    """24 smooth random images, each of its own colours, in batches of 5."""
+    """24 smooth random images, each of its own colors, in batches of 5."""
     generator = torch.Generator().manual_seed(3)
     coarse = torch.rand(24, 3, 4, 4, generator=generator)
     images = (nn.functional.interpolate(coarse, size=(16, 16), mode="bicubic").clamp(0, 1) * 255).to(torch.uint8)
@@ -271,7 +271,7 @@ def test_every_command_asks_before_it_runs_a_program(capsys, pictures, small_unt
     for words in (
         ["evaluate", run, *digits, "--recipe", "fid20", "--extractor", judge],
         ["truncation", run, *digits, "--recipe", "fid20", "--extractor", judge],
-        ["neighbours", run, *digits, "--extractor", judge],
+        ["neighbors", run, *digits, "--extractor", judge],
         ["leakage", run, "--extractor", judge],
         bench,
         train,

@@ -116,7 +116,7 @@ def test_perceptrons_do_not_know_the_places_of_pixels(generator):
     assert torch.allclose(d(moved, torch.zeros(5)).logits, before, atol=1e-5)
 
 
-def test_mnist_images_are_grey(generator):
+def test_mnist_images_are_gray(generator):
     g, _ = registry.build_networks(MLPConfig(num_classes=10), generator)
     image = g(torch.rand(3, 100, generator=generator), torch.zeros(3, dtype=torch.int64))
     assert torch.equal(image[:, 0], image[:, 1])

@@ -43,8 +43,8 @@ def of_type(network, *types):
 def batch_normed(x, bias, epsilon=1e-6):
     """Over all dimensions but the second, without a gain."""
     dims = [0, *range(2, x.dim())]
-    centred = x - x.mean(dims, keepdim=True)
-    y = centred / (centred.square().mean(dims, keepdim=True) + epsilon).sqrt()
+    centered = x - x.mean(dims, keepdim=True)
+    y = centered / (centered.square().mean(dims, keepdim=True) + epsilon).sqrt()
     return y + bias.view(1, -1, *[1] * (x.dim() - 2))
 
 

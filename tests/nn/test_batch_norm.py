@@ -1,4 +1,4 @@
-"""Batch normalisation against sums written out by hand."""
+"""Batch normalization against sums written out by hand."""
 
 from functools import partial
 

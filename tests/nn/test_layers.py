@@ -1,4 +1,4 @@
-"""Resampling convolutions against resampling, then convolving; initialisation against its definition; fixed weights."""
+"""Resampling convolutions against resampling, then convolving; initialization against its definition; fixed weights."""
 
 import math
 from functools import partial
@@ -55,7 +55,7 @@ def test_kept_outputs_are_the_first_of_all(generator):
     assert torch.allclose(layer(x), everything[:, :3], atol=1e-6)
 
 
-def test_orthogonal_initialisation(generator):
+def test_orthogonal_initialization(generator):
     layer = Conv2d(6, 10, 3, reparametrization=RULE)
     initialize(layer, INITIALIZERS["orthogonal"], generator)
     rows = layer.weight.detach().flatten(1)
@@ -67,7 +67,7 @@ def test_orthogonal_initialisation(generator):
     ("name", "kernel", "gain"),
     [("glorot", 3, 1), ("glorot", 1, 1), ("glorot-residual", 3, math.sqrt(2)), ("glorot-residual", 1, 1)],
 )
-def test_glorot_initialisation(name, kernel, gain, generator):
+def test_glorot_initialization(name, kernel, gain, generator):
     """Uniform within gain sqrt(6 / (fan in + fan out)): docs/papers/biggan.md, "SA-GAN" and "SN-GAN"."""
     layer = Conv2d(64, 96, kernel, reparametrization=Identity)
     initialize(layer, INITIALIZERS[name], generator)
@@ -77,7 +77,7 @@ def test_glorot_initialisation(name, kernel, gain, generator):
     assert layer.weight.detach().var().item() == pytest.approx(bound**2 / 3, rel=0.05)
 
 
-def test_normal_initialisation(generator):
+def test_normal_initialization(generator):
     layer = Linear(100, 100, reparametrization=Identity)
     initialize(layer, INITIALIZERS["normal"], generator)
     assert layer.weight.detach().std().item() == pytest.approx(0.02, rel=0.05)

@@ -1,4 +1,4 @@
-"""Spectral normalisation against SVD, weight normalisation against its formula."""
+"""Spectral normalization against SVD, weight normalization against its formula."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Weight normalisation by outputs against numpy, and the fast layer for rows against the plain one."""
+"""Weight normalization by outputs against numpy, and the fast layer for rows against the plain one."""
 
 import numpy as np
 import pytest

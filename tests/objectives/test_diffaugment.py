@@ -48,7 +48,7 @@ def test_colors_keep_what_they_keep(images):
     difference = brightness(images) - images
     assert torch.allclose(difference, difference[:, :1, :1, :1].expand_as(difference))
     assert difference.abs().max() <= 0.5
-    assert torch.allclose(saturation(images).mean(1), images.mean(1)), "the grey image stays"
+    assert torch.allclose(saturation(images).mean(1), images.mean(1)), "the gray image stays"
     changed = contrast(images)
     assert torch.allclose(changed.mean((1, 2, 3)), images.mean((1, 2, 3)))
     spread = [(x - x.mean((1, 2, 3), keepdim=True)).norm() for x in (changed, images)]

@@ -1,4 +1,4 @@
-"""Regularisers of weights: losses against loops, gradients against closed forms and autograd, the clamp against SVD."""
+"""Regularizers of weights: losses against loops, gradients against closed forms and autograd, the clamp against SVD."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_sum_over_the_generator_against_autograd_of_the_printed_formula(generato
     (1e-4 * total).backward()
     for name, parameter in g.named_parameters():
         if parameter.grad is None:
-            assert got[name] is None, f"{name} is not to be regularised"
+            assert got[name] is None, f"{name} is not to be regularized"
         else:
             assert torch.allclose(got[name], parameter.grad, atol=1e-6), name
 

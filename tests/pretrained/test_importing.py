@@ -1,4 +1,4 @@
-"""biggan import as a user meets it: what is recognised, what the folder is good for, and what is refused."""
+"""biggan import as a user meets it: what is recognized, what the folder is good for, and what is refused."""
 
 import dataclasses
 import json

@@ -85,7 +85,7 @@ def test_the_commands(capsys):
         assert word in out
 
 
-def test_labelled_images_are_part_of_the_step_that_is_timed():
+def test_labeled_images_are_part_of_the_step_that_is_timed():
     """The FLOP of a semi-supervised step are counted, and made."""
     arm = BenchmarkArm(
         replace_fields(preset("improved-mnist"), {"model.num_classes": 10, "train.device": "cpu", "train.batch": 20})

@@ -19,7 +19,7 @@ from biggan.studies.runner import list_runs
 from biggan.studies.table import cell, findings_agreement, summary
 
 TINY = ["--train.batch", 8, "--train.standing-stats-batches", 2, "--model.width", 2, "--model.embedding-dim", 8]
-TINY += ["--train.device", "cpu", "--train.precision", "fp32", "--model.discriminator-width", 2]
+TINY += ["--train.device", "cpu", "--train.precision", "fp32", "--model.discriminator.width", 2]
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_each_row_of_improved_leaves_out_what_it_says(tmp_path):
     assert (whole.model.generator.norm, whole.model.discriminator.minibatch_kernels) == ("virtual", 100)
     assert (whole.objective.loss, whole.data.labels_per_class) == ("semi-supervised", None)
     without_labels = {"objective.loss": "non-saturating", "train.discriminator_ema_decay": None}
-    averaging = {f"regularization.{player}.historical_average": 0.01 for player in ("generator", "discriminator")}
+    averaging = {f"regularization.{player}.historical_averaging": 0.01 for player in ("generator", "discriminator")}
     instead = {
         "batch norm": {"model.generator.norm": "batch"},
         "no smoothing": {"objective.real_target": 1.0},
@@ -154,12 +154,12 @@ def test_rates_fall_at_the_same_share_of_the_steps_unless_one_says_when():
 def test_options_of_a_config_give_it_back(capsys, monkeypatch):
     base = preset("cifar10")
     changes = {"train.batch": 64, "data.flip": False, "regularization.generator.orthogonal": None, "model.width": 8}
-    changes |= {"augment.policy": ("colour", "cutout"), "regularization.discriminator.sigma_clamp": True}
+    changes |= {"augment.policy": ("color", "cutout"), "regularization.discriminator.sigma_clamp": True}
     config = replace_fields(base, changes | {"regularization.discriminator.sigma_bound": 2.0})
     code, out, err = call(capsys, "train", "cifar10", *to_command_line(config, base), "--dry-run")
     assert code == 0, err
     made = json.loads(out[: out.rindex("\n}\n") + 3])
-    assert (made["train"]["batch"], made["data"]["flip"], made["augment"]["policy"]) == (64, False, ["colour", "cutout"])
+    assert (made["train"]["batch"], made["data"]["flip"], made["augment"]["policy"]) == (64, False, ["color", "cutout"])
     assert made["regularization"]["generator"]["orthogonal"] is None
     assert made["regularization"]["discriminator"]["sigma_clamp"] is True
 

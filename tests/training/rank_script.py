@@ -53,7 +53,7 @@ def real_images(plan):
 
 
 def gradients(changes, accumulation, world):
-    """{what: tensor} of one turn of each player from the same weights, the optimisers standing still."""
+    """{what: tensor} of one turn of each player from the same weights, the optimizers standing still."""
     config = replace_fields(tiny_config(batch=16, micro_batch=16 // accumulation), changes)
     state = build_train_state(config, world)
     found, statistics = {}, []

@@ -19,7 +19,7 @@ from rank_script import CASES
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.train import TrainConfig
-from biggan.runtime.distributed import World, agree_on_start, world
+from biggan.runtime.distributed import World, agree_on_start, environment_world
 from biggan.runtime.errors import ConfigError
 from biggan.training.setup import plan_batch
 
@@ -152,13 +152,13 @@ def test_a_batch_that_does_not_divide(monkeypatch):
 def test_the_environment_of_torchrun(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert world() == World(0, 1, 0)
+    assert environment_world() == World(0, 1, 0)
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match="start with torchrun"):
-        world()
+        environment_world()
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert world() == World(3, 4, 1)
+    assert environment_world() == World(3, 4, 1)
 
 
 def test_ranks_that_start_again_find_each_other():

@@ -46,7 +46,7 @@ def train(config, path):
     source = open_data(config.data, config.model.resolution)
     folder, config = RunDir(path), resolve(config, dataset_info(source))
     folder.claim(config)
-    fit(config, source, folder, lambda line: None)
+    fit(config, source, folder)
     return folder
 
 
@@ -70,7 +70,7 @@ def test_learns_and_leaves_a_classifier(tmp_path, capsys):
     """Better than chance within seconds; the errors of the log are those of the classifier on disk."""
     config = semi_supervised(**{"train.steps": 150, "train.log_every": 50, "classify.every": 75})
     folder = train(config, tmp_path / "run")
-    tests = [json.loads(line) for line in (folder.path / "tests.jsonl").read_text().splitlines()]
+    tests = [json.loads(line) for line in (folder.path / "classifier_test.jsonl").read_text().splitlines()]
     assert [line["step"] for line in tests] == [75, 150]
     assert tests[-1]["test_error"] < 40
     classifier = open_classifier(folder.path)
@@ -101,30 +101,31 @@ def test_one_picture_and_foreign_classes(tmp_path, capsys):
 def test_minibatch_features_see_the_batches_of_the_test(tmp_path, capsys):
     """Answers depend on who is compared with whom: the command gives what the log of the run says."""
     folder = train(semi_supervised(**{"model.discriminator.minibatch_kernels": 10, "train.steps": 40}), tmp_path / "run")
-    wrong = json.loads((folder.path / "tests.jsonl").read_text().splitlines()[-1])["test_wrong"]
+    wrong = json.loads((folder.path / "classifier_test.jsonl").read_text().splitlines()[-1])["test_wrong"]
     _, out, _ = call(capsys, "classify", folder.path, "embedded:digits", "--batch", 20)
     assert f"{wrong} of 1797 wrong" in out
 
 
 def test_a_run_on_some_classes_is_tested_on_those(tmp_path):
     folder = train(semi_supervised(**{"data.classes": ("3", "5"), "train.steps": 2}), tmp_path / "run")
-    (line,) = (json.loads(line) for line in (folder.path / "tests.jsonl").read_text().splitlines())
+    (line,) = (json.loads(line) for line in (folder.path / "classifier_test.jsonl").read_text().splitlines())
     assert line["test_error"] == pytest.approx(100 * line["test_wrong"] / 365, rel=1e-4)
 
 
-def test_starting_from_a_model_folder(tmp_path):
+def test_starting_from_a_model_folder(tmp_path, notes):
     """What the folder has is taken, the classifier too; what it has not starts from data."""
     model = train(semi_supervised(), tmp_path / "run").path / "model"
     source = open_source("embedded:digits", 8)
     config = resolve(semi_supervised(init_from=str(model)), dataset_info(source))
-    state, folder, notes = build_train_state(config), RunDir(tmp_path / "again"), []
-    progress = resume(state, config, folder, notes.append)
-    assert progress.new == ("discriminator",)
+    state, folder = build_train_state(config), RunDir(tmp_path / "again")
+    notes.clear()
+    progress = resume(state, config, folder)
+    assert progress.new_networks == ("discriminator",)
     classifier = state.discriminator_ema.average.state_dict()
     for name, value in open_classifier(model).network.state_dict().items():
         assert torch.equal(classifier[name], value)
     weights = state.generator.network.state_dict()
-    run_data_dependent_init(state, source, progress.new)
+    run_data_dependent_init(state, source, progress.new_networks)
     assert not torch.equal(state.discriminator.network.state_dict()["blocks.1.1.scale"], torch.ones(40))
     assert all(torch.equal(weights[name], value) for name, value in state.generator.network.state_dict().items())
 
@@ -146,7 +147,7 @@ def test_one_image_at_a_time_has_no_batch_statistics():
         build_train_state(replace_fields(semi_supervised(), {"model.num_classes": 10, "train.micro_batch": 1}))
 
 
-def test_labelled_images_are_chosen_by_the_seed():
+def test_labeled_images_are_chosen_by_the_seed():
     source = open_source("embedded:digits", 8)
     parts = [labeled_subset(source, 3, seed) for seed in (0, 0, 1)]
     for part in parts:
@@ -160,14 +161,14 @@ def test_labelled_images_are_chosen_by_the_seed():
         labeled_subset(source, 500, 0)
 
 
-def test_only_labelled_images_teach_classes(generator):
-    """The supervised term is that of the labelled batch, the unsupervised ones those of the others."""
+def test_only_labeled_images_teach_classes(generator):
+    """The supervised term is that of the labeled batch, the unsupervised ones those of the others."""
     config = semi_supervised()
     config = replace_fields(config, {"model.num_classes": 10})
     state = build_train_state(config)
     seen = []
     inner = state.discriminator.network.forward
-    state.discriminator.reduced = lambda x, y, parts: seen.append((x, y, parts)) or inner(x, y, parts)
+    state.discriminator.ddp = lambda x, y, parts: seen.append((x, y, parts)) or inner(x, y, parts)
     real = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.zeros(20, dtype=torch.int64)
     known = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8, generator=generator), torch.arange(20) % 10
     train_step(state, 1, iter([real]), iter([known]))
@@ -191,7 +192,7 @@ def test_several_generator_steps_per_round():
     config = replace_fields(semi_supervised(), {"model.num_classes": 10, "train.generator_steps": 3})
     state, steps = build_train_state(config), []
     for player in (state.generator, state.discriminator):
-        player.step = lambda step, player=player: steps.append(player.name)
+        player.optimizer_step = lambda step, player=player: steps.append(player.name)
     source = open_source("embedded:digits", 8)
     labeled = labeled_subset(source, 4, 0)
     train_step(state, 1, source.stream(20, seed=0), labeled.stream(20, seed=0))
@@ -263,9 +264,9 @@ def test_with_biggan_too(name, tmp_path):
         ({"train.discriminator_ema_decay": None}, "classify.test_data needs"),
         ({"data.labels_per_class": 0}, "at least 1"),
         ({"classify.every": 0}, "at least 1"),
-        ({"train.generator_steps": 0}, "above 0"),
+        ({"train.generator_steps": 0}, "at least 1"),
         ({"train.discriminator_ema_decay": 1.0}, "below 1"),
-        ({"objective.loss": "hinge", "data.labels_per_class": None}, "discriminator_average=0.9 is for"),
+        ({"objective.loss": "hinge", "data.labels_per_class": None}, "discriminator_ema_decay=0.9 is for"),
         ({"model.discriminator.noise": -1.0}, "model.discriminator.noise=-1.0"),
     ],
 )

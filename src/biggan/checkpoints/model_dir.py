@@ -1,4 +1,14 @@
-"""TODO: split from checkpoint."""
+"""The model directory: all that sampling needs, and stands alone.
+
+    generator.safetensors            averaged weights with standing statistics
+    config.json                      the ModelCard
+    classifier.safetensors           the averaged discriminator of a semi-supervised run, if there is one
+    discriminator.safetensors        of an imported model, if there is one
+    training_generator.safetensors   the weights that the average followed, of an imported model
+    statistics.safetensors           standing statistics for several truncation thresholds, in the order of the card
+
+Tensors and JSON only: nothing in it is code.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,18 +33,19 @@ class ModelCard:
     latent: LatentConfig = field(default_factory=LatentConfig)
     class_names: tuple[str, ...]
     step: int | None
-    """Generator steps; None: not known."""
+    """Generator steps of training; None: not known."""
     trained_on: str
+    """Name of the data source."""
     statistics_at: tuple[float, ...] = ()
-    """The truncations that statistics.safetensors is for, ascending; the last goes for none as well."""
+    """Truncation thresholds of statistics.safetensors, ascending; the last set is that of untruncated sampling too."""
 
 
-def save_model_dir(target: Path, card: ModelCard, parts: dict[str, Tensors]) -> None:
-    """Write, or renew file by file, a model folder: PART.safetensors for each part, "generator" among them. Raises
+def save_model_dir(target: Path, card: ModelCard, networks: dict[str, Tensors]) -> None:
+    """Write, or renew file by file, a model directory: NAME.safetensors for each of `networks` (name -> tensors). Raises
     CheckpointError when the disk does not take it."""
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name, tensors in parts.items():
+        for name, tensors in networks.items():
             write_file(target / f"{name}.safetensors", serialize_tensors(tensors))
         if not card.statistics_at:  # those of an earlier model
             (target / "statistics.safetensors").unlink(missing_ok=True)
@@ -44,8 +55,8 @@ def save_model_dir(target: Path, card: ModelCard, parts: dict[str, Tensors]) -> 
 
 
 class ModelDir:
-    """What `save_model_dir` wrote: `path` is the model folder, the run folder around it, or one exported safetensors file
-    that carries its config.
+    """A model on disk: `path` is a model directory, the run directory around it, or an exported safetensors file that
+    carries its config.
 
     Raises CheckpointError if there is no model or its config cannot be read.
     """
@@ -74,10 +85,10 @@ class ModelDir:
                 f"model.num_classes is {self.card.model.num_classes}"
             )
 
-    def load(self, part: str) -> Tensors | None:
-        """The tensors of one part, None where it is absent. Raises CheckpointError where it cannot be read."""
+    def load(self, name: str) -> Tensors | None:
+        """The tensors of NAME.safetensors, None where it is absent. Raises CheckpointError where it cannot be read."""
         alone = self.path.is_file()
-        file = self.path if alone and part == "generator" else self.path / f"{part}.safetensors"
+        file = self.path if alone and name == "generator" else self.path / f"{name}.safetensors"
         if not file.exists():
             return None
         try:

@@ -1,20 +1,19 @@
-"""The run folder. Config, checkpoints and model are written whole or not at all; the log loses at most its last line.
+"""The run directory. Config, checkpoints and model are written whole or not at all; a log loses at most its last line.
 
-    RUN/config.json                          what decides the run
-    RUN/stats.jsonl                          one line per logging interval (see stats)
-    RUN/samples/step-00001000.png            sheets
-    RUN/checkpoints/step-00001000/           tensors.safetensors, manifest.json (step, checksum, counters)
-    RUN/monitor.jsonl, evaluations.jsonl     likewise: weights and samples; scores
-    RUN/classifier_test.jsonl                 likewise: errors of a classifier
-    RUN/alarms.jsonl, rollbacks.json         what the rules saw, and how often the run rolled back; never cut
-    RUN/rollback-1/                          the logs as they were before it did
-    RUN/best/                                the best model, with best.json
-    RUN/model/                               generator.safetensors (averaged weights, standing statistics), config.json
+    RUN/config.json                    everything that decides the run
+    RUN/stats.jsonl                    metrics, one line per logging interval
+    RUN/monitor.jsonl                  singular values, norms, accuracies and diversity, one line per measurement
+    RUN/evaluations.jsonl              scores
+    RUN/classifier_test.jsonl          test errors of the averaged discriminator
+    RUN/alarms.jsonl                   alarms of the collapse rules; never cut
+    RUN/rollbacks.json                 how often the run rolled back, by cause
+    RUN/rollback-1/                    the logs as they were before the first rollback
+    RUN/samples/step-00001000.png      sample sheets
+    RUN/checkpoints/step-00001000/     tensors.safetensors, manifest.json (step, checksum, counters)
+    RUN/best/                          the best model, with best.json (step, score, value)
+    RUN/model/                         the newest model (checkpoints/model_dir)
 
-A model folder stands alone too. It may hold more: classifier.safetensors (the averaged discriminator),
-discriminator.safetensors, training_generator.safetensors (the weights that the average followed), statistics.safetensors
-(standing statistics for several truncations, rows as in config.json). Tensors and JSON only; nothing is ever unpickled.
-Folders are written under another name, synced, then renamed.
+Folders are written under another name, synced, then renamed. Only rank 0 writes.
 """
 
 import hashlib
@@ -61,10 +60,10 @@ class RunDir:
         self.best_file = self.best_model / "best.json"
 
     def claim(self, config: RunConfig) -> None:
-        """Make the folder this run's: write its config, or make sure that it already holds the same.
+        """Take the folder for this run: write its config, or make sure that it already holds the same.
 
-        A run that has no checkpoint yet may be given another config. Raises CheckpointError where the folder holds
-        another run (naming the fields that differ) or other files.
+        A run that has no checkpoint yet may be given another config. Files of earlier versions are renamed. Raises
+        CheckpointError where the folder holds another run (naming the fields that differ) or other files.
         """
         ours = {"config.json", ".config.json.writing", "samples", "checkpoints"}
         if self.config_file.exists() and self.list_checkpoints():
@@ -92,7 +91,7 @@ class RunDir:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around small writes below the folder: what the system refuses becomes a CheckpointError."""
+        """Around small writes below the folder: an OSError becomes a CheckpointError that says what to do."""
         try:
             yield
         except OSError as error:
@@ -110,25 +109,22 @@ class RunDir:
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
         files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
         write_folder(target, files, f"checkpoint of step {step}")
-        best, found = self.best(), self.list_checkpoints()
-        steps = [int(path.name.rpartition("-")[2]) for path in found]
-        wanted = (
-            set(steps[-keep:])
-            | (rollback_candidates(steps) if keep_history else set())
-            | ({best["step"]} if best else set())
-        )
-        for old, number in zip(found, steps, strict=True):
-            if number not in wanted:
-                shutil.rmtree(old)
+        best, checkpoints = self.best(), self.list_checkpoints()
+        steps = [checkpoint_step(path) for path in checkpoints]
+        needed = set(steps[-keep:]) | ({best["step"]} if best else set())
+        needed |= rollback_candidates(steps) if keep_history else set()
+        for checkpoint, number in zip(checkpoints, steps, strict=True):
+            if number not in needed:
+                shutil.rmtree(checkpoint)
         return target
 
     def save_rollbacks(self, rollbacks: dict[str, int]) -> None:
-        """Write down how often the run has rolled back, by cause, which no kill shall make it forget."""
+        """Write how often the run has rolled back, by cause, before it does: a kill in between is then counted too."""
         with self.writing():
             write_file(self.path / "rollbacks.json", json.dumps(rollbacks).encode())
 
     def load_rollbacks(self) -> dict[str, int]:
-        """What was written down. Raises CheckpointError where it cannot be read."""
+        """How often the run has rolled back, by cause. Raises CheckpointError where the file cannot be read."""
         file = self.path / "rollbacks.json"
         try:
             return json.loads(file.read_text()) if file.exists() else {}
@@ -136,8 +132,8 @@ class RunDir:
             raise CheckpointError(f"{file} cannot be read ({error}): remove it to forget the rollbacks") from error
 
     def roll_back_to(self, checkpoint: Path, rollbacks: dict[str, int]) -> None:
-        """Make this checkpoint the newest: later ones are removed. The logs go on from there; as they were they are kept in
-        the folder rollback-N."""
+        """Make this checkpoint the newest: later ones are removed. The logs as they were are copied to the folder
+        rollback-N."""
         self.save_rollbacks(rollbacks)
         with self.writing():
             kept = self.path / f"rollback-{sum(rollbacks.values())}"
@@ -148,7 +144,7 @@ class RunDir:
                 if later.name > checkpoint.name:
                     shutil.rmtree(later)
             best = self.best()
-            if best is not None:  # it is to be beaten, also by what is trained anew from here
+            if best is not None:  # a model trained from here replaces it only where it scores better
                 write_file(self.best_file, json.dumps(best | {"before_rollback": True}).encode())
 
     def append_alarms(self, alarms: list[dict[str, Any]]) -> None:
@@ -157,14 +153,14 @@ class RunDir:
             file.writelines(json.dumps(alarm) + "\n" for alarm in alarms)
 
     def last_alarm_step(self) -> int | None:
-        """The step of the last alarm."""
+        """The step of the last alarm, None where there was none."""
         try:
             return json.loads((self.path / "alarms.jsonl").read_text().splitlines()[-1])["step"]
         except (OSError, ValueError, KeyError, IndexError):
             return None
 
     def best_model_hint(self) -> str:
-        """Where the best model of the run is."""
+        """A sentence that says where the best model of the run is."""
         best = self.best()
         return (
             f"the last model is {self.model}" if best is None else f"the best is {self.best_model}, of step {best['step']}"
@@ -174,28 +170,28 @@ class RunDir:
         """The newest checkpoint whose checksum is right, or None if none was ever written.
 
         Corrupt ones are logged and, unless told otherwise, set aside under another name. Raises CheckpointError if there
-        are only damaged ones, or when the system refuses to read one.
+        are only corrupt ones, or when the system refuses to read one.
         """
-        found = self.list_checkpoints()
-        for path in reversed(found):
+        checkpoints = self.list_checkpoints()
+        for path in reversed(checkpoints):
             try:
                 return read_checkpoint(path)
             except CorruptCheckpoint as error:
                 logger.warning("%s; the one before it is used", error)
-                if set_aside and path != found[0]:
+                if set_aside and path != checkpoints[0]:
                     with self.writing():
                         aside = path.with_name(f"damaged-{path.name}")
                         shutil.rmtree(aside, ignore_errors=True)
                         path.rename(aside)
-        if found:
+        if checkpoints:
             raise CheckpointError(f"every checkpoint in {self.checkpoints} is damaged: give another --run to start anew")
         return None
 
     def best(self) -> dict[str, Any] | None:
         """The step, score and value of the best model, None where there is none."""
         try:
-            found = migrate_log_line(json.loads(self.best_file.read_text()))
-            return found if {"step", "score", "value"} <= set(found) else None
+            best = migrate_log_line(json.loads(self.best_file.read_text()))
+            return best if {"step", "score", "value"} <= set(best) else None
         except (OSError, ValueError, TypeError):
             return None
 
@@ -205,19 +201,19 @@ class RunDir:
         with self.writing():
             write_file(self.best_file, json.dumps(best).encode())
 
-    def save_model(self, card: ModelCard, parts: dict[str, Tensors]) -> None:
-        """Write, or replace, the model folder; `parts` as `save_model_dir` takes them."""
-        save_model_dir(self.model, card, parts)
+    def save_model(self, card: ModelCard, networks: dict[str, Tensors]) -> None:
+        """Write, or replace, RUN/model; `networks` as `save_model_dir` takes them."""
+        save_model_dir(self.model, card, networks)
 
 
 def rollback_candidates(steps: list[int]) -> set[int]:
-    """Of ascending steps those that a run may have to return to: down to half of the last, no two neighbours further apart
-    than a fifth needs."""
-    wanted = [steps[-1]]
+    """Of ascending checkpoint steps those that a run may have to roll back to: from the last down to half of it, each about
+    1.2 times the one before."""
+    candidates = [steps[-1]]
     for older, step in reversed(list(itertools.pairwise([0, *steps[:-1]]))):
-        if wanted[-1] > steps[-1] / 2 and older < wanted[-1] / 1.2:
-            wanted.append(step)
-    return set(wanted)
+        if candidates[-1] > steps[-1] / 2 and older < candidates[-1] / 1.2:
+            candidates.append(step)
+    return set(candidates)
 
 
 def read_run_logs(folder: Path) -> list[dict[str, Any]]:

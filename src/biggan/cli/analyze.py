@@ -47,8 +47,8 @@ def analyze(arguments: list[str]) -> int:
         print(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
     if not alarms:
         print(f"no alarm in {lines[-1]['step']} steps")
-    for earlier in sorted(command.run.glob("return-*")):
-        print(f"the run went back: its logs as they were are in {earlier}, which can be analyzed too")
+    for earlier in sorted([*command.run.glob("rollback-*"), *command.run.glob("return-*")]):  # return-N: earlier versions
+        print(f"the run rolled back: its logs as they were are in {earlier}, which can be analyzed too")
     out = command.out or command.run / "analysis"
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)

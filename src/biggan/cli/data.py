@@ -79,7 +79,7 @@ def inspect(arguments: list[str]) -> int:
         print(f"  {name}: {reason}")
     blank = torch.zeros(3, command.resolution, command.resolution, dtype=torch.uint8)
     cells, images = [], iter(found.samples)
-    for count in found.sampled:
+    for count in found.samples_per_class:
         cells += [torch.from_numpy(next(images).copy()) for _ in range(count)] + [blank] * (10 - count)
     save_image_grid(torch.stack(cells), 10, command.out)
     print(f"sheet  {command.out}")
@@ -100,7 +100,7 @@ def prepare(arguments: list[str]) -> int:
     from biggan.data.sources import list_source
 
     filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}
-    listing = preparing.filtered(list_source(command.source), **filters)
+    listing = preparing.filter_listing(list_source(command.source), **filters)
     if command.format == "packed":
         layout = Packed(command.resolution)
     else:

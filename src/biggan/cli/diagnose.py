@@ -1,4 +1,4 @@
-"""biggan truncation, leakage, memorisation: what a model has learned."""
+"""biggan truncation, leakage, memorization: what a model has learned."""
 
 import json
 from dataclasses import dataclass
@@ -81,10 +81,10 @@ def leakage(arguments: list[str]) -> int:
 
 
 def memorization(arguments: list[str]) -> int:
-    """biggan memorisation RUN --data TRAIN --held-out TEST [options]"""
-    command = parse(MemorizationCommand, arguments, "biggan memorisation")
+    """biggan memorization RUN --data TRAIN --held-out TEST [options]"""
+    command = parse(MemorizationCommand, arguments, "biggan memorization")
     if command.data is None or command.n < 1:
-        raise ConfigError("memorisation compares two real sets: add --data SOURCE (trained on), and --n at least 1")
+        raise ConfigError("memorization compares two real sets: add --data SOURCE (trained on), and --n at least 1")
     from biggan.analysis.diagnostics import share_called_real
     from biggan.checkpoints.init_from import load_initial_weights, parse_init_from
     from biggan.models.registry import FAMILIES

@@ -73,7 +73,7 @@ class NeighborsCommand(ScoringOptions):
     count: int = 8
     """Real images beside each."""
     truncation: float | None = None
-    out: Path = Path("neighbours.png")
+    out: Path = Path("neighbors.png")
 
 
 def interpolate(arguments: list[str]) -> int:
@@ -119,11 +119,11 @@ def mix(arguments: list[str]) -> int:
 
 
 def neighbors(arguments: list[str]) -> int:
-    """biggan neighbours RUN --data SOURCE [options]"""
-    command = parse(NeighborsCommand, arguments, "biggan neighbours")
+    """biggan neighbors RUN --data SOURCE [options]"""
+    command = parse(NeighborsCommand, arguments, "biggan neighbors")
     check_at_least(n=(command.n, 1), count=(command.count, 1))
     if command.data is None:
-        raise ConfigError("neighbours are looked for among real images: add --data SOURCE")
+        raise ConfigError("neighbors are looked for among real images: add --data SOURCE")
     from biggan.analysis.nearest_neighbors import neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)

@@ -115,10 +115,10 @@ def start_from(base: RunConfig, path: str | None) -> RunConfig:
 
 def assume_classes(config: RunConfig) -> RunConfig:
     """For a dry run: the number of classes from the names in the source, or, without one, ImageNet's. Decodes nothing."""
-    from biggan.data.dataset import summary
+    from biggan.data.dataset import count_images_and_classes
 
     if config.data.source is not None:
-        images, names = summary(config.data)
+        images, names = count_images_and_classes(config.data)
         classes = len(names)
         logger.info(f"data: {images} images of {count_classes(classes)} ({first_names(names)})")
     else:

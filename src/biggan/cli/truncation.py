@@ -83,7 +83,7 @@ class Measured(NamedTuple):
 
     curves: dict[str, list["Point"]]
     statistics: dict[float | None, dict[str, torch.Tensor]]
-    """Of batch normalisation, at each threshold."""
+    """Of batch normalization, at each threshold."""
     real_entropy: float | None
     """The Inception Score of the real images, if it was asked for."""
 

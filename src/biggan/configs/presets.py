@@ -1,4 +1,4 @@
-"""TODO: split from presets."""
+"""The table of presets, by the names that `biggan train` knows."""
 
 from collections.abc import Callable
 

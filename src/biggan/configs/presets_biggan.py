@@ -77,7 +77,7 @@ def sngan_128() -> RunConfig:
     """SN-GAN with projection discriminator at 128 px: IS 29.7, intra-FID 103.1 on ImageNet after 450,000 steps, batch 64.
 
     Miyato & Koyama 2018; docs/papers/biggan.md, "SN-GAN": five D steps, twice the batch for G, both rates 2e-4, falling
-    to 0 from step 400,000; no average. DEVIATION from the released code: no noise is added to the quantised pixels."""
+    to 0 from step 400,000; no average. DEVIATION from the released code: no noise is added to the quantized pixels."""
     return RunConfig(
         preset="sngan-128",
         model=SNGANConfig(resolution=128),
@@ -146,7 +146,7 @@ def cifar10() -> RunConfig:
 
 def cifar10_gpu() -> RunConfig:
     """CIFAR-10 at the width of the author's PyTorch script (ch 64, batch 50, 4 discriminator steps, both rates 2e-4,
-    N(0, 0.02) initialisation, average from step 1,000); docs/papers/biggan.md, "BigGAN layer tables"."""
+    N(0, 0.02) initialization, average from step 1,000); docs/papers/biggan.md, "BigGAN layer tables"."""
     return RunConfig(
         preset="cifar10-gpu",
         model=BigGANConfig(

@@ -56,7 +56,7 @@ def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_P
         total = need.flop_per_step / rate
         lines += [
             f"memory: about {(need.state_bytes + need.activation_bytes) / 2**30:.2f} GiB "
-            f"({need.state_bytes / 2**30:.2f} weights and optimisers, {need.activation_bytes / 2**30:.2f} activations)",
+            f"({need.state_bytes / 2**30:.2f} weights and optimizers, {need.activation_bytes / 2**30:.2f} activations)",
             f"time: {total:.2g} s per step or more, {total * config.train.steps / 3600:.3g} h for "
             f"{config.train.steps:,} steps ({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
         ]
@@ -143,9 +143,10 @@ class BenchmarkArm:
         need = footprint(self.config)
         flop_per_image = need.flop_per_step / plan.real_images
         peak = peak_flops(precision, seconds=2.0)
-        turn_d = lambda: discriminator_step(self.state, 1, 0, self.reals, self.labeled)  # noqa: E731
-        turn_g = lambda: generator_step(self.state, 1, 0, [next(self.reals)])  # noqa: E731
-        times = [elapsed / calls for calls, elapsed in (time_calls(t, 2.0, precision.device) for t in (turn_d, turn_g))]
+        batches = list(itertools.islice(self.reals, plan.accumulation))
+        d_step = lambda: discriminator_step(self.state, 1, 0, batches, self.labeled)  # noqa: E731
+        g_step = lambda: generator_step(self.state, 1, 0, batches)  # noqa: E731
+        times = [elapsed / calls for calls, elapsed in (time_calls(s, 2.0, precision.device) for s in (d_step, g_step))]
         seconds_d, seconds_g = plan.discriminator_steps * times[0], plan.generator_steps * times[1]
         share_d = seconds_d / (seconds_d + seconds_g)
         arithmetic = "bf16" if precision.bf16 else "float32"
@@ -155,7 +156,7 @@ class BenchmarkArm:
             f"  FLOP per image {flop_per_image / 1e9:.3g} G",
             f"  achieved       {rate * flop_per_image / 1e12:.3g} TFLOP/s, "
             f"{rate * flop_per_image / peak:.0%} of the {peak / 1e12:.3g} measured here",
-            f"  time           D turns {share_d:.0%}, G turns {1 - share_d:.0%}",
+            f"  time           D steps {share_d:.0%}, G steps {1 - share_d:.0%}",
             f"  peak memory    {peak_memory(precision.device) / 2**30:.2f} GiB",
         ]
 

@@ -49,7 +49,7 @@ def footprint(config: RunConfig) -> Footprint:
         discriminator.requires_grad_(False)
         with FlopCounterMode(display=False) as turn_g, saved.counting():
             discriminator(generator(z, y), y).logits.sum().backward()
-    parts = 2 if config.data.labels_per_class is None else 3  # generated, real, labelled
+    parts = 2 if config.data.labels_per_class is None else 3  # generated, real, labeled
     per_image_d = ((1 + reference) * forward_g.get_total_flops() + parts * turn_d.get_total_flops()) / probe
     per_image_g = (turn_g.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe
     generated = plan.generator_steps * plan.generator_batch_multiplier

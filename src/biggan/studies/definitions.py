@@ -125,7 +125,7 @@ def learning_rates(base: RunConfig) -> list[Row]:
 
 
 def truncatable(base: RunConfig) -> list[Row]:
-    """Section 3.1: with and without orthogonal regularisation; see analysis/truncation."""
+    """Section 3.1: with and without orthogonal regularization; see analysis/truncation."""
     return [Row(name, {"regularization.generator.orthogonal": value}) for name, value in (("without", None), ("with", 1e-4))]
 
 
@@ -181,7 +181,7 @@ def against(first: str, words: dict[str, int]) -> tuple[Finding, ...]:
 
 STUDIES: dict[str, Study] = {
     "table1": Study(
-        "BigGAN table 1: batch, width, shared embedding, skip-z, orthogonal regularisation",
+        "BigGAN table 1: batch, width, shared embedding, skip-z, orthogonal regularization",
         table1,
         (
             Finding("batch x2", "batch x1", "batch x2", 1),
@@ -190,7 +190,7 @@ STUDIES: dict[str, Study] = {
             Finding("width x1.5", "batch x8", "width x1.5", 1),
             Finding("shared embedding", "width x1.5", "shared", 1),
             Finding("skip-z", "shared", "skip-z", 1),
-            Finding("orthogonal regularisation", "skip-z", "ortho", 1),
+            Finding("orthogonal regularization", "skip-z", "ortho", 1),
             Finding("width x1.5, with all", "width x1, all", "ortho", 1),
         ),
     ),
@@ -211,7 +211,7 @@ STUDIES: dict[str, Study] = {
             "baseline",
             {"a block more per stage": -1, "embedding shared with D": -1, "weight norm in G": -1, "no norm in G": -1}
             | {"batch norm in D": -1, "conditional batch norm in D": -1, "bilinear upsampling": -1}
-            | {"perceptrons in the norms": 0, "gradient clipping": 0, "5x5 kernels in G": 0, "7x7 kernels in G": -1}
+            | {"MLPs in the norms": 0, "gradient clipping": 0, "5x5 kernels in G": 0, "7x7 kernels in G": -1}
             | {"5x5 kernels in D": -1, "7x7 kernels in D": -1, "dilation in G": -1, "dilation in D": -1},
         ),
     ),
@@ -223,9 +223,9 @@ STUDIES: dict[str, Study] = {
     "d-steps": Study("BigGAN section 3: D steps per G step", discriminator_steps),
     "learning-rates": Study("BigGAN appendix I: learning rates", learning_rates),
     "truncatable": Study(
-        "BigGAN section 3.1: does orthogonal regularisation make models amenable to truncation?",
+        "BigGAN section 3.1: does orthogonal regularization make models amenable to truncation?",
         truncatable,
-        (Finding("orthogonal regularisation", "without", "with", 1),),
+        (Finding("orthogonal regularization", "without", "with", 1),),
         measures_survival=True,
     ),
     "improved": Study(

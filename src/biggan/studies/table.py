@@ -1,4 +1,4 @@
-"""TODO: split from study."""
+"""The table of a study: means and standard deviations over seeds, and whether they agree with the paper's findings."""
 
 import json
 import math

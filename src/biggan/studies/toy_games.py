@@ -5,7 +5,7 @@ above; xy, on which gradient descent circles); Korpelevich 1976 (extragradient);
 minimises the value, y maximises it: the paper does not say who does which. The equilibrium of the first game is (1, 1), of
 the second (0, 0).
 
-All arithmetic is in closed form on two floats; nothing here knows networks. The regulariser for networks is
+All arithmetic is in closed form on two floats; nothing here knows networks. The regularizer for networks is
 regularizers/weights.HistoricalAverage, which adds the same term.
 """
 

@@ -1,1 +1,1 @@
-"""Training as a whole activity: the loop, one step, the moving average."""
+"""Training a run: the loop, one step, the hooks around it, resuming."""

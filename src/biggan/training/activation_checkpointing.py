@@ -1,9 +1,8 @@
 """Activation checkpointing: of each block only the inputs are kept, the rest is computed again in the backward pass.
 
-Less memory for about a third more work (Chen et al. 2016, "Training deep nets with sublinear memory cost"), for 256 and 512
-pixels. The gradients are the same: the power iterations of spectral normalisation are made again from the vectors that the
-first pass found, and are not kept.
-"""
+Less memory for about a third more work (Chen et al. 2016, "Training deep nets with sublinear memory cost"), for 256 and
+512 pixels. The gradients are the same: the power iterations of spectral normalization are repeated from the vectors
+before the first pass, and their results are not kept."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,33 +26,33 @@ def checkpointed_forward(block: nn.Module, forward: Any, *inputs: Tensor | None)
     """One pass of a block, checkpointed where there will be a backward pass."""
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    rules = [layer for layer in block.modules() if isinstance(layer, SpectralNorm)]
-    found = [rule.u.clone() for rule in rules]
+    layers = [layer for layer in block.modules() if isinstance(layer, SpectralNorm)]
+    vectors = [layer.u.clone() for layer in layers]
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         """Around the first pass, and around the one in the backward pass."""
-        return nullcontext(), RestoredVectors(rules, found)
+        return nullcontext(), RestoredVectors(layers, vectors)
 
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 class RestoredVectors:
-    """Inside, the left vectors are as they were found; afterwards again what they were. Mutates them for the time. Entered
-    anew for each backward pass: a penalty on a gradient makes two."""
+    """A context in which the vectors u of spectral norms are those before the first pass; afterwards they are again what
+    they were on entering. Entered anew for each backward pass: a penalty on a gradient makes two."""
 
-    def __init__(self, rules: list[SpectralNorm], found: list[Tensor]) -> None:
-        self.rules, self.found = rules, found
+    def __init__(self, layers: list[SpectralNorm], vectors: list[Tensor]) -> None:
+        self.layers, self.vectors = layers, vectors
 
     def __enter__(self) -> None:
-        self.now = [rule.u.clone() for rule in self.rules]
-        put(self.rules, self.found)
+        self.current = [layer.u.clone() for layer in self.layers]
+        set_vectors(self.layers, self.vectors)
 
     def __exit__(self, *exception: object) -> None:
-        put(self.rules, self.now)
+        set_vectors(self.layers, self.current)
 
 
 @torch.no_grad()
-def put(rules: list[SpectralNorm], vectors: list[Tensor]) -> None:
-    """Set the left vectors; mutates them."""
-    for rule, vector in zip(rules, vectors, strict=True):
-        rule.u.copy_(vector)
+def set_vectors(layers: list[SpectralNorm], vectors: list[Tensor]) -> None:
+    """Set u of each layer; mutates them."""
+    for layer, vector in zip(layers, vectors, strict=True):
+        layer.u.copy_(vector)

@@ -1,5 +1,5 @@
 """Exponential moving average of a network's weights: the generator's (BigGAN appendix C; docs/papers/biggan.md, "Training
-settings"), and those of a discriminator that is to tell classes (Salimans et al. 2016, published code;
+settings"), and those of a discriminator that is to be a classifier (Salimans et al. 2016, published code;
 docs/papers/improved_gan.md, "Network and training tables").
 
 The paper's decay is 0.9999. Before `start` the average is a copy of the raw weights. After it the decay used is
@@ -24,8 +24,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """After step number `step` of that player (counted from 1). Power-iteration vectors are copied, not averaged;
-        the average keeps its own standing statistics."""
+        """After optimizer step number `step` of that network (counted from 1). Power-iteration vectors are copied, not
+        averaged; the average keeps its own standing statistics."""
         age = step - self.start
         decay = min(self.decay, (1 + age) / (10 + age)) if age > 0 else 0.0
         torch._foreach_lerp_(list(self.average.parameters()), list(network.parameters()), 1 - decay)

@@ -116,13 +116,14 @@ def train(
                     if is_due(hook, step, seconds, end):
                         result = hook.run(step)
                         hooks.monitor.observe(step, result.metrics)
-                        # Decide what follows from it.
+
+                        # Decide: a checkpoint on request, and whether an alarm ends the run.
                         hooks.checkpoints.requested |= result.save_checkpoint
                         end = "alarm" if result.stop else end
                 if end or step % log_every == 0:
                     log.restart_interval()
         on_rank_zero(writer.finish)
-        say_why_it_ended(end, stop, step, config, state, run_dir, hooks.policy)
+        log_end(end, stop, step, config, state, run_dir, hooks.policy)
     finally:
         log.close()
         writer.join()
@@ -250,7 +251,7 @@ def is_finished(state: TrainState, progress: RunProgress, config: RunConfig, run
     return True
 
 
-def say_why_it_ended(
+def log_end(
     end: RunEnd,
     stop: StopRequest,
     step: int,
