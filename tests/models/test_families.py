@@ -166,7 +166,7 @@ def products(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
     resized = x.shape[2] != out.shape[2]
     smaller = min(x.shape[2], out.shape[2]) ** 2  # a resampling kernel of k + 1 meets each place of the smaller side once
     taps = (kernel + 1) ** 2 if resized else kernel**2
-    return norm + len(x) * smaller * taps * inputs * (layer.kept or outputs)
+    return norm + len(x) * smaller * taps * inputs * (layer.computed_outputs or outputs)
 
 
 @pytest.mark.parametrize(("name", "resolution"), EVERYWHERE)

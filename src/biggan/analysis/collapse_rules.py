@@ -154,7 +154,7 @@ class RealAccuracyDrop:
 
 class DropFromBest:
     """A quantity falls below a share of the most that it has been: the diversity of a fixed batch of samples, or the share
-    of samples recognised as their class."""
+    of samples recognized as their class."""
 
     def __init__(self, key: str, share: float, name: str) -> None:
         self.key, self.share, self.name = key, share, name

@@ -1,4 +1,4 @@
-"""TODO: split from analysis.explore."""
+"""What a model confuses, and what it has memorized: class leakage, and real images that D classifies as real."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""TODO: split from analysis.explore."""
+"""The real images nearest to generated ones, by features or by pixels (BigGAN appendix A)."""
 
 import math
 from collections.abc import Iterable

@@ -38,7 +38,7 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        raise ConfigError("plots need matplotlib: pip install 'biggan[metrics]'") from error
+        raise ConfigError("plots need matplotlib: pip install 'biggan-torch[metrics]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

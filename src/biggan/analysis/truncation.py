@@ -1,6 +1,6 @@
 """The truncation curve: scores of one generator at many thresholds (BigGAN section 3.1 and Table 2).
 
-At each threshold the statistics of batch normalisation are collected anew. Not here: files and plots of it (see plots).
+At each threshold the statistics of batch normalization are collected anew. Not here: files and plots of it (see plots).
 """
 
 import math
@@ -74,7 +74,7 @@ def curve(
     cache: Path | None,
     world: World,
 ) -> Iterator[Point]:
-    """One point after the other; the same seed at each, so that neighbouring points share their latents."""
+    """One point after the other; the same seed at each, so that neighboring points share their latents."""
     for threshold in thresholds:
         samples = image_sets.generated_images(sampler, name, truncation=threshold, seed=seed)
         yield Point(
@@ -87,7 +87,7 @@ def survival(
     sampler: Sampler, name: str, extractor: Extractor, *, threshold: float = 0.5, images: int = 1000, seed: int = 0
 ) -> dict[str, float]:
     """Whether a model is amenable to truncation (BigGAN section 3.1 calls 16 % of models so without, and 60 % with
-    orthogonal regularisation, and gives no measure; this one is ours).
+    orthogonal regularization, and gives no measure; this one is ours).
 
     It survives (1, else 0) where truncated samples have at most 1 % plus twice as many saturated values (0 or 255) as
     untruncated ones, and their exp-entropy score (the Inception Score of the extractor) is no lower. All ranks must call

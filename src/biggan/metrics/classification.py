@@ -1,4 +1,4 @@
-"""TODO: split from classifier."""
+"""A discriminator as a classifier, and how often it is wrong."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -126,8 +126,8 @@ class SNGANDiscriminatorConfig(BigGANDiscriminatorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SNGANConfig(SAGANConfig):
-    """Spectrally normalised GAN with the projection discriminator (Miyato et al. 2018, Miyato & Koyama 2018): no spectral
-    normalisation in G, no attention, D's blocks as wide as their inputs. docs/papers/biggan.md, "SN-GAN".
+    """Spectrally normalized GAN with the projection discriminator (Miyato et al. 2018, Miyato & Koyama 2018): no spectral
+    normalization in G, no attention, D's blocks as wide as their inputs. docs/papers/biggan.md, "SN-GAN".
 
     DEVIATION from the released code: its last convolution of G starts with gain 1, ours as the other 3x3 kernels, sqrt(2).
     """

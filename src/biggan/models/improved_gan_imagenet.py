@@ -4,7 +4,7 @@ noise, a D with minibatch features and K + 1 logits.
 Source: section 6.4 and the published code (docs/papers/improved_gan.md, "ImageNet configuration"). The noise of all stages
 is part of z, so that z alone decides an image.
 
-DEVIATION from the published code: D's layers are weight-normalised with a start from data, as in the other networks of the
+DEVIATION from the published code: D's layers are weight-normalized with a start from data, as in the other networks of the
 paper, instead of batch norm with the statistics of the real half for half of the channels and of the generated half for the
 others, which a generated batch alone does not have. Minibatch features compare each half with itself, as the paper's text
 has it (the code compares each image with both halves), and are sums.

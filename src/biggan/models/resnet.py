@@ -2,7 +2,7 @@
 
 Source: Brock, Donahue, Simonyan 2019, section 3 and appendix B (docs/papers/biggan.md, "Generator" and "Discriminator").
 Blocks, their order and the places of attention come from the family's config, layers from models/options. Single-device
-mathematics: nothing here knows ranks, precision or optimisers.
+mathematics: nothing here knows ranks, precision or optimizers.
 
 Shapes: N batch, Z latent, E class embedding (class weights (N, K) with tables per class), F features, R resolution.
 """
@@ -52,7 +52,7 @@ class Generator(nn.Module):
         self.attention, self.attention_after = attention_layers(stages, layers)
         channels = stages[-1].outputs
         self.output_norm = AffineNorm(channels, normalize=normalize(config, channels))
-        self.output_conv = layers.conv(channels, config.output_channels, kept=3)
+        self.output_conv = layers.conv(channels, config.output_channels, computed_outputs=3)
 
     def embed(self, y_N: Tensor) -> Tensor:
         """Class numbers (N,) int64 -> class embeddings (N, E). Blends of classes are blends of these."""

@@ -1,1 +1,1 @@
-"""Layers as plain mathematics: no ranks, files, clocks or optimisers."""
+"""Layers as plain mathematics: no ranks, files, clocks or optimizers."""

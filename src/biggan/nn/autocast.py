@@ -1,4 +1,4 @@
-"""TODO: split from nn.spectral."""
+"""Computing in float32 inside an autocast region."""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -1,6 +1,6 @@
-"""Batch normalisation for generators: batch statistics in training, standing statistics afterwards.
+"""Batch normalization for generators: batch statistics in training, standing statistics afterwards.
 
-Source: BigGAN appendix B (conditional gain centred at 1, bias at 0, both from bias-free spectrally normalised linear maps)
+Source: BigGAN appendix B (conditional gain centered at 1, bias at 0, both from bias-free spectrally normalized linear maps)
 and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
 statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged ones.
 A module in evaluation mode uses its standing statistics, and `collect_standing_statistics` fills them with equal-weight
@@ -54,8 +54,8 @@ class BatchNorm(nn.Module):
         total = self.sum_over_ranks or (lambda values: values)
         count = total(x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32))
         mean_C = total(x.sum((0, 2, 3), dtype=torch.float32)) / count
-        centred = x.float() - mean_C[:, None, None]
-        variance_C = total(centred.square().sum((0, 2, 3))) / count
+        centered = x.float() - mean_C[:, None, None]
+        variance_C = total(centered.square().sum((0, 2, 3))) / count
         return mean_C, variance_C
 
     def apply_statistics(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class BatchNorm(nn.Module):
 class AffineNorm(nn.Module):
     """What `normalize` makes of x, times a learned gain (starts at 1), plus a learned bias (starts at 0).
 
-    `normalize` is Standardize for batch normalisation, the identity for gain and bias alone.
+    `normalize` is Standardize for batch normalization, the identity for gain and bias alone.
     """
 
     def __init__(self, channels: int, *, normalize: nn.Module) -> None:
@@ -153,7 +153,7 @@ class NoNorm(nn.Module):
 
 class ClassConditionalTable(nn.Module):
     """A row of C numbers for each class, starting at 0; conditions are class weights (N, K), one-hot or blends.
-    Conditional batch normalisation before the shared embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md,
+    Conditional batch normalization before the shared embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md,
     "SA-GAN")."""
 
     def __init__(self, classes: int, channels: int) -> None:
@@ -191,7 +191,7 @@ def sync_batch_norm(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
 
 @contextmanager
 def collect_standing_statistics(module: nn.Module, all_batches: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
-    """Inside, every normalisation layer uses the statistics of the batch at hand and remembers them; on leaving,
+    """Inside, every normalization layer uses the statistics of the batch at hand and remembers them; on leaving,
     the standing statistics become the equal-weight averages of what was remembered. Mutates the buffers only.
 
     `all_batches` makes of the values (batches here, C) those of every rank's batches, in an order that does not depend on

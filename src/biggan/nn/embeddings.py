@@ -1,4 +1,7 @@
-"""TODO: split from nn.heads."""
+"""What turns a class number into a vector: embeddings, one-hot vectors, or nothing.
+
+Shapes: N batch, E embedding, F features, K classes.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +11,7 @@ from biggan.nn.initialization import Initializer
 
 
 class SharedEmbedding(nn.Module):
-    """One table of class vectors for all conditional layers: (N,) int64 -> (N, E). No weight rule: spectral normalisation of
+    """One table of class vectors for all conditional layers: (N,) int64 -> (N, E). No weight rule: spectral normalization of
     it cripples G (docs/papers/biggan.md, "Generator")."""
 
     def __init__(self, classes: int, dimension: int) -> None:

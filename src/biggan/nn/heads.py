@@ -1,4 +1,4 @@
-"""What stands at the end of a discriminator: the verdict on an image.
+"""Heads of discriminators: projection, and class logits with a real/fake logit made from them.
 
 Source: Miyato & Koyama 2018 (projection), BigGAN appendix B; docs/papers/biggan.md, "Discriminator". Shapes: N batch, F
 features, E embedding, K classes, HW pixels."""
@@ -14,7 +14,8 @@ from biggan.nn.minibatch_discrimination import NoMinibatchFeatures
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What every discriminator returns: scores (N,), the features (N, F) they come from, and class logits (N, K) or None."""
+    """What every discriminator returns: real/fake logits (N,), the features (N, F) that they come from, and class logits
+    (N, K) or None."""
 
     logits: Tensor
     features: Tensor
@@ -22,7 +23,7 @@ class DiscriminatorOutput(NamedTuple):
 
 
 class ProjectionHead(nn.Module):
-    """ReLU, sum over pixels -> h; score = linear(h) + <embedding(y), h>. Scores are float32.
+    """ReLU, sum over pixels -> h; logit = linear(h) + <embedding(y), h>. Logits are float32.
 
     `linear`: (N, F and what `minibatch` adds) -> (N, 1); `embedding`: (N,) int64 -> (N, F); `dropout` of features in
     training, a share of them (BigGAN appendix I states the share kept), 0 for none; `minibatch`: features that compare the
@@ -53,9 +54,9 @@ def sum_pool(x: Tensor) -> Tensor:
 
 
 class ClassHead(nn.Module):
-    """Features (N, F) -> class logits (N, K) and the score log sum exp of them: with the logit of a further class,
-    "generated", held at 0, the logistic function of the score is the probability that an image is real (Salimans et al.
-    2016, section 5). Float32. `linear`: (N, F) -> (N, K)."""
+    """Features (N, F) -> class logits (N, K) and the real/fake logit, log sum exp of them: with the logit of a further
+    class, "generated", fixed at 0, its sigmoid is the probability that an image is real (Salimans et al. 2016, section
+    5). Float32. `linear`: (N, F) -> (N, K)."""
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
@@ -68,8 +69,8 @@ class ClassHead(nn.Module):
 
 
 class KPlusOneClassHead(nn.Module):
-    """The same with the further logit kept, as the last of K + 1: score = log sum exp of the first K, less the last.
-    `linear`: (N, F) -> (N, K + 1)."""
+    """As ClassHead, but the logit of "generated" is learned, the last of K + 1: real/fake logit = log sum exp of the
+    first K, minus the last. `linear`: (N, F) -> (N, K + 1)."""
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class KPlusOneClassHead(nn.Module):
 
 
 class PooledClassHead(nn.Module):
-    """A ClassHead for maps of features: ReLU, sum over pixels, dropout, minibatch features. The class is not looked at."""
+    """A ClassHead for maps of features: ReLU, sum over pixels, dropout, minibatch features. The class y is ignored."""
 
     def __init__(self, *, linear: nn.Module, dropout: float, minibatch: nn.Module) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""A generator that will not change: the same function in evaluation mode, with everything done beforehand that can be.
+"""A network prepared for inference: the same function in evaluation mode, with everything precomputed that can be.
 
-Weights are divided by their singular values and resampling kernels summed once; batch normalisation with standing statistics
+Weights are divided by their singular values and resampling kernels summed once; batch normalization with standing statistics
 becomes one multiply-add per channel and sample. Shapes: N batch, C channels, E condition, HW pixels.
 """
 
@@ -16,9 +16,8 @@ from biggan.nn.reparametrization import Identity
 
 @torch.no_grad()
 def for_inference(network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
-    """A copy of the network for sampling alone, its convolutions in `dtype` and `memory_format`; needs no autocast.
-
-    It keeps the statistics that the network has now: freeze again when they change."""
+    """A copy of the network for inference, its convolutions in `dtype` and `memory_format`; needs no autocast. It keeps the
+    standing statistics of the network at the time of the call."""
     fixed = copy.deepcopy(network).eval().requires_grad_(False)
     for parent in list(fixed.modules()):
         for name, layer in list(parent.named_children()):
@@ -40,7 +39,7 @@ class InferenceConv2d(nn.Module):
 
     def __init__(self, layer: Conv2d, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         super().__init__()
-        bias = None if layer.bias is None else layer.bias[: layer.kept].to(dtype)
+        bias = None if layer.bias is None else layer.bias[: layer.computed_outputs].to(dtype)
         self.convolve, self.padding, self.dilation = layer.convolve, layer.padding, layer.dilation
         self.register_buffer("weight", layer.final_kernel().to(dtype).contiguous(memory_format=memory_format))
         self.register_buffer("bias", bias)
@@ -55,7 +54,7 @@ class InferenceConditionalNorm(nn.Module):
     def __init__(self, layer: ConditionalNorm) -> None:
         super().__init__()
         self.gain, self.bias = layer.gain, layer.bias
-        mean_C, scale_C = statistics_of(layer.normalize)
+        mean_C, scale_C = standing_statistics(layer.normalize)
         self.register_buffer("mean", mean_C)
         self.register_buffer("scale", scale_C)
 
@@ -66,11 +65,11 @@ class InferenceConditionalNorm(nn.Module):
 
 
 class InferenceAffineNorm(nn.Module):
-    """The same for gains and biases that depend on nothing."""
+    """x gain / deviation + (bias - mean gain / deviation), for gains and biases that do not depend on a condition."""
 
     def __init__(self, layer: AffineNorm) -> None:
         super().__init__()
-        mean_C, scale_C = statistics_of(layer.normalize)
+        mean_C, scale_C = standing_statistics(layer.normalize)
         self.register_buffer("scale", layer.gain * scale_C)
         self.register_buffer("shift", layer.bias - mean_C * layer.gain * scale_C)
 
@@ -78,7 +77,7 @@ class InferenceAffineNorm(nn.Module):
         return torch.addcmul(self.shift.to(x.dtype)[:, None, None], x, self.scale.to(x.dtype)[:, None, None])
 
 
-def statistics_of(normalize: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Standing mean, and one over the standing deviation: (C,) each."""
+def standing_statistics(normalize: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Standing mean, and 1 / standard deviation from the standing variance: (C,) each."""
     scale_C = torch.rsqrt(normalize.standing_variance + normalize.epsilon)
     return normalize.standing_mean.clone(), scale_C

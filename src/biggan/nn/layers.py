@@ -1,4 +1,4 @@
-"""Linear maps, tables and convolutions whose weight passes through a rule (nn/spectral) before it is used.
+"""Linear maps, tables and convolutions whose weight is reparametrized before it is used.
 
 Layers that resample do it inside the convolution, exactly: nearest upsampling followed by a k x k convolution is a
 transposed convolution of stride 2 with a kernel of k + 1, and a k x k convolution followed by 2x2 averaging is a convolution
@@ -23,7 +23,7 @@ Interpolation = Literal["nearest", "bilinear"]
 
 
 class ReparametrizedLayer(nn.Module):
-    """A weight of shape (O, ...), its rule, and perhaps a bias (O,); what the layers below share."""
+    """Base class: a weight (O, ...) with its reparametrization, and perhaps a bias (O,)."""
 
     def __init__(self, *shape: int, reparametrization: Reparametrization, bias: bool = False) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class ReparametrizedLayer(nn.Module):
         self.reparametrization = reparametrization(shape[0])
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Draw the weight and what its rule keeps anew, zero the bias; mutates the layer."""
+        """Draw the weight and the state of its reparametrization, set the bias to 0; mutates the layer."""
         initializer(self.weight, generator)
         self.reparametrization.start(self.weight, generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def effective_weight(self) -> Tensor:
-        """The weight as the rule has it; in training mode spectral normalisation moves its vector."""
+        """The weight that the layer computes with; in training mode spectral normalization moves its vector."""
         return self.reparametrization(self.weight)
 
 
@@ -54,7 +54,7 @@ class Linear(ReparametrizedLayer):
 
 
 class Embedding(ReparametrizedLayer):
-    """Table of class vectors: (N,) int64 -> (N, E). For the rule the whole table is one matrix."""
+    """Table of class vectors: (N,) int64 -> (N, E). Spectral normalization sees the whole table as one matrix."""
 
     def __init__(self, classes: int, dimension: int, *, reparametrization: Reparametrization) -> None:
         super().__init__(classes, dimension, reparametrization=reparametrization)
@@ -66,8 +66,9 @@ class Embedding(ReparametrizedLayer):
 class Conv2d(ReparametrizedLayer):
     """Convolution that keeps the size, doubles it ("up") or halves it ("down"): (N, I, H, W) -> (N, O, H', W').
 
-    The parameter is always the plain k x k kernel, k odd, and so is what the rule sees. `dilation` spreads its taps.
-    `interpolation` is how "up" enlarges. `kept` computes the first so many of the O outputs only; None: all.
+    The parameter is always the plain k x k kernel, k odd, and so is what the reparametrization sees. `dilation` spreads its
+    taps. `interpolation` is how "up" enlarges. `computed_outputs`: only the first so many of the O outputs are computed;
+    None: all.
     """
 
     def __init__(
@@ -80,25 +81,27 @@ class Conv2d(ReparametrizedLayer):
         resample: Resampling = "none",
         dilation: int = 1,
         interpolation: Interpolation = "nearest",
-        kept: int | None = None,
+        computed_outputs: int | None = None,
         bias: bool = True,
     ) -> None:
         super().__init__(outputs, inputs, kernel, kernel, reparametrization=reparametrization, bias=bias)
         self.dilation = dilation if kernel > 1 else 1
         self.padding = self.dilation * (kernel - 1) // 2
-        self.kept = kept
-        self.kernel_of, self.convolve = {
-            "none": (as_it_is, convolve),
-            "up": (upsampling_kernel, convolve_up) if interpolation == "nearest" else (as_it_is, convolve_interpolated),
+        self.computed_outputs = computed_outputs
+        self.transform_kernel, self.convolve = {
+            "none": (identity_kernel, convolve),
+            "up": (upsampling_kernel, convolve_up)
+            if interpolation == "nearest"
+            else (identity_kernel, convolve_interpolated),
             "down": (downsampling_kernel, convolve_down),
         }[resample]
 
     def final_kernel(self) -> Tensor:
-        """The kernel that meets the image: through its rule, cut to the outputs kept, resampling folded in."""
-        return self.kernel_of(self.effective_weight()[: self.kept], self.dilation)
+        """The kernel that is convolved with the image: reparametrized, cut to the outputs computed, resampling folded in."""
+        return self.transform_kernel(self.effective_weight()[: self.computed_outputs], self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias[: self.kept]
+        bias = None if self.bias is None else self.bias[: self.computed_outputs]
         return self.convolve(x, self.final_kernel(), bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
@@ -161,7 +164,7 @@ def box_sum(kernel_OIkk: Tensor) -> Tensor:
     return F.pad(rows, (0, 1)) + F.pad(rows, (1, 0))  # (O, I, k + 1, k + 1)
 
 
-def as_it_is(kernel_OIkk: Tensor, dilation: int) -> Tensor:
+def identity_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
     """The kernel of a convolution that does not resample."""
     return kernel_OIkk
 

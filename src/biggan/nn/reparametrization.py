@@ -1,4 +1,7 @@
-"""TODO: split from nn.spectral."""
+"""Reparametrizations of a weight: modules that take the parameter and give the weight that the layer computes with.
+
+Spectral normalization is in nn/spectral_norm; here are the identity and weight normalization. A layer (nn/layers) makes
+one for its number of outputs and calls it in every forward pass. Shapes: O outputs."""
 
 from collections.abc import Callable
 
@@ -11,7 +14,8 @@ Reparametrization = Callable[[int], nn.Module]  # outputs -> module: weight -> w
 
 
 class WeightNorm(nn.Module):
-    """gain * weight / ||weight||, a length per output (Salimans & Kingma 2016): direction and length learn apart."""
+    """gain * weight / ||weight||, norm and gain per output (Salimans & Kingma 2016): direction and length are learned
+    apart."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -19,7 +23,7 @@ class WeightNorm(nn.Module):
 
     @torch.no_grad()
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
-        """The gains start as the lengths that were drawn, so that the weight is what it was; mutates them."""
+        """Set the gains to the norms of the weight, so that the reparametrized weight is the drawn one; mutates them."""
         self.gain.copy_(weight.flatten(1).norm(dim=1))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -30,13 +34,13 @@ class WeightNorm(nn.Module):
 
 
 class Identity(nn.Module):
-    """The weight as it is."""
+    """No reparametrization: the weight itself."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
 
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
-        """Nothing to draw."""
+        """Has no state to draw."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight

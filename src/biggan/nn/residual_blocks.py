@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 class LayerFactory(NamedTuple):
-    """Makers of what the networks are built from."""
+    """Functions that make the layers of a network, with the choices of its config applied."""
 
     linear: Callable[..., nn.Module]
     """(inputs, outputs, bias=True) -> layer (N, I) -> (N, O)"""

@@ -1,6 +1,6 @@
 """The largest singular values of a matrix, and their vectors.
 
-BigGAN section 4 follows the first three of every weight (by Arnoldi iteration), and clamps or penalises the first. Matrices
+BigGAN section 4 follows the first three of every weight (by Arnoldi iteration), and clamps or penalizes the first. Matrices
 whose smaller side is at most DENSE are decomposed whole, by way of their Gram matrix in float64. For larger ones a Krylov
 space is grown a block at a time, through products with W and W' alone, and cut back to its best vectors when it is full
 (thick restart; Wu & Simon 2000); no second matrix of their size is ever made. Nothing here carries gradients.

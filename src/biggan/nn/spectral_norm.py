@@ -1,12 +1,10 @@
-"""What is done to a weight before it is used: spectral normalisation, weight normalisation, or nothing.
+"""Spectral normalization of a weight: division by its largest singular value, found by power iteration.
 
-Source: Miyato et al. 2018 (spectral normalisation), as used in G and D by BigGAN, section 2; docs/papers/biggan.md,
+Source: Miyato et al. 2018 (spectral normalization), as used in G and D by BigGAN, section 2; docs/papers/biggan.md,
 "Spectral normalization". A weight is seen as a matrix of shape (outputs, everything else). Each training forward makes one
 step of power iteration from the kept left vector u, and no gradient passes through u and v. In evaluation the step is made
-but not kept, so evaluation, sampling and analysis never move the vectors. This file is the one home of that rule.
-
-A rule is a module made for a number of outputs; nn/layers calls it with the weight in every forward pass.
-Shapes: O outputs, M everything else.
+but not kept, so evaluation, sampling and analysis never move the vectors. Nothing else moves
+them. Shapes: O outputs, M everything else.
 """
 
 from collections.abc import Iterator
@@ -42,7 +40,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def start(self, weight: Tensor, generator: torch.Generator) -> None:
-        """Draw the vector anew; mutates it."""
+        """Draw u from N(0, 1); mutates it."""
         self.u.normal_(generator=generator)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -59,7 +57,7 @@ class SpectralNorm(nn.Module):
 
 @contextmanager
 def freeze_power_iteration(network: nn.Module) -> Iterator[None]:
-    """Inside, passes through the network leave the vectors where they are, whatever its mode: for penalties' own passes."""
+    """Inside, forward passes do not move the vectors u, whatever the mode of the network: for passes that penalties make."""
     moving = [module for module in network.modules() if isinstance(module, SpectralNorm) and module.training]
     for module in moving:
         module.training = False

@@ -1,5 +1,5 @@
-"""Virtual batch normalisation: each example is normalised with a fixed reference batch and itself, never with its
-neighbours.
+"""Virtual batch normalization: each example is normalized with a fixed reference batch and itself, never with its
+neighbors.
 
 Source: Salimans et al. 2016, section 3.5, in the exact form; docs/papers/improved_gan.md, "Virtual batch normalization" (the
 published code pooled the live batch at first). The reference batch goes through the network in front of the live one, in the

@@ -1,6 +1,6 @@
 """Layers whose weight is a direction per output, times a length that is found from data before the first step.
 
-Source: Salimans & Kingma 2016 (weight normalisation, data-dependent start), as the networks of Salimans et al. 2016 use it;
+Source: Salimans & Kingma 2016 (weight normalization, data-dependent start), as the networks of Salimans et al. 2016 use it;
 docs/papers/improved_gan.md, "Network and training tables". Of convolutions the weight is divided by its length, of rows the
 outputs are, which is the same: each time what has fewer numbers. nn/spectral.WeightNorm is the other form, a rule for the
 layers of BigGAN.

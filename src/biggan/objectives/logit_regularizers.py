@@ -1,4 +1,7 @@
-"""TODO: split from regularizers.images."""
+"""Regularizers of D's logits: LeCam and consistency.
+
+Sources: Tseng et al. 2021 (LeCam); Zhang et al. 2020 (consistency, CR-GAN). Shapes: N batch.
+"""
 
 from dataclasses import dataclass
 

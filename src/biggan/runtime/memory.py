@@ -1,4 +1,4 @@
-"""TODO: split from bench."""
+"""Memory of this machine and of this process."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""TODO: split from weights."""
+"""Dictionaries of tensors out of safetensors and PyTorch files that others made; code in them is never run."""
 
 import zipfile
 from pathlib import Path

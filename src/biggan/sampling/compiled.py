@@ -1,4 +1,4 @@
-"""TODO: split from precision."""
+"""A generator through torch.compile, for sampling many images."""
 
 import os
 import shutil

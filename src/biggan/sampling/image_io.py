@@ -1,4 +1,4 @@
-"""TODO: split from sampling."""
+"""Images as uint8 tensors, grids, and PNG files. Shapes: N images, R resolution."""
 
 import math
 from collections.abc import Iterable, Sequence

@@ -49,7 +49,7 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
 
 
 def statistics_of(sampler: Sampler, truncation: float | None) -> str:
-    """Where the statistics of batch normalisation come from."""
+    """Where the statistics of batch normalization come from."""
     table = sampler.statistics_table
     if table is not None and table.covers(truncation):
         exact = truncation is None or truncation in table.truncations
@@ -79,7 +79,7 @@ def real(source: Source) -> ImageSet:
             seen += len(labels)
 
     description = {"data": source.name, "images": source.count, "resolution": source.resolution}
-    description |= {"resizing": "centre crop, area"}
+    description |= {"resizing": "center crop, area"}
     address = f"{source.content_hash} {source.resolution} {source.count}"
     identity = hashlib.sha256(address.encode()).hexdigest()
     return ImageSet(batches, identity, description, source.class_names, source.count)

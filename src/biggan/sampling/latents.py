@@ -91,9 +91,7 @@ class Normal:
         self.check_truncation(truncation)
         return self._draw(shape, rng, truncation, step)
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         """The draw after the check; subclasses override it."""
         return truncated_normal(shape, rng, threshold)
 
@@ -101,18 +99,14 @@ class Normal:
 class CensoredNormal(Normal):
     """max(N(0, I), 0): half of the coordinates are 0, at any truncation."""
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         return truncated_normal(shape, rng, threshold).clamp_(min=0)
 
 
 class NormalBernoulliProduct(Normal):
     """N(0, I) times independent values 0 or 1 with probability 1/2 each; truncation applies to the normal factor."""
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         return truncated_normal(shape, rng, threshold) * bernoulli(shape, rng)
 
 
@@ -120,9 +114,7 @@ class HalfNormalHalfBernoulli(Normal):
     """The first half of the coordinates (the larger half, if Z is odd) N(0, I), the others Bernoulli {0, 1}; truncation
     applies to the normal half."""
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         rows, columns = shape
         normal = truncated_normal((rows, columns - columns // 2), rng, threshold)
         return torch.cat([normal, bernoulli((rows, columns // 2), rng)], dim=1)  # (N, Z)
@@ -137,9 +129,7 @@ class AnnealedNormal(Normal):
     end: float
     steps: int
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         fraction = 1.0 if step is None else min(1.0, step / self.steps)
         sigma = self.start + fraction * (self.end - self.start)
         deviation = math.sqrt(sigma)
@@ -153,9 +143,7 @@ class VariedNormal(Normal):
     low: float
     high: float
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         sigma_N1 = self.low + (self.high - self.low) * torch.rand(shape[0], 1, generator=rng)
         deviation_N1 = sigma_N1.sqrt()
         return deviation_N1 * truncated_normal(shape, rng, None if threshold is None else threshold / deviation_N1)
@@ -172,9 +160,7 @@ class ScaledTruncatedNormal(Normal):
         if truncation is not None and not 0 < truncation <= 1:
             raise ConfigError(f"truncation={truncation} must be above 0 and at most 1 for this model: it scales the latents")
 
-    def _draw(
-        self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None
-    ) -> Tensor:
+    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
         return (1.0 if threshold is None else threshold) * truncated_normal(shape, rng, DEMO_THRESHOLD)
 
 

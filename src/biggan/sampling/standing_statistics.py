@@ -1,4 +1,7 @@
-"""TODO: split from sampling."""
+"""Standing statistics of batch norm for several truncation thresholds, and between them (BigGAN appendix C.1).
+
+Shapes: T thresholds, C channels.
+"""
 
 import bisect
 from typing import NamedTuple
