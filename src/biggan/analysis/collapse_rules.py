@@ -1,12 +1,12 @@
-"""Seeing collapse come, in the logged numbers of a run: the same rules watch a live run and read an old log.
+"""Rules that detect collapse in the logged numbers of a run; the same for a live run and an old log.
 
 Source: BigGAN section 4, appendices F and G: the first singular value of some layers of G, typically its first linear one,
 grows and explodes; D's loss goes towards 0, then jumps; D turns against real images; samples become alike; the scores
 worsen within a few hundred steps. The thresholds are ours, chosen on the runs of records/2026-11-21_collapse: no fixed
 value of a singular value marks collapse (section 4.1), so every rule compares a run with its own past.
 
-A rule is fed one log line after the other and says what it found, or nothing. Not here: what is done about it
-(training/watch).
+A rule observes one log line after the other and returns an alarm or None. What follows an alarm is decided in
+training/monitor.
 """
 
 import math
@@ -29,7 +29,7 @@ YOUNG = 200  # steps before which no rule speaks: everything changes
 
 
 class Alarm(NamedTuple):
-    """A rule has spoken: at `step`, of something that began after step `healthy`."""
+    """Raised by a rule at `step`, about something that began after step `healthy`."""
 
     rule: str
     step: int
@@ -38,12 +38,12 @@ class Alarm(NamedTuple):
 
 
 class Rule(Protocol):
-    """Fed with log lines in order."""
+    """Observes log lines in the order of their steps."""
 
     name: str
 
     def observe(self, line: Line) -> Alarm | None:
-        """An alarm where this line makes it speak."""
+        """The alarm that this line raises, or None."""
         ...
 
 
@@ -102,7 +102,7 @@ class SingularValueExplosion:
 
 
 class LossJump:
-    """D's loss was near zero and is not any more: it had learned its training set by heart, and lost its hold. Or it is so
+    """D's loss was near zero and is not any more: it had memorized its training set, and lost it. Or it is so
     many times what it was."""
 
     name = "D's loss jumps from near zero"
@@ -132,7 +132,7 @@ class LossJump:
 
 
 class RealAccuracyDrop:
-    """D, which knew most real images, calls fewer than a given share of them real."""
+    """D, which classified most real images right, classifies fewer than a given share of them as real."""
 
     name = "D turns against real images"
 
@@ -147,7 +147,7 @@ class RealAccuracyDrop:
         self.series.add(line["step"], line["D/acc_real"])
         before = self.series.before()
         if before and before[1] > self.known and self.series.now() < self.share:
-            text = f"called real: {before[1]:.0%} at step {before[0]}, {self.series.now():.0%} now"
+            text = f"classified as real: {before[1]:.0%} at step {before[0]}, {self.series.now():.0%} now"
             return Alarm(self.name, line["step"], text, before[0])
         return None
 
@@ -217,7 +217,8 @@ def last_above(series: History, level: float) -> int:
 
 
 class CollapseDetector:
-    """All rules over one run. A rule that has spoken is silent until that lies in the first three quarters of the run."""
+    """All rules over one run. A rule that raised an alarm raises no other until that step lies in the first three
+    quarters of the run."""
 
     def __init__(self, config: MonitorConfig) -> None:
         self.rules: list[Rule] = [
@@ -231,16 +232,16 @@ class CollapseDetector:
             ScoreDegradation(config.metric_factor),
             NonFiniteValue(),
         ]
-        self.spoken: dict[str, int] = {}
+        self.last_alarms: dict[str, int] = {}
 
     def observe(self, line: Line) -> list[Alarm]:
-        """What the rules say of the next line; lines come in the order of their steps."""
+        """The alarms that the next line raises; lines come in the order of their steps."""
         found = []
         for rule in self.rules:
             alarm = rule.observe(line)
-            if alarm is not None and line["step"] * LOOK_BACK >= self.spoken.get(rule.name, -1):
+            if alarm is not None and line["step"] * LOOK_BACK >= self.last_alarms.get(rule.name, -1):
                 found.append(alarm)
-                self.spoken[rule.name] = line["step"]
+                self.last_alarms[rule.name] = line["step"]
         return found
 
 

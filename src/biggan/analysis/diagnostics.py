@@ -1,4 +1,7 @@
-"""What a model confuses, and what it has memorized: class leakage, and real images that D classifies as real."""
+"""Diagnostics of a trained model: which classes its samples are confused with, and whether its discriminator has memorized
+the training images.
+
+Sources: BigGAN section 4.2 (memorization), appendix D (class leakage). Shapes: N images, K classes, R resolution."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,51 +10,62 @@ import torch
 from torch import Tensor, nn
 
 from biggan.metrics.features import Extractor
+from biggan.objectives.losses import Objective
 from biggan.runtime.errors import ConfigError
 
 
-class Confusion(NamedTuple):
-    """Which classes an extractor takes for which."""
+class ConfusionMatrix(NamedTuple):
+    """How a classifier classifies images that were generated for known classes."""
 
     counts: Tensor
-    """(K, K): row, the class asked for; column, the one that the extractor names."""
+    """(K, K) int64: rows are the requested classes, columns the predicted ones."""
     examples: dict[tuple[int, int], list[Tensor]]
-    """Some images (3, R, R) of each pair."""
+    """Some images (3, R, R) for each (requested, predicted) pair of classes."""
 
 
-def confusion(batches: Iterable[tuple[Tensor, Tensor]], extractor: Extractor, classes: int, examples: int = 10) -> Confusion:
-    """Raises ConfigError where the extractor knows another number of classes."""
-    found = Confusion(torch.zeros(classes, classes, dtype=torch.int64), {})
+def compute_confusion_matrix(
+    batches: Iterable[tuple[Tensor, Tensor]], extractor: Extractor, num_classes: int, max_examples: int = 10
+) -> ConfusionMatrix:
+    """The confusion matrix of an extractor with class logits over batches of uint8 images (N, 3, R, R) and requested classes
+    (N,), with up to `max_examples` images for each pair. Raises ConfigError where the extractor does not have `num_classes`
+    logits."""
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    examples: dict[tuple[int, int], list[Tensor]] = {}
     for images, labels in batches:
         logits = extractor(images).logits
-        if logits is None or logits.shape[1] != classes:
+        if logits is None or logits.shape[1] != num_classes:
             known = 0 if logits is None else logits.shape[1]
-            raise ConfigError(f"extractor {extractor.name} knows {known} classes, the model has {classes}")
-        named = logits.argmax(1)
-        found.counts.index_put_((labels, named), torch.ones_like(labels), accumulate=True)
-        for image, *pair in zip(images, labels.tolist(), named.tolist(), strict=True):
-            kept = found.examples.setdefault(tuple(pair), [])
-            if len(kept) < examples:
-                kept.append(image)
-    return found
+            raise ConfigError(f"extractor {extractor.name} knows {known} classes, the model has {num_classes}")
+        predicted = logits.argmax(1)
+        counts.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+        for image, *pair in zip(images, labels.tolist(), predicted.tolist(), strict=True):
+            pair_examples = examples.setdefault(tuple(pair), [])
+            if len(pair_examples) < max_examples:
+                pair_examples.append(image)
+    return ConfusionMatrix(counts, examples)
 
 
-def worst_pairs(counts: Tensor, most: int) -> list[tuple[int, int, float]]:
-    """(asked, named, share of those asked) off the diagonal, the worst first."""
-    shares = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
-    shares.fill_diagonal_(0)
-    values, places = shares.flatten().topk(min(most, shares.numel()))
-    size = len(counts)
-    found = zip(places.tolist(), values.tolist(), strict=True)
-    return [(place // size, place % size, value) for place, value in found if value]
+def most_confused_pairs(counts: Tensor, max_pairs: int) -> list[tuple[int, int, float]]:
+    """(requested, predicted, fraction of the images requested) for the pairs of different classes that are confused most
+    often, in descending order; `counts` (K, K) as in `ConfusionMatrix`."""
+    fractions = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
+    fractions.fill_diagonal_(0)
+    values, indices = fractions.flatten().topk(min(max_pairs, fractions.numel()))
+    pairs = zip(indices.tolist(), values.tolist(), strict=True)
+    return [(*divmod(index, len(counts)), value) for index, value in pairs if value]
 
 
 @torch.no_grad()
-def share_called_real(discriminator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> float:
-    """The share of images that a discriminator in evaluation mode scores above 0 (BigGAN section 4.2: memorization)."""
+def share_classified_as_real(
+    discriminator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, objective: Objective
+) -> float:
+    """The fraction of uint8 images (N, 3, R, R) with labels (N,) that a discriminator in evaluation mode classifies as real,
+    by the decision boundary of the objective that it was trained with (BigGAN section 4.2: memorization).
+
+    Raises ConfigError where the objective has no decision boundary."""
     real, count = 0, 0
     for images, labels in batches:
-        signed = images.to(device).float().div(127.5).sub(1)
-        real += (discriminator(signed, labels.to(device)).logits > 0).sum().item()
+        x = images.to(device).float().div(127.5).sub(1)  # (N, 3, R, R) in [-1, 1]
+        real += objective.classified_as_real(discriminator(x, labels.to(device)).logits).sum().item()
         count += len(labels)
     return real / count

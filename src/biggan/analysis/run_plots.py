@@ -62,15 +62,15 @@ def plot_run(lines: list[Line], alarms: list[Alarm], folder: Path) -> list[Path]
     for kind, title in KINDS.items():
         files.append(folder / f"{kind}.png")
         figure = new_figure(13, 5)
-        for axes, player in zip(figure.subplots(1, 2), ("generator", "discriminator"), strict=True):
-            names = [key.partition("/")[2] for key in keys if key.startswith(f"sigma0/{player}/")]
+        for axes, network in zip(figure.subplots(1, 2), ("generator", "discriminator"), strict=True):
+            names = [key.partition("/")[2] for key in keys if key.startswith(f"sigma0/{network}/")]
             shown = False
             for index, name in enumerate(names):
                 steps, values = layer_values(watched, kind, name)
                 shown = shown or any(value > 0 for value in values)
                 style = ("-", "--", ":")[index // 10 % 3]
-                axes.plot(steps, values, style, label=name.removeprefix(f"{player}/").removesuffix(".weight"), lw=1)
-            axes.set(title=f"{player}: {title}", xlabel="step", yscale="log" if shown else "linear")
+                axes.plot(steps, values, style, label=name.removeprefix(f"{network}/").removesuffix(".weight"), lw=1)
+            axes.set(title=f"{network}: {title}", xlabel="step", yscale="log" if shown else "linear")
             mark(axes, alarms)
             axes.legend(fontsize=5, ncols=3, loc="upper left")
         figure.savefig(files[-1], dpi=110)

@@ -41,18 +41,18 @@ class SpectrumTracker:
 
 def matrices(networks: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """("generator/linear.weight", its matrix (O, M)) for every weight of the networks."""
-    for player, network in networks.items():
+    for network_name, network in networks.items():
         for name, parameter in network.named_parameters():
             if parameter.dim() >= 2:
-                yield f"{player}/{name}", parameter.detach().flatten(1)
+                yield f"{network_name}/{name}", parameter.detach().flatten(1)
 
 
 def class_embedding_norms(networks: dict[str, nn.Module]) -> dict[str, list[float]]:
     """The length of each class's vector, by embedding: "class_norm/generator/embedding". Collapsed classes have very long
     ones (BigGAN appendix H)."""
     return {
-        f"class_norm/{player}/{name}": module.weight.detach().norm(dim=1).tolist()
-        for player, network in networks.items()
+        f"class_norm/{network_name}/{name}": module.weight.detach().norm(dim=1).tolist()
+        for network_name, network in networks.items()
         for name, module in network.named_modules()
         if isinstance(module, (SharedEmbedding, Embedding))
     }

@@ -110,5 +110,5 @@ def memorization(arguments: list[str]) -> int:
         count = min(command.n, images.count or command.n)
         with sampler.precision.autocast():
             share = share_called_real(discriminator, image_progress_bar(images.batches(count), count, name), device)
-        print(f"{name:12} {share:6.1%} of {count} images are called real")
+        print(f"{name:12} {share:6.1%} of {count} images are classified as real")
     return 0

@@ -28,7 +28,7 @@ class InterpolateCommand:
     between: Literal["latents", "classes", "both"] = "both"
     """latents: the class stays; classes: the latent stays."""
     classes: str | None = None
-    """Names or numbers, comma-separated: the stops; None: all classes in turn."""
+    """Names or numbers, comma-separated: the stops; None: all classes in rotation."""
     rows: int = 6
     """How many walks."""
     steps: int = 9
@@ -67,7 +67,7 @@ class NeighborsCommand(ScoringOptions):
     extractor: str = "pixels"
     """What nearness is measured by: pixels, inception, dinov2 or module:FILE, whose code is run: see --trust-extractor."""
     classes: str | None = None
-    """Names or numbers, comma-separated; None: all classes in turn."""
+    """Names or numbers, comma-separated; None: all classes in rotation."""
     n: int = 10
     """How many generated images, a row each."""
     count: int = 8

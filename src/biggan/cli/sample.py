@@ -22,7 +22,7 @@ class SampleCommand:
     n: int = 64
     """How many images."""
     classes: str | None = None
-    """Names or numbers, comma-separated, given out in turn; None: all classes."""
+    """Names or numbers, comma-separated, assigned to the images in rotation; None: all classes."""
     truncation: float | None = None
     """Draw every latent coordinate again until it is at most this far from 0; smaller: more typical, less varied."""
     seed: int = 0

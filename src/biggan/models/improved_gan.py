@@ -35,7 +35,7 @@ BASE_RESOLUTION = 4  # convolutional generators start at 4x4 pixels
 
 class Generator(nn.Module):
     """z (N, Z) -> images (N, 3, R, R) in [-1, 1], float32: `blocks` one after the other, then `finish`, which makes images
-    of what they give. Classes are not looked at."""
+    of what they give. Classes are ignored."""
 
     def __init__(self, config: ImprovedGANConfig, blocks: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] -> Verdict: `blocks` one after the other, to features (N, F); noise; perhaps minibatch
-    features; class logits. Classes of images are not looked at."""
+    """Images (N, 3, R, R) in [-1, 1] -> DiscriminatorOutput: `blocks` one after the other, to features (N, F); noise;
+    perhaps minibatch features; class logits. Classes of images are ignored."""
 
     def __init__(
         self, config: ImprovedGANConfig, blocks: list[nn.Module], features: int, noise: nn.Module, std: float

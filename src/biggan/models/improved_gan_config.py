@@ -69,7 +69,7 @@ class ImprovedGANConfig:
 
     @property
     def z_dim(self) -> int:
-        """Size of z as it is used."""
+        """Effective size of z."""
         return self.latent_dim
 
     def check(self) -> None:

@@ -80,7 +80,7 @@ class ImprovedImageNetConfig(ImprovedGANConfig):
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, 3, 128, 128) in [-1, 1], float32. Classes are not looked at."""
+    """z (N, Z) -> images (N, 3, 128, 128) in [-1, 1], float32. Classes are ignored."""
 
     def __init__(self, config: ImprovedImageNetConfig) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ def norm_of(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
 
 
 class Discriminator(nn.Module):
-    """Images (N, 3, 128, 128) in [-1, 1] -> Verdict with K + 1 class logits. Classes of images are not looked at."""
+    """Images (N, 3, 128, 128) in [-1, 1] -> DiscriminatorOutput with K + 1 class logits. Classes of images are ignored."""
 
     def __init__(self, config: ImprovedImageNetConfig) -> None:
         super().__init__()

@@ -33,7 +33,7 @@ def build_reparametrization(config: ResNetConfig) -> Reparametrization:
 
 
 def generator_layers(config: ResNetConfig, condition: int) -> LayerFactory:
-    """Makers for the generator, whose norms are told a condition of that size."""
+    """Layers of the generator, whose norms get conditions of size `condition`."""
     reparametrization = build_reparametrization(config)
     linear = partial(Linear, reparametrization=reparametrization)
     maps = {
@@ -63,7 +63,7 @@ def generator_layers(config: ResNetConfig, condition: int) -> LayerFactory:
 
 
 def class_embedding_layer(config: ResNetConfig) -> tuple[nn.Module, int]:
-    """What turns a class into what the generator's norms are told of it, and the size of that."""
+    """The module from classes to the conditions of the generator's norms, and the size of a condition."""
     if config.class_embedding == "per-class":
         return OneHot(config.num_classes), config.num_classes
     return SharedEmbedding(config.num_classes, config.embedding_dim), config.embedding_dim
@@ -90,7 +90,7 @@ def discriminator_head(config: ResNetConfig, layers: LayerFactory, features: int
 
 
 def discriminator_condition(config: ResNetConfig) -> nn.Module:
-    """What turns a class into what the discriminator's norms are told."""
+    """The module from classes to the conditions of the discriminator's norms."""
     return OneHot(config.num_classes) if config.discriminator.norm == "conditional-batch" else NoCondition()
 
 
@@ -105,7 +105,7 @@ def normalize(config: ResNetConfig, channels: int) -> nn.Module:
 
 
 def discriminator_layers(config: ResNetConfig) -> LayerFactory:
-    """Makers for the discriminator; its conditional norms are told class weights (N, K)."""
+    """Layers of the discriminator; its conditional norms get class weights (N, K)."""
     reparametrization = partial(SpectralNorm, epsilon=config.spectral_norm_epsilon)
 
     def conditional(channels: int) -> nn.Module:

@@ -77,7 +77,7 @@ class Generator(nn.Module):
 
 
 class InputInjection:
-    """z enters the first layer only; blocks are told the class. SN-GAN, SA-GAN."""
+    """z enters the first layer only; blocks are conditioned on the class. SN-GAN, SA-GAN."""
 
     def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
         self.blocks = sum(blocks)
@@ -85,7 +85,7 @@ class InputInjection:
         self.condition = embedded
 
     def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the first layer and each block are told."""
+        """The input of the first layer and the condition of each block."""
         return z_NZ, [e_NE] * self.blocks
 
 
@@ -98,21 +98,21 @@ class ChunkInjection:
         self.condition = embedded + self.first
 
     def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the first layer and each block are told."""
+        """The input of the first layer and the condition of each block."""
         first, *chunks = z_NZ.split(self.first, dim=1)  # stages + 1 pieces of (N, 20)
         conditions = [torch.cat([e_NE, chunk], dim=1) for chunk in chunks]  # each (N, E + 20)
         return first, [condition for condition, blocks in zip(conditions, self.blocks, strict=True) for _ in range(blocks)]
 
 
 class ConcatInjection:
-    """The first layer and every block are told the class and all of z. BigGAN-deep."""
+    """The first layer and every block are conditioned on the class and all of z. BigGAN-deep."""
 
     def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
         self.blocks = sum(blocks)
         self.first = self.condition = embedded + z_dim
 
     def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """What the first layer and each block are told."""
+        """The input of the first layer and the condition of each block."""
         both = torch.cat([e_NE, z_NZ], dim=1)  # (N, E + Z)
         return both, [both] * self.blocks
 
@@ -121,7 +121,7 @@ LATENT_INJECTIONS = {"input": InputInjection, "chunks": ChunkInjection, "whole":
 
 
 class Discriminator(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] and classes (N,) -> Verdict."""
+    """Images (N, 3, R, R) in [-1, 1] and classes (N,) -> DiscriminatorOutput."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
@@ -177,6 +177,6 @@ def build(config: ResNetConfig, generator: torch.Generator) -> tuple[Generator, 
 
 
 def share_table(generator: Generator, discriminator: Discriminator) -> None:
-    """Where D's class embedding is a projection of G's, make the table one: both players then train it. Mutates D."""
+    """Where D's class embedding is a projection of G's, use one table for both: both networks then train it. Mutates D."""
     if isinstance(getattr(discriminator.head, "embedding", None), ProjectedEmbedding):
         discriminator.head.embedding.table = generator.embedding

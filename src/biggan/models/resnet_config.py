@@ -72,7 +72,7 @@ class ResNetDiscriminatorConfig:
     """Statistics are those of the batch at hand: generated and real together in D's step, generated alone in G's."""
     head: Literal["projection", "classes"] = "projection"
     """projection: one logit, conditional on the class; classes: class logits, and a real/fake logit from them, as
-    semi-supervised learning needs it; D then is not told the class."""
+    semi-supervised learning needs it; D then ignores the class."""
     dropout: Fraction = 0.0
     """Share of its last features dropped in training; 0: none."""
     attention: tuple[int, ...] | None = None
@@ -149,19 +149,19 @@ class ResNetConfig:
 
     @property
     def z_dim(self) -> int:
-        """Size of z as it is used."""
+        """Effective size of z."""
         if self.latent_dim is not None:
             return self.latent_dim
         return SKIP_Z_CHUNK * (len(self.generator_stages()) + 1) if self.latent_injection == "chunks" else 128
 
     @property
     def discriminator_width(self) -> int:
-        """Base channel count of the discriminator as it is used."""
+        """Effective base channel count of the discriminator."""
         return self.width if self.discriminator.width is None else self.discriminator.width
 
     @property
     def output_channels(self) -> int:
-        """Outputs of the generator's last convolution as it is used."""
+        """Effective number of outputs of the generator's last convolution."""
         return self.width if self.generator.output_channels is None else self.generator.output_channels
 
     def check(self) -> None:

@@ -84,7 +84,7 @@ class AffineNorm(nn.Module):
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> the same; the condition is not looked at."""
+        """(N, C, H, W) -> the same; the condition is ignored."""
         x = self.normalize(x)
         return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
 
@@ -145,7 +145,7 @@ class ConditionalNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """x as it is, whatever the condition."""
+    """No norm: x itself, whatever the condition."""
 
     def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
         return x

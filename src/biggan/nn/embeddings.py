@@ -29,8 +29,8 @@ class SharedEmbedding(nn.Module):
 class ProjectedEmbedding(nn.Module):
     """A table that belongs to the generator too, then a linear map to the features: (N,) int64 -> (N, F).
 
-    BigGAN appendix H, a negative result: D's class embedding replaced by a projection of G's. Each player's loss moves the
-    table in its turn, G's both through its own norms and through this projection, as plain gradients have it."""
+    BigGAN appendix H, a negative result: D's class embedding replaced by a projection of G's. Each network's loss moves the
+    table in its own step, G's both through its own norms and through this projection, as plain gradients have it."""
 
     def __init__(self, table: SharedEmbedding, linear: nn.Module) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class NoClassEmbedding(nn.Module):
 
 
 class NoCondition(nn.Module):
-    """Norms that look at no class are told None."""
+    """For norms without a condition: (N,) -> None."""
 
     def forward(self, y_N: Tensor) -> None:
         return None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from biggan.nn.autocast import without_autocast
 
-Reparametrization = Callable[[int], nn.Module]  # outputs -> module: weight -> weight as it is used
+Reparametrization = Callable[[int], nn.Module]  # outputs -> module: weight -> reparametrized weight
 
 
 class WeightNorm(nn.Module):

@@ -32,9 +32,9 @@ def brightness(x: Tensor) -> Tensor:
 
 
 def saturation(x: Tensor) -> Tensor:
-    """The distance from grey times 0 to 2."""
-    grey = x.mean(1, keepdim=True)  # (N, 1, H, W)
-    return grey + (x - grey) * uniform(x, 0, 2)  # (N, C, H, W)
+    """The distance from gray times 0 to 2."""
+    gray = x.mean(1, keepdim=True)  # (N, 1, H, W)
+    return gray + (x - gray) * uniform(x, 0, 2)  # (N, C, H, W)
 
 
 def contrast(x: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def translate(x: Tensor, share: float = 1 / 8) -> Tensor:
 
 
 def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:
-    """A square of that share of the size set to 0, its centre anywhere, cut at the border."""
+    """A square of that share of the size set to 0, its center anywhere, cut at the border."""
     height, width = x.shape[2:]
     tall, wide = round(height * share), round(width * share)
     top = torch.randint(0, height + (1 - tall % 2), (len(x), 1, 1), device=x.device) - tall // 2

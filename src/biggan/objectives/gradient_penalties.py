@@ -1,4 +1,4 @@
-"""Regularisers of what D makes of images: R1, R2, LeCam, consistency.
+"""Regularizers of what D makes of images: R1, R2, LeCam, consistency.
 
 Sources: Mescheder et al. 2018 (R1, R2); BigGAN section 4.2 (R1 on D, gamma 10: stable, 45 % of the Inception Score lost);
 Karras et al. 2020 (lazy intervals); Tseng et al. 2021 (LeCam); Zhang et al. 2020 (consistency, CR-GAN). Shapes: N batch.

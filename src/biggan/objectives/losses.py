@@ -1,11 +1,12 @@
-"""What the players minimise. Pure functions of verdicts: no module, no state, no rank.
+"""Losses of the discriminator and the generator: pure functions of discriminator outputs.
 
-Each returns named terms whose sum is the loss, each a mean over the batch, so that logs can show them apart. Sources:
+Each loss returns named terms, each a mean over the batch; their sum is minimized, and the log shows each term. Sources:
 BigGAN section 2 and appendix H (hinge, its margin, Wasserstein); Goodfellow et al. 2014 (non-saturating); Mao et al. 2017
-(least squares); Huang et al. 2024, R3GAN (relativistic pairing, meant to go with R1 and R2); Salimans et al. 2016,
-sections 3.1, 3.4 and 5 (feature matching, one-sided label smoothing, K + 1 classes; docs/papers/improved_gan.md). Section
-4 there warns of one that is not here: a generator that is trained to raise the Inception Score makes adversarial examples
-for that network. Shapes: N batch."""
+(least squares); Huang et al. 2024, R3GAN (relativistic pairing, to be combined with R1 and R2); Salimans et al. 2016,
+sections 3.1, 3.4 and 5 (feature matching, one-sided label smoothing, K + 1 classes; docs/papers/improved_gan.md).
+The Inception Score is no loss here: a generator trained to raise it makes adversarial examples for the Inception network
+(Salimans et al. 2016, section 4). Shapes: N batch, K classes, F features.
+"""
 
 import math
 from dataclasses import dataclass
@@ -22,42 +23,55 @@ from biggan.runtime.errors import ConfigError
 
 
 class Objective:
-    """The losses of both players."""
+    """The losses of the discriminator D and the generator G."""
 
+    name: str
+    """The loss as `ObjectiveConfig.loss` names it."""
     needs_real: bool = False
-    """Whether the generator's loss needs real images too."""
+    """Whether the generator's loss takes D's output for real images too."""
     matches_batch_means: bool = False
-    """Whether it needs only the means of features, those of the batch of all ranks: features are then (1, F)."""
+    """Whether the generator's loss takes mean features of the global batch, of shape (1, F), instead of (N, F)."""
     decision_boundary: float | None = None
-    """The score above which D calls an image real; None: only differences of scores mean anything."""
+    """The logit above which D classifies an image as real; None: only differences between logits have a meaning."""
     supervised: bool = False
-    """Whether D learns from the classes of real images, those of which the classes are known."""
+    """Whether D is also trained to classify the labeled real images."""
     feature_layer: str | None = None
-    """The layer of D, by name, whose outputs stand for the features in the generator's turn; None: those of the verdict."""
+    """Name of the layer of D whose outputs are the features in the generator step; None: the features before the head."""
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        """Named scalar terms; `y_N` are the classes of the real images."""
+        """D's loss as {name: scalar}; `y_N` are the class labels of the real images."""
         raise NotImplementedError
 
     def generator_loss(self, real: DiscriminatorOutput | None, fake: DiscriminatorOutput) -> dict[str, Tensor]:
-        """Named scalar terms; `real` is given, in equal number, only to objectives that need it."""
+        """G's loss as {name: scalar}; `real` holds as many images as `fake`, or is None unless `needs_real`."""
         raise NotImplementedError
 
     def supervised_loss(self, labeled: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
-        """Named scalar terms of D for real images of known classes; asked for of objectives that are `supervised`."""
+        """D's classification loss on labeled real images as {name: scalar}, for objectives that are `supervised`."""
         raise NotImplementedError
+
+    def classified_as_real(self, logits_N: Tensor) -> Tensor:
+        """(N,) bool: whether D classifies each image as real, by its logit and the decision boundary.
+
+        Raises ConfigError where the loss has no decision boundary."""
+        if self.decision_boundary is None:
+            raise ConfigError(
+                f"the {self.name} loss gives logits without a decision boundary: only differences between logits have a "
+                "meaning, so no image can be classified as real or generated; use a run with another objective.loss"
+            )
+        return logits_N > self.decision_boundary
 
 
 def cross_entropy_to_target(logits_N: Tensor, target: float) -> Tensor:
-    """E[-t log s(score) - (1 - t) log(1 - s(score))], s the logistic function: cross-entropy with a target t in [0, 1]. From
-    logits: softplus(x) is -log s(-x), and stays finite for any score."""
+    """E[-t log s(logit) - (1 - t) log(1 - s(logit))], the cross-entropy with a target t in [0, 1], s the logistic function.
+    Computed as softplus(x) = -log s(-x), which stays finite for any logit."""
     loss_N = target * F.softplus(-logits_N) if target > 0 else torch.zeros_like(logits_N)
     return (loss_N + (1 - target) * F.softplus(logits_N) if target < 1 else loss_N).mean()
 
 
 def chance_logit(real_target: float) -> float:
-    """The score of an image that is as likely real as generated, where the targets are `real_target` and 0: D's optimum is
-    then real_target / 2 (section 3.4), of which this is the logit."""
+    """The logit that an optimal D gives to an image that is as likely real as generated, where D's targets are `real_target`
+    for real images and 0 for generated ones: the logit of real_target / 2 (Salimans et al. 2016, section 3.4)."""
     return math.log(real_target / (2 - real_target))
 
 
@@ -65,8 +79,10 @@ def chance_logit(real_target: float) -> float:
 class Hinge(Objective):
     """E[relu(m - D(x, y))] + E[relu(m + D(G(z, y), y))] for D, -E[D(G(z, y), y)] for G; the margin m is 1 in BigGAN.
 
-    Half of it hurts, up to 3 is no cure for collapse, more is unstable (BigGAN section 4.2 and appendix G)."""
+    With m = 0.5 results were worse, up to 3 did not prevent collapse, and more was unstable (BigGAN section 4.2, appendix
+    G)."""
 
+    name = "hinge"
     margin: float = 1.0
     decision_boundary = 0.0
 
@@ -79,13 +95,15 @@ class Hinge(Objective):
 
 @dataclass(frozen=True)
 class NonSaturating(Objective):
-    """-E[log s(D(x))] - E[log(1 - s(D(G)))] for D, -E[log s(D(G))] for G, s the logistic function, from logits.
+    """-E[log s(D(x))] - E[log(1 - s(D(G)))] for D, -E[log s(D(G))] for G, s the logistic function of the logits D.
 
-    One-sided label smoothing: D's target for real images is `real_target`, below 1; generated ones keep 0, because with a
-    target above 0 D's optimum would rise where only generated images are, and hold them there (Salimans et al. 2016, section
-    3.4). G's target for its images is `generator_target`; published for ImageNet: half of `real_target`, where D's optimum
-    ends up. Targets below 1 leave the constant entropy of the target in the loss."""
+    One-sided label smoothing: D's target for real images is `real_target`, below 1. The target of generated images stays 0:
+    a target above 0 would give G no reason to move samples away from where there are no real images (Salimans et al. 2016,
+    section 3.4). G wants D to give its images `generator_target`; the published ImageNet code has half of `real_target`,
+    the value of an optimal D at equilibrium. With a target below 1, the minimum of the loss is the entropy of the target,
+    not 0."""
 
+    name = "non-saturating"
     real_target: float = 1.0
     generator_target: float = 1.0
 
@@ -105,9 +123,10 @@ class NonSaturating(Objective):
 
 @dataclass(frozen=True)
 class LeastSquares(Objective):
-    """E[(D(x) - t)^2] / 2 + E[D(G)^2] / 2 for D, E[(D(G) - u)^2] / 2 for G: equation 9 of Mao et al., with t = u = 1
-    there."""
+    """E[(D(x) - t)^2] / 2 + E[D(G)^2] / 2 for D, E[(D(G) - u)^2] / 2 for G, t = `real_target`, u = `generator_target`:
+    equation 9 of Mao et al. 2017, where t = u = 1."""
 
+    name = "least-squares"
     real_target: float = 1.0
     generator_target: float = 1.0
 
@@ -125,7 +144,9 @@ class LeastSquares(Objective):
 
 @dataclass(frozen=True)
 class Wasserstein(Objective):
-    """E[D(G)] - E[D(x)] for D, -E[D(G)] for G; spectral normalisation, or a penalty, keeps D Lipschitz."""
+    """E[D(G)] - E[D(x)] for D, -E[D(G)] for G; spectral normalization, or a penalty, keeps D Lipschitz."""
+
+    name = "wasserstein"
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         return {"loss_real": -real.logits.mean(), "loss_fake": fake.logits.mean()}
@@ -138,9 +159,10 @@ class Wasserstein(Objective):
 class RelativisticPairing(Objective):
     """E[f(D(G) - D(x))] for D, E[f(D(x) - D(G))] for G, f the softplus, over pairs of one generated and one real image.
 
-    R3GAN adds R1 and R2: --regularization.discriminator.r1 and .r2. DEVIATION from Huang et al.: the images of a pair may
-    be of different classes, because fakes have labels of their own here."""
+    R3GAN adds R1 and R2: --regularization.discriminator.r1 and .r2. DEVIATION from Huang et al. 2024: the two images of a
+    pair may have different classes, because labels of generated images are drawn independently here."""
 
+    name = "relativistic"
     needs_real = True
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
@@ -152,13 +174,15 @@ class RelativisticPairing(Objective):
 
 @dataclass(frozen=True)
 class SemiSupervised(Objective):
-    """K classes and one more, "generated", whose logit is held at 0; score = log Z, Z the sum of exp of the others.
+    """A classifier of K classes and one more, "generated", whose logit is fixed at 0. D's real/fake logit is log Z, where Z
+    is the sum of the exponentials of the K class logits, so that Z / (Z + 1) is the probability of "real".
 
-    D: -E[log p(y | x, real)] over images of known class, plus `unsupervised_weight` times -E[log s(log Z(x))] - E[log(1 -
-    s(log Z(G)))], s the logistic function: Z / (Z + 1) is the probability of "real" (Salimans et al. 2016, section 5,
-    where the weight is 1; in the published code it is a half, but for ImageNet). G: E[log(1 - s(log Z(G)))], which
-    saturates, as the published minibatch scripts have it, or, with `generator_target`, a cross-entropy with that target."""
+    D: -E[log p(y | x, real)] over labeled images, plus `unsupervised_weight` times -E[log s(log Z(x))] - E[log(1 - s(log
+    Z(G)))], s the logistic function (Salimans et al. 2016, section 5; the weight is 1 in the paper and 0.5 in the published
+    code, except for ImageNet). G: E[log(1 - s(log Z(G)))], the saturating loss of the published scripts with minibatch
+    discrimination, or, with `generator_target`, the cross-entropy to that target."""
 
+    name = "semi-supervised"
     real_target: float = 1.0
     generator_target: float | None = None
     unsupervised_weight: float = 0.5
@@ -186,18 +210,22 @@ class SemiSupervised(Objective):
 
 @dataclass(frozen=True)
 class FeatureMatching(Objective):
-    """G's images shall have the mean features of real ones: || E f(x) - E f(G(z)) ||^2, or the mean over features of the
-    absolute difference (l1) or its square (mean-square); D plays another objective, `inner`.
+    """G minimizes the distance between the mean features f of real and of generated images; D has the objective `inner`.
 
-    Salimans et al. 2016, section 3.1, has the squared length; the published code l1 (CIFAR-10, SVHN) and mean-square
-    (MNIST). DEVIATION from that code: the real images are those of D's last turn, not a batch drawn apart. With accumulation
-    the means are those of a micro-batch, whose loss is larger by the variance of such means."""
+    The distance is || E f(x) - E f(G(z)) ||^2 (squared-l2; Salimans et al. 2016, section 3.1), or the mean over features of
+    the absolute difference (l1; published code for CIFAR-10 and SVHN) or of its square (mean-square; for MNIST). DEVIATION
+    from that code: the real images are those of the last discriminator step, not a separate batch. With gradient
+    accumulation the means are those of a micro-batch, which adds the variance of such means to the loss."""
 
     inner: Objective
     norm: Literal["squared-l2", "mean-square", "l1"] = "squared-l2"
     feature_layer: str | None = None
     needs_real = True
     matches_batch_means = True
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
 
     @property
     def decision_boundary(self) -> float | None:
@@ -221,44 +249,46 @@ class FeatureMatching(Objective):
         return {"feature_matching": squares_F.mean() if self.norm == "mean-square" else squares_F.sum()}
 
 
-WITH_TARGETS = ("non-saturating", "least-squares", "semi-supervised")
+LOSSES_WITH_TARGETS = ("non-saturating", "least-squares", "semi-supervised")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Which losses."""
+    """The losses of discriminator and generator."""
 
     loss: Literal["hinge", "non-saturating", "least-squares", "wasserstein", "relativistic", "semi-supervised"] = "hinge"
-    """The adversarial loss. semi-supervised: K + 1 classes, for families whose D gives class logits."""
+    """The adversarial loss. semi-supervised: K + 1 classes, for model families whose discriminator has class logits."""
     margin: PositiveFloat = 1.0
     """Margin of the hinge loss."""
     real_target: Annotated[float, Gt(0), Le(1), Remedy("generated images have the target 0")] = 1.0
-    """D's target for real images; below 1: one-sided label smoothing."""
+    """The discriminator's target for real images, above 0 and at most 1; below 1: one-sided label smoothing."""
     generator_target: Annotated[float, Ge(0), Le(1)] | None = None
-    """Target that the generator wants D to give its images; None: the loss's own, which is 1, but for the semi-supervised
-    loss, where the generator then minimizes D's probability of "generated", a loss that saturates."""
+    """The value that the generator wants the discriminator to give generated images, 0 to 1. None: the default of the loss:
+    1, or for the semi-supervised loss the saturating loss, which minimizes the log-probability of "generated"."""
     unsupervised_weight: Annotated[float, Ge(0), Remedy("0 learns from labels alone")] = 0.5
-    """Weight of the real/fake loss in the semi-supervised loss, where the weight of the class loss is 1; 0: labels alone."""
+    """Weight of the real/fake loss in the semi-supervised loss, relative to the classification loss; 0: classification
+    only."""
     feature_matching: Literal["squared-l2", "mean-square", "l1"] | None = None
-    """The generator matches D's mean features on real images instead of minimizing the adversarial loss: by squared L2
-    distance (the paper), mean square (the published code, MNIST) or mean absolute difference (CIFAR-10, SVHN). None: off."""
+    """The generator matches the discriminator's mean features on real images instead of minimizing the adversarial loss: by
+    squared L2 distance (Salimans et al. 2016), mean square (its code for MNIST) or mean absolute difference (its code for
+    CIFAR-10 and SVHN). None: off."""
     feature_layer: str | None = None
-    """The layer of D whose outputs are matched, by its name in the network; None: the features before D's last layer."""
+    """Name of the discriminator's layer whose outputs feature matching compares; None: the features before the head."""
 
     def check(self) -> None:
-        """Raises ConfigError on numbers out of range, or on settings that the loss does not have."""
+        """Raises ConfigError on values out of range and on settings that the loss has no use for."""
         check_fields(self, "objective")
         if self.margin != 1 and self.loss != "hinge":
             raise ConfigError(f"objective.margin={self.margin} is of the hinge loss, not of {self.loss}: leave it out")
         weight = self.unsupervised_weight
         if weight != 0.5 and self.loss != "semi-supervised":
             raise ConfigError(f"objective.unsupervised_weight={weight} is of the semi-supervised loss: leave it out")
-        for name, none in (("real_target", 1.0), ("generator_target", None)):
+        for name, default in (("real_target", 1.0), ("generator_target", None)):
             value = getattr(self, name)
-            if value != none and self.loss not in WITH_TARGETS:
+            if value != default and self.loss not in LOSSES_WITH_TARGETS:
                 raise ConfigError(
                     f"objective.{name}={value}: the {self.loss} loss compares logits with no target that could be moved: "
-                    f"leave it out, or use one of {', '.join(WITH_TARGETS)}"
+                    f"leave it out, or use one of {', '.join(LOSSES_WITH_TARGETS)}"
                 )
         if self.feature_layer is not None and self.feature_matching is None:
             raise ConfigError(
@@ -268,11 +298,11 @@ class ObjectiveConfig:
             raise ConfigError("objective.generator_target is of no use with feature matching: leave it out")
 
     def build(self) -> Objective:
-        """The losses themselves."""
+        """The objective that this config describes."""
         targets = {"real_target": self.real_target}
         if self.generator_target is not None:
             targets["generator_target"] = self.generator_target
-        makers = {
+        builders = {
             "hinge": lambda: Hinge(self.margin),
             "non-saturating": lambda: NonSaturating(**targets),
             "least-squares": lambda: LeastSquares(**targets),
@@ -280,7 +310,7 @@ class ObjectiveConfig:
             "relativistic": RelativisticPairing,
             "semi-supervised": lambda: SemiSupervised(**targets, unsupervised_weight=self.unsupervised_weight),
         }
-        inner = makers[self.loss]()
+        inner = builders[self.loss]()
         if self.feature_matching is None:
             return inner
         return FeatureMatching(inner, self.feature_matching, self.feature_layer)

@@ -1,5 +1,4 @@
-"""What acts on a player besides its objective, and which of it a run has. The hooks are in hooks, what they do in weights
-(of either player) and images (what D makes of images)."""
+"""Which regularizers a run has: strengths as a config, and the regularizers built from it."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -29,29 +28,29 @@ Ratio = Annotated[float, Ge(1), Remedy("the first singular value is the largest"
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRegularization:
-    """What acts on the weights of either player. None: off."""
+    """Regularizers of the weights of either network. None: off."""
 
     orthogonal: Strength | None = None
-    """Strength of orthogonal regularisation."""
+    """Strength of orthogonal regularization (BigGAN section 3.1)."""
     orthogonal_form: OrthogonalForm = "off-diagonal"
     """off-diagonal: the paper's; full: W'W - I; gradient: added to the gradient as the author's code does, which at the same
     strength is half of the paper's."""
     sigma_penalty: Strength | None = None
     """Strength of a penalty on the distance of the first singular value from its bound."""
     sigma_clamp: bool = False
-    """After each step the first singular value is cut down to its bound."""
+    """After each step the first singular value is clamped to its bound."""
     sigma_bound: Strength | None = None
-    """The bound, as a number."""
+    """Bound of the first singular value for sigma_penalty and sigma_clamp, as a number."""
     sigma_ratio: Ratio | None = None
-    """The bound, as a multiple of the second singular value."""
+    """That bound as a multiple of the second singular value."""
     sigma_layers: str = ""
-    """Of weights whose name contains this."""
+    """sigma_penalty and sigma_clamp act on weights whose name contains this; empty: all."""
     l2: Strength | None = None
-    """Strength of the sum of all squared weights."""
+    """Strength of L2 regularization: the sum of all squared weights."""
     historical_averaging: Strength | None = None
     """Strength of historical averaging: the squared distance of all parameters from their mean so far."""
     max_grad_norm: Strength | None = None
-    """Longest gradient; longer ones are shortened to it."""
+    """Gradients of the whole network are clipped to this norm."""
 
     def check(self, network: str) -> None:
         """Raises ConfigError on strengths out of range; `network`: "generator" or "discriminator"."""
@@ -64,7 +63,7 @@ class WeightRegularization:
             raise ConfigError(f"{where}: a bound of sigma needs sigma_penalty or sigma_clamp")
 
     def build(self) -> tuple[Regularizer, ...]:
-        """Those that are on."""
+        """The regularizers that are on."""
         bound = SigmaBound(self.sigma_bound, self.sigma_ratio, self.sigma_layers)
         found: list[Regularizer] = []
         if self.orthogonal is not None and self.orthogonal_form == "gradient":
@@ -86,32 +85,32 @@ class WeightRegularization:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRegularization(WeightRegularization):
-    """What acts on the generator. None: off."""
+    """Regularizers of the generator. None: off."""
 
     orthogonal: Strength | None = 1e-4
-    """Strength of orthogonal regularisation; BigGAN's 1e-4."""
+    """Strength of orthogonal regularization; BigGAN's 1e-4."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorRegularization(WeightRegularization):
-    """What acts on the discriminator. None: off. Dropout before its last layer is model.discriminator.dropout."""
+    """Regularizers of the discriminator. None: off. Dropout before its last layer is model.discriminator.dropout."""
 
     r1: Strength | None = None
-    """gamma of R1: gamma / 2 times the squared gradient of its scores at real images."""
+    """gamma of R1: gamma / 2 times the squared gradient norm of D's logits at real images."""
     r2: Strength | None = None
-    """gamma of R2, the same at generated ones."""
+    """gamma of R2: gamma / 2 times the squared gradient norm of D's logits at generated images."""
     r1_interval: PositiveInt = 1
-    """R1 and R2 act on every so many generator steps, as many times as strongly."""
+    """Steps between evaluations of R1 and R2, which are weighted by as much (lazy regularization)."""
     lecam: Strength | None = None
-    """Strength of LeCam: scores are held near the running mean of the other side's."""
+    """Strength of LeCam: D's logits are held near the running mean of the logits of the other kind of images."""
     lecam_decay: Annotated[float, Gt(0), Lt(1)] = 0.99
-    """Of those means."""
+    """Decay of the running means of LeCam."""
     consistency: Strength | None = None
-    """Strength of consistency: a real image and its shifted, mirrored copy shall have one score. Not for images whose mirror
-    image is another thing, such as digits."""
+    """Strength of consistency: a real image and its shifted, mirrored copy should have the same logit. Not for images whose
+    mirror image means something else, such as digits."""
 
     def build(self) -> tuple[Regularizer, ...]:
-        """Those that are on."""
+        """The regularizers that are on."""
         found: list[Regularizer] = list(super().build())
         if self.r1 is not None:
             found.append(R1(self.r1, self.r1_interval))
@@ -126,7 +125,7 @@ class DiscriminatorRegularization(WeightRegularization):
 
 @dataclass(frozen=True, kw_only=True)
 class RegularizationConfig:
-    """Which regularisers act on whom."""
+    """Regularizers of both networks."""
 
     generator: GeneratorRegularization = field(default_factory=GeneratorRegularization)
     discriminator: DiscriminatorRegularization = field(default_factory=DiscriminatorRegularization)

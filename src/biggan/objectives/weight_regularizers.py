@@ -1,4 +1,4 @@
-"""Regularisers of weights, of either player: orthogonal in three forms, the first singular value, L2, clipped gradients.
+"""Regularizers of weights, of either network: orthogonal in three forms, the first singular value, L2, clipped gradients.
 
 Source: BigGAN sections 3.1 and 4, appendices F to H; docs/papers/biggan.md, "Orthogonal regularization" and "Collapse
 analysis". A weight is seen as (outputs, everything else), raw, before its rule; class embeddings (shared, D's, tables in
@@ -20,7 +20,7 @@ OrthogonalForm = Literal["off-diagonal", "full", "gradient"]
 
 
 def regularized_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of every layer that is regularised."""
+    """Name and weight of every layer that is regularized."""
     layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, ReparametrizedLayer))
     return ((name, layer.weight) for name, layer in layers if not isinstance(layer, Embedding))
 
@@ -198,7 +198,7 @@ class HistoricalAverage(Regularizer):
 
 @dataclass(frozen=True)
 class GradientClip(Regularizer):
-    """The gradient of the whole player, shortened to a length. BigGAN appendix H: no cure."""
+    """Clips the norm of the gradient of the whole network. BigGAN appendix H: no cure."""
 
     name = "gradient_clip"
 

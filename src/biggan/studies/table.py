@@ -91,7 +91,7 @@ def columns(run: Run) -> dict[str, str]:
 
 
 def markdown(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> str:
-    """The table and the verdicts."""
+    """The table, and whether it agrees with the findings, in Markdown."""
     rows = summary(results)
     first = {run.row.name: run for run in reversed(runs) if run.folder.config_file.exists()}
     scores = list(next(iter(rows.values()))["scores"])

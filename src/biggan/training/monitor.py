@@ -137,8 +137,8 @@ class CollapseMonitor:
 
     @torch.no_grad()
     def share_called_real(self, images: Tensor, y_N: Tensor) -> float:
-        """The share of uint8 images that D calls real, with all its features; batch statistics, if it has any, are those of
-        these images."""
+        """The share of uint8 images that D classifies as real, with all its features; batch statistics, if it has any,
+        are those of these images."""
         device, network = self.state.precision.device, self.state.discriminator.network
         x = uint8_to_float(to_device(images, device), self.state.precision.memory_format)  # (N, 3, R, R)
         with disable_noise(network), freeze_power_iteration(network), self.state.precision.autocast():
