@@ -111,7 +111,7 @@ def test_a_cache_that_cannot_be_written_is_reported(pictures, tmp_path, notes):
     (tmp_path / "cache").write_text("a file where the folder should be")
     source = open_source(str(pictures), 32, cache=tmp_path / "cache")
     assert len(source.labels) == 11
-    assert "could not be kept" in notes[0]
+    assert "could not be saved" in notes[0]
 
 
 def take(stream, count):

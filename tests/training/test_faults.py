@@ -20,7 +20,7 @@ TINY = ["--train.batch", 8, "--train.discriminator-steps", 1, "--train.log-every
 TINY += ["--train.standing-stats-batches", 2, "--train.sample-every", 100000, "--model.width", 2, "--model.embedding-dim", 8]
 TINY += ["--data.flip", "--train.device", "cpu", "--train.precision", "fp32"]
 DISK_LIMIT = 100_000  # bytes per file; a checkpoint has some 700,000
-STALL_TIMEOUT = 120  # seconds for a start
+PATIENCE = 120  # seconds for a start
 
 
 def command(run, steps, ranks=1):
@@ -42,7 +42,7 @@ def step_of(run):
 
 def wait_for_step(process, run, step):
     """Until the run has a checkpoint beyond `step`."""
-    deadline = time.monotonic() + STALL_TIMEOUT
+    deadline = time.monotonic() + PATIENCE
     while step_of(run) <= step:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, "the run does not move"
@@ -65,7 +65,7 @@ def ask(number):
         wait_for_step(process, run, step_of(run))
         time.sleep(chance.uniform(0, 0.1))
         process.send_signal(number)
-        _, told = process.communicate(timeout=STALL_TIMEOUT)
+        _, told = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, told
         assert f"{number.name} was received: saved at step {step_of(run)}" in told
 
@@ -84,7 +84,7 @@ def fill(run, words, chance):
     before = step_of(run)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_LIMIT, DISK_LIMIT))  # noqa: E731
     process = start(words, preexec_fn=limit)
-    _, told = process.communicate(timeout=STALL_TIMEOUT)
+    _, told = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, told
     assert "could not be written" in told
     assert "Traceback" not in told
@@ -93,7 +93,7 @@ def fill(run, words, chance):
 
 def finish(run, words):
     process = start(words)
-    _, told = process.communicate(timeout=3 * STALL_TIMEOUT)
+    _, told = process.communicate(timeout=3 * PATIENCE)
     assert process.returncode == 0, told
     tensors = read_checkpoint(RunDir(run).list_checkpoints()[-1]).tensors
     return {name: tensor for name, tensor in tensors.items() if "standing" not in name}
@@ -135,7 +135,7 @@ def test_a_rank_that_dies_is_started_again(tmp_path):
             os.kill(chance.choice(children(process.pid)), signal.SIGKILL)
         wait_for_step(process, run, step_of(run))
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=STALL_TIMEOUT)
+        _, told = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert told.count("resuming from step") == 3, told

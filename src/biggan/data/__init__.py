@@ -1,1 +1,1 @@
-"""Data sets: listing, decoding, streaming, preparing."""
+"""Data sets: listing, preparing, decoding and streaming labeled images."""

@@ -1,8 +1,7 @@
-"""How a prepared set is kept: packed, one memory-mapped file of pixels, or wds, WebDataset shards.
+"""The file layouts of prepared data sets: packed (one memory-mapped file of pixels) and wds (WebDataset shards).
 
-packed: images.u8 (N, 3, R, R) uint8 without a head, and labels.npy. wds: tar files in which every image has its class's
-number beside it, written by the webdataset library. Not here: how a set is gone through (see prepare), reading shards.
-"""
+packed: images.u8, the pixels (N, 3, R, R) as uint8 without a header, and labels.npy. wds: tar files in which each image
+has a .cls file with its class number beside it, written by the webdataset library."""
 
 import hashlib
 import io
@@ -17,48 +16,50 @@ import torch
 from biggan.data.loader import ResidentSource
 from biggan.data.manifest import Shard, read_manifest
 from biggan.data.sources import Listing, decode
-from biggan.data.webdataset import LANES, webdataset
+from biggan.data.webdataset import MAX_READERS
+from biggan.data.webdataset_io import import_webdataset
 from biggan.runtime.atomic_io import write_stream
 from biggan.runtime.errors import DataError
 from biggan.runtime.rng import addressed_rng
 
-CHUNK = 1024  # packed images that are written at a time
+PACKED_CHUNK = 1024  # images that are appended to images.u8 at a time
 
 Size = tuple[int, int]
-
-"""(width, height)"""
+"""(width, height) in pixels."""
 
 
 class Layout(Protocol):
-    """How images are kept in the folder."""
+    """A way to store the images of a prepared set in a folder. Its attributes are part of the set's identity."""
 
     name: str
     files: tuple[str, ...]
-    """Patterns of the files that it makes."""
+    """Patterns of the names of the files that it writes."""
 
     def chunks(self, count: int) -> list[Sequence[int]]:
-        """The images of each piece that is written as a whole."""
+        """Split `count` images into chunks, each written at once: the indices of the images of each chunk."""
         ...
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
-        """What is kept of one image, and the size that it had. Raises whatever a damaged file raises."""
+        """The stored bytes of one image and its original size. Raises any exception on a damaged file."""
         ...
 
-    def write(self, out: Path, number: int, before: int, images: list[tuple[str, int, bytes]]) -> Shard | None:
-        """Keep the chunk `number` of (file name, label, encoded); `before`: how many images stand there already."""
+    def write(self, out: Path, number: int, start: int, images: list[tuple[str, int, bytes]]) -> Shard | None:
+        """Write chunk `number`, a list of (file name, label, encoded image), after the first `start` images of the set.
+        Returns the shard if the chunk has a file of its own."""
         ...
 
-    def holds(self, out: Path, kept: int, shard: Shard | None) -> bool:
-        """Whether what was noted of a chunk, after which there were `kept` images, still stands there."""
+    def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
+        """Whether a chunk that was written earlier is still on disk: it ends after `stop` images of the set, in `shard`
+        if it has a file of its own."""
         ...
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
-        """Of all images, in order. May write what else belongs to the set."""
+        """sha256 of all images in order, as documented at Manifest.sha256. May also write further files of the set."""
         ...
 
 
 class Packed:
-    """All images as uint8 in one file, in the order of the listing."""
+    """All images as uint8 pixels in one file, in the order of the listing."""
 
     name = "packed"
     files = ("images.u8", "labels.npy")
@@ -67,36 +68,37 @@ class Packed:
         self.resolution = resolution
 
     def chunks(self, count: int) -> list[Sequence[int]]:
-        return [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+        return [range(start, min(start + PACKED_CHUNK, count)) for start in range(0, count, PACKED_CHUNK)]
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
-        """The pixels (3, R, R)."""
-        pixels, size = pixels_of(listing, index, resolution=self.resolution)
+        """The uint8 pixels (3, R, R) and the original size of one image."""
+        pixels, size = decode_pixels(listing, index, resolution=self.resolution)
         return pixels.tobytes(), size
 
-    def write(self, out: Path, number: int, before: int, images: list[tuple[str, int, bytes]]) -> None:
-        """Append to images.u8, over whatever came after the last note."""
+    def write(self, out: Path, number: int, start: int, images: list[tuple[str, int, bytes]]) -> None:
+        """Write the images to images.u8 after the first `start`, and overwrite anything that follows them."""
         file = out / "images.u8"
         with open(file, "r+b" if file.exists() else "w+b") as stream:
-            stream.truncate(before * 3 * self.resolution**2)  # what came after the last note is done again
+            stream.truncate(start * 3 * self.resolution**2)  # an interrupted run may have written a part of this chunk
             stream.seek(0, os.SEEK_END)
             stream.writelines(encoded for _, _, encoded in images)
             stream.flush()
             os.fsync(stream.fileno())
 
-    def holds(self, out: Path, kept: int, shard: Shard | None) -> bool:
+    def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
         file = out / "images.u8"
-        return file.exists() and file.stat().st_size >= kept * 3 * self.resolution**2
+        return file.exists() and file.stat().st_size >= stop * 3 * self.resolution**2
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
         np.save(out / "labels.npy", labels)
-        return sha256_of(out / "images.u8", labels.tobytes())
+        return file_sha256(out / "images.u8", labels.tobytes())
 
 
 class Shards:
-    """WebDataset tar files: each image a file with its class's number beside it (.cls), in a fixed random order.
+    """WebDataset tar files in a fixed random order: each image with its class number in a .cls file beside it.
 
-    Images that have the resolution already are kept as they are; others as PNG, or as JPEG of the given quality.
+    Square PNG and JPEG files that already have the resolution are copied; other images are stored as PNG, or as JPEG of the
+    given quality (1 to 100). `shard_images` is the largest number of images in a shard.
     """
 
     name = "wds"
@@ -106,13 +108,13 @@ class Shards:
         self.resolution, self.shard_images, self.quality = resolution, shard_images, quality
 
     def chunks(self, count: int) -> list[Sequence[int]]:
-        """Equal shards, and enough of them for several to be read at once."""
-        shards = max(-(-count // self.shard_images), min(LANES, count))
+        """Shards of equal size, and enough of them to be read by MAX_READERS readers at once."""
+        shards = max(-(-count // self.shard_images), min(MAX_READERS, count))
         order = torch.randperm(count, generator=addressed_rng(0, "order in shards"))
-        return [part.tolist() for part in order.tensor_split(shards)]
+        return [indices.tolist() for indices in order.tensor_split(shards)]
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
-        """The file as it is, if it has the resolution, else a new one."""
+        """The original file if it has the resolution, else a newly encoded one; and the original size."""
         name = listing.images[index]
         data = listing.read(name)
         image, size = decode(data, self.resolution)
@@ -125,18 +127,18 @@ class Shards:
         image.save(buffer, **options)
         return buffer.getvalue(), size
 
-    def write(self, out: Path, number: int, before: int, images: list[tuple[str, int, bytes]]) -> Shard:
-        """One shard, whole or not at all."""
+    def write(self, out: Path, number: int, start: int, images: list[tuple[str, int, bytes]]) -> Shard:
+        """Write one shard atomically."""
         file = out / f"shard-{number:06d}.tar"
         buffer = io.BytesIO()
-        with webdataset().TarWriter(buffer, encoder=False, mtime=0) as tar:  # no clock: a set is the same each time
-            for place, (_, label, encoded) in enumerate(images):
+        with import_webdataset().TarWriter(buffer, encoder=False, mtime=0) as tar:  # no time stamps: reproducible bytes
+            for offset, (_, label, encoded) in enumerate(images):
                 suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
-                tar.write({"__key__": f"{before + place:09d}", suffix: encoded, "cls": str(label).encode()})
+                tar.write({"__key__": f"{start + offset:09d}", suffix: encoded, "cls": str(label).encode()})
         write_stream(file, [buffer.getbuffer()])
         return Shard(file.name, len(images), buffer.getbuffer().nbytes, hashlib.sha256(buffer.getbuffer()).hexdigest())
 
-    def holds(self, out: Path, kept: int, shard: Shard | None) -> bool:
+    def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
         file = out / shard.name
         return file.exists() and file.stat().st_size == shard.bytes
 
@@ -145,7 +147,7 @@ class Shards:
 
 
 def open_packed(folder: Path, resolution: int, *, flip: bool) -> ResidentSource:
-    """A packed set, its images mapped and not read. Raises DataError where it is of another resolution or damaged."""
+    """Open a packed set with its images memory-mapped. Raises DataError on another resolution and on damaged files."""
     manifest = read_manifest(folder, "packed")
     if manifest.resolution != resolution:
         raise DataError(
@@ -173,16 +175,16 @@ def open_packed(folder: Path, resolution: int, *, flip: bool) -> ResidentSource:
     )
 
 
-def pixels_of(listing: Listing, index: int, *, resolution: int) -> tuple[np.ndarray, Size]:
-    """The pixels (3, R, R) uint8 of one image and the size that it had."""
+def decode_pixels(listing: Listing, index: int, *, resolution: int) -> tuple[np.ndarray, Size]:
+    """The pixels (3, R, R) uint8 of one image, cropped and resized by `decode`, and its original size."""
     image, size = decode(listing.read(listing.images[index]), resolution)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)), size
 
 
-def sha256_of(file: Path, *more: bytes) -> str:
-    """Of a file, then of what follows it."""
+def file_sha256(file: Path, *suffixes: bytes) -> str:
+    """Hexadecimal sha256 of a file's content followed by `suffixes`."""
     with open(file, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256")
-    for data in more:
+    for data in suffixes:
         digest.update(data)
     return digest.hexdigest()

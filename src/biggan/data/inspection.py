@@ -1,4 +1,4 @@
-"""A look at every file of a data set: how many of each class, how large, which are broken, and some to see."""
+"""Inspection of a data set: class counts, image sizes, broken files and sample images."""
 
 import collections
 import os
@@ -9,38 +9,42 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biggan.data.formats import pixels_of
-from biggan.data.prepare import area, attempt
+from biggan.data.formats import decode_pixels
+from biggan.data.prepare import area, result_or_reason
 from biggan.data.sources import Listing
 from biggan.runtime.errors import DataError
 from biggan.runtime.progress import progress_bar
 
 
 class Inspection(NamedTuple):
-    """What a look at every file of a data set found."""
+    """The result of reading every file of a data set. Sizes are (width, height)."""
 
     counts: dict[str, int]
-    """Readable images per class."""
+    """Number of readable images of each class."""
     smallest: tuple[int, int]
+    """Size of the image with the smallest area."""
     median: tuple[int, int]
+    """Median width and median height."""
     largest: tuple[int, int]
+    """Size of the image with the largest area."""
     broken: list[tuple[str, str]]
-    """Files that cannot be read, and why."""
+    """Names of the files that cannot be read, each with the reason."""
     samples: list[np.ndarray]
-    """Up to `columns` images (3, R, R) uint8 of each of the first classes, class by class."""
-    sampled: list[int]
-    """How many of each."""
+    """Up to `columns` images (3, R, R) uint8 of each of the first `rows` classes, class by class."""
+    samples_per_class: list[int]
+    """Number of sample images of each of these classes."""
 
 
 def inspect(listing: Listing, resolution: int, *, rows: int, columns: int) -> Inspection:
-    """Decode every image once. Raises DataError where none can be read."""
-
+    """Decode every image once. `rows` classes get up to `columns` sample images each. Raises DataError if no image can be
+    read."""
     counts, sizes, broken = collections.Counter(), [], []
     samples: dict[int, list[np.ndarray]] = collections.defaultdict(list)
     indices = range(len(listing.images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        looks = pool.map(partial(attempt, partial(pixels_of, resolution=resolution), listing), indices)
-        for index, result in zip(indices, progress_bar(looks, len(indices), "reading"), strict=True):
+        decode = partial(decode_pixels, resolution=resolution)
+        results = pool.map(partial(result_or_reason, decode, listing), indices)
+        for index, result in zip(indices, progress_bar(results, len(indices), "reading"), strict=True):
             label = listing.labels[index]
             if isinstance(result, str):
                 broken.append((listing.images[index], result))
@@ -52,8 +56,14 @@ def inspect(listing: Listing, resolution: int, *, rows: int, columns: int) -> In
     if not sizes:
         raise DataError(f"data source {listing.name}: none of its {len(indices)} images can be read")
     by_area = sorted(sizes, key=area)
-    middle = (round(statistics.median(width for width, _ in sizes)), round(statistics.median(height for _, height in sizes)))
-    shown = [samples[label] for label in sorted(samples)]
-    per_class = {name: counts[name] for name in listing.class_names}
-    flat = [image for images in shown for image in images]
-    return Inspection(per_class, by_area[0], middle, by_area[-1], broken, flat, [len(images) for images in shown])
+    median = (round(statistics.median(width for width, _ in sizes)), round(statistics.median(height for _, height in sizes)))
+    by_class = [samples[label] for label in sorted(samples)]
+    return Inspection(
+        counts={name: counts[name] for name in listing.class_names},
+        smallest=by_area[0],
+        median=median,
+        largest=by_area[-1],
+        broken=broken,
+        samples=[image for images in by_class for image in images],
+        samples_per_class=[len(images) for images in by_class],
+    )

@@ -1,6 +1,6 @@
-"""A data set decoded once, kept as uint8, and streamed in an order that depends on nothing but the seed.
+"""Data sets that are decoded once, stored as uint8 in memory or in a memory-mapped cache, and streamed in a seeded order.
 
-Not here: what the images are for. Randomness is addressed (see randomness), so a stream starts at any image.
+The order depends on the seed and the number of images only, so a stream can start at any image.
 Shapes: N images, R resolution.
 """
 
@@ -31,15 +31,12 @@ from biggan.runtime.rng import addressed_rng
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # raise it when decoding changes, so that old caches are not used
-
-
-"""Passes an iterable through while showing how far it is: (iterable, total, what)."""
+CACHE_FORMAT = 1  # increased when decoding changes, so that older cache entries are not used
 
 
 @dataclass(frozen=True)
 class ResidentSource:
-    """Images (N, 3, R, R) uint8 and labels (N,) int64, in memory or mapped from the cache, or on a GPU."""
+    """A Source of images (N, 3, R, R) uint8 and labels (N,) int64 in memory, memory-mapped from the cache, or on a GPU."""
 
     name: str
     class_names: tuple[str, ...]
@@ -49,9 +46,11 @@ class ResidentSource:
     sizes: tuple[tuple[int, int], tuple[int, int]]
     """(width, height) of the smallest and of the largest image file."""
     broken: int
-    """How many unreadable images were left out."""
+    """Number of unreadable images that were left out."""
     from_cache: bool
+    """Whether the images were read from the cache instead of being decoded."""
     flip: bool
+    """Whether `stream` mirrors each image horizontally with probability 1/2."""
 
     @property
     def num_classes(self) -> int:
@@ -62,7 +61,7 @@ class ResidentSource:
         return len(self.labels)
 
     def read_errors(self) -> dict[str, int]:
-        """None: every image was read when the source was opened."""
+        """Empty, because all images were read when the source was opened."""
         return {}
 
     @property
@@ -70,13 +69,13 @@ class ResidentSource:
         return self.images.shape[-1]
 
     def to(self, device: torch.device) -> "ResidentSource":
-        """The same source; on a GPU its images move there if they take less than a third of the free memory."""
+        """The source with its images on a GPU if they take less than a third of its free memory; otherwise unchanged."""
         if device.type != "cuda" or self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
             return self
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in a fixed random order, unflipped: uint8 (<= batch, 3, R, R) and classes."""
+        """Every image once, in a fixed random order, not flipped: uint8 (<= batch, 3, R, R) and labels (<= batch,)."""
         order = torch.randperm(self.count, generator=addressed_rng(0, "every image once"))
         for chosen in order.to(self.images.device).split(batch):
             yield self.images.index_select(0, chosen), self.labels.index_select(0, chosen)
@@ -84,44 +83,45 @@ class ResidentSource:
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches: images (batch / world_size, 3, R, R) uint8 and labels, on the source's device.
+        """Endless batches on the source's device: images (batch / world_size, 3, R, R) uint8 and labels.
 
-        `batch` is the global one; each rank gets its share of it. Every epoch is a new permutation of all images; the
-        stream that starts at `start_image` continues the one that has given that many, whatever the number of ranks.
+        `batch` is the global batch size; each rank gets an equal, contiguous slice of every batch. Each epoch is a new
+        permutation of all images. A stream that starts at `start_image` continues one that has yielded that many images, for
+        any number of ranks.
         """
         assert batch % world_size == 0, "the global batch divides by the ranks, or the config was not checked"
-        share, position, device = batch // world_size, start_image, self.images.device
+        local_batch, position, device = batch // world_size, start_image, self.images.device
         orders: dict[int, Tensor] = {}
         while True:
-            mine = range(position + rank * share, position + (rank + 1) * share)
-            chosen = to_device(self.order(mine, seed, orders), device)
-            images = self.images.index_select(0, chosen)  # (share, 3, R, R)
+            positions = range(position + rank * local_batch, position + (rank + 1) * local_batch)
+            chosen = to_device(self.image_indices(positions, seed, orders), device)
+            images = self.images.index_select(0, chosen)  # (local_batch, 3, R, R)
             if self.flip:
                 bernoulli = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
-                mask = to_device(bernoulli[rank * share : (rank + 1) * share], device)
+                mask = to_device(bernoulli[rank * local_batch : (rank + 1) * local_batch], device)
                 images = torch.where(mask[:, None, None, None], images.flip(3), images)
             yield images, self.labels.index_select(0, chosen)
             position += batch
 
-    def order(self, positions: range, seed: int, orders: dict[int, Tensor]) -> Tensor:
-        """Indices of the images at these places of the endless sequence of shuffled epochs.
+    def image_indices(self, positions: range, seed: int, orders: dict[int, Tensor]) -> Tensor:
+        """Indices of the images at these positions of the endless sequence of shuffled epochs.
 
-        `orders` holds the permutations in use between calls: mutated.
+        `orders` caches the permutations of the current epochs between calls and is mutated.
         """
         count = len(self.labels)
         epochs = range(positions.start // count, (positions.stop - 1) // count + 1)
-        for old in set(orders) - set(epochs):
-            del orders[old]
-        pieces = []
+        for finished in set(orders) - set(epochs):
+            del orders[finished]
+        slices = []
         for epoch in epochs:
             if epoch not in orders:
                 orders[epoch] = torch.randperm(count, generator=addressed_rng(seed, "epoch order", epoch))
             start, stop = positions.start - epoch * count, positions.stop - epoch * count
-            pieces.append(orders[epoch][max(0, start) : min(count, stop)])
-        return torch.cat(pieces)
+            slices.append(orders[epoch][max(0, start) : min(count, stop)])
+        return torch.cat(slices)
 
 
-def load(
+def decode_or_load(
     listing: Listing,
     resolution: int,
     *,
@@ -129,10 +129,10 @@ def load(
     skip_broken: bool,
     cache: Path,
 ) -> ResidentSource:
-    """Decode every image of the listing, or read what was decoded before from the cache folder.
+    """Decode every image of the listing, or load the images from the cache folder if they were decoded before.
 
-    Raises DataError naming the first unreadable image unless `skip_broken`, which leaves such images out, counts them and
-    reports it. A cache that cannot be written is reported and done without.
+    An unreadable image raises DataError with its name; with `skip_broken` such images are left out, counted and reported in
+    the log. A cache that cannot be written is reported in the log and not used. Raises DataError if a class has no image.
     """
     key_facts = [CACHE_FORMAT, listing.stamp, listing.images, listing.labels, resolution, skip_broken]
     key = hashlib.sha256(repr(key_facts).encode()).hexdigest()[:24]
@@ -144,14 +144,14 @@ def load(
         try:
             write_cache(folder, entry)
         except OSError as error:
-            text = "the decoded images could not be kept in %s (%s): the next start decodes them again"
+            text = "the decoded images could not be saved in %s (%s): the next start decodes them again"
             logger.warning(text, cache, error)
     if entry.broken:
         logger.warning("%d of %d images could not be read and were left out", entry.broken, len(listing.images))
     empty = set(range(len(listing.class_names))) - set(entry.labels.tolist())
     if empty:
         names = ", ".join(listing.class_names[number] for number in sorted(empty))
-        raise DataError(f"data source {listing.name}: no image of {names} can be read: mend or remove that class")
+        raise DataError(f"data source {listing.name}: no image of {names} can be read: repair or remove that class")
     return ResidentSource(
         name=listing.name,
         class_names=listing.class_names,
@@ -166,7 +166,7 @@ def load(
 
 
 class Decoded(NamedTuple):
-    """A decoded data set: images (N, 3, R, R) uint8, labels (N,) int64, and what was seen on the way."""
+    """A decoded data set: images (N, 3, R, R) uint8, labels (N,) int64 and the fields of ResidentSource of the same name."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -176,23 +176,23 @@ class Decoded(NamedTuple):
 
 
 def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
-    """All images in the listing's order, decoded in parallel. Raises DataError naming the first that cannot be read, or
-    when the decoded images would not fit into memory."""
+    """Decode all images in the order of the listing, in parallel. Raises DataError on the first unreadable image unless
+    `skip_broken`, and if the decoded images would not fit into memory."""
 
     def decode_one(index: int) -> tuple[np.ndarray, tuple[int, int]] | None:
-        """One image (3, R, R) and the size it had, or None for a broken one that is to be skipped."""
+        """Pixels (3, R, R) and original size of one image, or None for a broken image that is skipped."""
         name = listing.images[index]
         try:
             image, size = decode(listing.read(name), resolution)
-        except Exception as error:  # archives and Pillow raise a dozen kinds; each means that this image is damaged
+        except Exception as error:  # archives and Pillow raise many kinds of error; each means that this image is damaged
             if skip_broken:
                 return None
             raise DataError(
-                f"image {name} in {listing.name} cannot be read ({error}): mend or remove it, or add --data.skip-broken"
+                f"image {name} in {listing.name} cannot be read ({error}): repair or remove it, or add --data.skip-broken"
             ) from error
         return np.asarray(image).transpose(2, 0, 1), size
 
-    count, kept, sizes = len(listing.images), [], []
+    count, readable, sizes = len(listing.images), [], []
     needed = count * 3 * resolution**2
     if needed > 0.8 * total_memory():
         raise DataError(
@@ -203,24 +203,21 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for index, decoded in enumerate(progress_bar(pool.map(decode_one, range(count)), count, "decoding")):
             if decoded is not None:
-                images[len(kept)], size = decoded
-                kept.append(index)
+                images[len(readable)], size = decoded
+                readable.append(index)
                 sizes.append(size)
-    if not kept:
+    if not readable:
         raise DataError(f"data source {listing.name}: none of its {count} images can be read")
-    images, labels = images[: len(kept)], np.array([listing.labels[index] for index in kept], dtype=np.int64)
+    images, labels = images[: len(readable)], np.array([listing.labels[index] for index in readable], dtype=np.int64)
     digest = hashlib.sha256(images.data)
     digest.update(labels.tobytes())
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    return Decoded(images, labels, digest.hexdigest(), (by_area[0], by_area[-1]), count - len(kept))
+    return Decoded(images, labels, digest.hexdigest(), (by_area[0], by_area[-1]), count - len(readable))
 
 
 def read_cache(folder: Path) -> Decoded | None:
-    """What `write_cache` kept, in memory if all ranks of this machine together take less than a quarter of it, else mapped;
-    None if there is nothing.
-
-    A damaged entry is reported and removed.
-    """
+    """An entry of the cache, or None if there is none. The images are loaded into memory if all ranks of this machine
+    together need less than a quarter of it, else memory-mapped. A damaged entry is reported in the log and removed."""
     if not folder.exists():
         return None
     try:
@@ -237,7 +234,7 @@ def read_cache(folder: Path) -> Decoded | None:
 
 
 def write_cache(folder: Path, decoded: Decoded) -> None:
-    """A cache entry, whole or not at all. Raises OSError, for example on a full disk."""
+    """Write an entry of the cache atomically. Raises OSError, for example on a full disk."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
     try:

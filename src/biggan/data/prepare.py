@@ -1,7 +1,8 @@
-"""Data sets made ready once: filtered, then decoded and kept in one of the layouts.
+"""Preparing data sets: filter a listing, decode its images once and store them in one of the layouts.
 
-A prepared set is a folder with manifest.json (classes, counts, checksums), rejected.jsonl with the files that could not be
-read and why, and what the layout makes. Preparing is parallel and carries on where it was stopped.
+A prepared set is a folder with manifest.json (classes, counts, checksums), rejected.jsonl (the files that could not be read,
+with reasons) and the files of its layout. Images are decoded in parallel; an interrupted preparation continues from its
+journal when it is started again.
 """
 
 import collections
@@ -31,26 +32,31 @@ REJECTED = "rejected.jsonl"
 
 
 class Chunk(NamedTuple):
-    """A note of preparing: images kept so far, their labels in this chunk, sizes of files, the rejected, the shard."""
+    """A line of the journal: what is known about a chunk of images that has been written."""
 
     kept: int
+    """Images of this chunk and of all before it that were written."""
     labels: list[int]
+    """Labels of the written images of this chunk."""
     smallest: Size | None
     largest: Size | None
     rejected: list[tuple[str, str]]
+    """Names of the files that could not be read, each with the reason."""
     shard: Shard | None
 
 
-def filtered(
+def filter_listing(
     listing: Listing,
     *,
     classes: tuple[str, ...] | None = None,
     min_per_class: int | None = None,
     max_per_class: int | None = None,
 ) -> Listing:
-    """The listing with these classes only, without classes of fewer images, and with a fixed random choice from larger ones.
+    """The listing restricted to certain classes.
 
-    Raises DataError on an unknown class, and where nothing is left. BigGAN's JFT subset kept the commonest 8,500 labels.
+    `classes`: only these classes. `min_per_class`: without classes that have fewer images. `max_per_class`: a fixed random
+    choice of this many images from each larger class. None switches a filter off. Raises DataError on an unknown class, and
+    if no image is left. BigGAN trained on the 8,500 most common labels of JFT-300M (section 4.2).
     """
     unknown = [name for name in classes or () if name not in listing.class_names]
     if unknown:
@@ -60,31 +66,33 @@ def filtered(
     by_class: dict[int, list[int]] = collections.defaultdict(list)
     for index, label in enumerate(listing.labels):
         by_class[label].append(index)
-    kept = []
+    selected = []
     for label, indices in sorted(by_class.items()):
         name = listing.class_names[label]
         if (classes is not None and name not in classes) or len(indices) < (min_per_class or 0):
             continue
         if max_per_class is not None and len(indices) > max_per_class:
             order = torch.randperm(len(indices), generator=addressed_rng(0, f"choice of {name}"))
-            indices = sorted(indices[place] for place in order[:max_per_class].tolist())
-        kept += [(index, name) for index in indices]
-    if not kept:
+            indices = sorted(indices[position] for position in order[:max_per_class].tolist())
+        selected += [(index, name) for index in indices]
+    if not selected:
         raise DataError(f"{listing.name}: no image is left by data.classes, data.min_per_class and data.max_per_class")
-    names = tuple(sorted({name for _, name in kept}))
-    number = {name: place for place, name in enumerate(names)}
-    kept.sort()
+    names = tuple(sorted({name for _, name in selected}))
+    label_by_name = {name: label for label, name in enumerate(names)}
+    selected.sort()
     return listing._replace(
-        images=tuple(listing.images[index] for index, _ in kept),
-        labels=tuple(number[name] for _, name in kept),
+        images=tuple(listing.images[index] for index, _ in selected),
+        labels=tuple(label_by_name[name] for _, name in selected),
         class_names=names,
     )
 
 
 def prepare(listing: Listing, out: Path, layout: Layout) -> Manifest:
-    """Decode every image into the folder `out`; what cannot be read is left out and listed. Given again after it was
-    stopped, it carries on. Raises DataError where the folder holds something else, or no image can be read; OSError where it
-    cannot be written."""
+    """Decode every image of the listing into the folder `out` and return the manifest.
+
+    Unreadable images are left out and listed in rejected.jsonl. An interrupted call continues when it is repeated. Raises
+    DataError if the folder has other content or no image of a class can be read, OSError if the folder cannot be written.
+    """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: give a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -95,37 +103,38 @@ def prepare(listing: Listing, out: Path, layout: Layout) -> Manifest:
         if manifest.identity != identity:
             raise DataError(f"{out} holds another set ({manifest.source}): give another folder, or remove it")
         return manifest
-    journal, ours = out / JOURNAL, (JOURNAL, REJECTED, *layout.files)
-    ours = ours if journal.exists() else ()  # without a journal they are somebody else's
-    if any(not any(path.match(pattern) for pattern in ours) for path in out.iterdir() if not path.name.startswith(".")):
+    journal = out / JOURNAL
+    expected = (JOURNAL, REJECTED, *layout.files) if journal.exists() else ()  # no journal: not files of a preparation
+    if any(not any(path.match(pattern) for pattern in expected) for path in out.iterdir() if not path.name.startswith(".")):
         raise DataError(f"{out} exists and holds other files: give another folder")
-    notes, chunks = read_journal(journal, identity), layout.chunks(len(listing.images))
-    notes = notes[: next((place for place, note in enumerate(notes) if not layout.holds(out, note.kept, note.shard)), None)]
-    lines = [{"identity": identity}, *(note._asdict() for note in notes)]
-    write_file(journal, "".join(json.dumps(line) + "\n" for line in lines).encode())  # without a line that was cut short
+    done, chunks = read_journal(journal, identity), layout.chunks(len(listing.images))
+    damaged = (index for index, chunk in enumerate(done) if not layout.is_intact(out, chunk.kept, chunk.shard))
+    done = done[: next(damaged, None)]
+    lines = [{"identity": identity}, *(chunk._asdict() for chunk in done)]
+    write_file(journal, "".join(json.dumps(line) + "\n" for line in lines).encode())  # drops a truncated last line
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        numbers = range(len(notes), len(chunks))
+        numbers = range(len(done), len(chunks))
         for number in progress_bar(numbers, len(numbers), "preparing"):
-            before = notes[-1].kept if notes else 0
-            note = prepare_chunk(listing, chunks[number], partial(layout.write, out, number, before), layout, pool, before)
+            start = done[-1].kept if done else 0
+            chunk = prepare_chunk(listing, chunks[number], partial(layout.write, out, number, start), layout, pool, start)
             with open(journal, "a") as file:
-                file.write(json.dumps(note._asdict()) + "\n")
-            notes.append(note)
-    return finish(listing, out, layout, identity, notes)
+                file.write(json.dumps(chunk._asdict()) + "\n")
+            done.append(chunk)
+    return finish(listing, out, layout, identity, done)
 
 
 def prepare_chunk(
     listing: Listing,
-    chunk: Sequence[int],
+    indices: Sequence[int],
     write: Callable[[list[tuple[str, int, bytes]]], Shard | None],
     layout: Layout,
     pool: ThreadPoolExecutor,
-    before: int,
+    start: int,
 ) -> Chunk:
-    """Decode one chunk in parallel and keep it."""
+    """Decode the images with these indices in parallel and write them as the chunk after the first `start` images."""
     images, sizes, rejected = [], [], []
-    made = pool.map(partial(attempt, layout.encode, listing), chunk)
-    for index, result in zip(chunk, made, strict=True):
+    results = pool.map(partial(result_or_reason, layout.encode, listing), indices)
+    for index, result in zip(indices, results, strict=True):
         if isinstance(result, str):
             rejected.append((listing.images[index], result))
             continue
@@ -134,22 +143,23 @@ def prepare_chunk(
     by_area = sorted(sizes, key=area)
     smallest, largest = (by_area[0], by_area[-1]) if by_area else (None, None)
     labels = [label for _, label, _ in images]
-    return Chunk(before + len(labels), labels, smallest, largest, rejected, write(images))
+    return Chunk(start + len(labels), labels, smallest, largest, rejected, write(images))
 
 
-def attempt(make: Callable, listing: Listing, index: int) -> tuple | str:
-    """What `make` returns, or why it could not."""
+def result_or_reason(read: Callable, listing: Listing, index: int) -> tuple | str:
+    """The result of `read(listing, index)`, or the reason as text if it raises."""
     try:
-        return make(listing, index)
-    except Exception as error:  # archives and Pillow raise a dozen kinds; each means that this image is damaged
+        return read(listing, index)
+    except Exception as error:  # archives and Pillow raise many kinds of error; each means that this image is damaged
         return f"{type(error).__name__}: {error}"
 
 
 def read_journal(journal: Path, identity: str) -> list[Chunk]:
-    """The notes of an earlier start, up to a line that was cut short. Raises DataError where it was of another set."""
-    notes: list[Chunk] = []
+    """The finished chunks of an interrupted preparation, up to a truncated line. Raises DataError if it was of another
+    set."""
+    chunks: list[Chunk] = []
     if not journal.exists():
-        return notes
+        return chunks
     for number, line in enumerate(journal.read_text().splitlines()):
         try:
             values = json.loads(line)
@@ -159,23 +169,23 @@ def read_journal(journal: Path, identity: str) -> list[Chunk]:
             raise DataError(f"{journal.parent} holds the beginning of another set: give another folder, or remove it")
         if number > 0:
             shard = values.pop("shard")
-            notes.append(Chunk(**values, shard=None if shard is None else Shard(*shard)))
-    return notes
+            chunks.append(Chunk(**values, shard=None if shard is None else Shard(*shard)))
+    return chunks
 
 
-def finish(listing: Listing, out: Path, layout: Layout, identity: str, notes: list[Chunk]) -> Manifest:
-    """The list of rejected files, and the manifest, which makes the set whole. The journal goes."""
-    labels = np.array([label for note in notes for label in note.labels], dtype=np.int64)
-    rejected = [entry for note in notes for entry in note.rejected]
+def finish(listing: Listing, out: Path, layout: Layout, identity: str, chunks: list[Chunk]) -> Manifest:
+    """Write the list of rejected files and the manifest, which marks the set as complete, and remove the journal."""
+    labels = np.array([label for chunk in chunks for label in chunk.labels], dtype=np.int64)
+    rejected = [entry for chunk in chunks for entry in chunk.rejected]
     counts = np.bincount(labels, minlength=len(listing.class_names))
     empty = [name for name, count in zip(listing.class_names, counts, strict=True) if count == 0]
     if empty:
         raise DataError(
-            f"data source {listing.name}: no image of {', '.join(empty[:5])} can be read: mend or remove that class"
+            f"data source {listing.name}: no image of {', '.join(empty[:5])} can be read: repair or remove that class"
         )
     lines = [json.dumps({"file": name, "reason": reason}) + "\n" for name, reason in rejected]
     write_file(out / REJECTED, "".join(lines).encode())
-    shards = tuple(note.shard for note in notes if note.shard and note.shard.images)
+    shards = tuple(chunk.shard for chunk in chunks if chunk.shard and chunk.shard.images)
     manifest = Manifest(
         format=FORMAT,
         layout=layout.name,
@@ -186,8 +196,8 @@ def finish(listing: Listing, out: Path, layout: Layout, identity: str, notes: li
         class_names=listing.class_names,
         class_counts=tuple(counts.tolist()),
         sizes=(
-            min((tuple(note.smallest) for note in notes if note.smallest), key=area),
-            max((tuple(note.largest) for note in notes if note.largest), key=area),
+            min((tuple(chunk.smallest) for chunk in chunks if chunk.smallest), key=area),
+            max((tuple(chunk.largest) for chunk in chunks if chunk.largest), key=area),
         ),
         rejected=len(rejected),
         sha256=layout.checksum(out, labels, shards),
@@ -199,4 +209,5 @@ def finish(listing: Listing, out: Path, layout: Layout, identity: str, notes: li
 
 
 def area(size: Size) -> int:
+    """Number of pixels of an image of this size."""
     return size[0] * size[1]

@@ -1,37 +1,35 @@
-"""WebDataset shards as an endless stream: tar files on a disk, a web server or an object store, larger than any memory.
+"""Endless, seeded and resumable streams of images from WebDataset shards on a disk, a web server or an object store.
 
-The stream is a function of the seed and the batch alone, whatever the number of ranks, and starts at any place. A batch is
-cut into lanes; in every epoch the shuffled shards are dealt out to the lanes, and each lane reads its shards one after the
-other, mixing the images within a window. A rank reads the lanes of its own part of the batch: the shards are split over
-ranks. Decoding runs ahead in threads. A shard that fails is tried again, then left out and counted, after which the
-stream is no longer that of an undisturbed run; while nothing at all can be read, the stream waits.
+The order of images depends only on the seed, the global batch size and the shards, not on the number of ranks, and a stream
+can start at any batch. Each batch is the concatenation of equal slices from up to MAX_READERS readers. In each epoch the
+shuffled shards are distributed round-robin over the readers; a reader reads its shards sequentially and shuffles within
+windows of consecutive images. A rank runs only the readers of its slice of the batch, so shards are divided among ranks.
+Decoding runs ahead in threads.
+
+A shard that fails is retried, then skipped and counted; from then on the stream differs from that of an undisturbed run.
+While no shard can be read at all, the stream waits, at most STALL_TIMEOUT seconds.
 """
 
 import contextlib
 import dataclasses
-import http.client
-import io
 import itertools
 import logging
 import os
 import queue
-import tarfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
-from types import ModuleType
-from typing import IO, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from biggan.data.manifest import Shard
-from biggan.data.sources import IMAGE_SUFFIXES, decode
+from biggan.data.sources import decode
+from biggan.data.webdataset_io import READ_FAILURES, Sample, can_be_opened, error_reason, read_samples
 from biggan.runtime.errors import DataError
 from biggan.runtime.logging import EVERY_RANK
 from biggan.runtime.precision import to_device
@@ -41,49 +39,35 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LANES = 32  # shards that are read side by side, at most
+MAX_READERS = 32  # shards that are read concurrently
 
-TRIES = 4  # of one shard
+MAX_ATTEMPTS = 4  # to read one shard, while other shards can be read
 
-PAUSE = 1.0  # seconds before a shard is tried again; doubled for the next, up to LONGEST_PAUSE
+RETRY_DELAY = 1.0  # seconds before the first retry; doubled for each further one, up to MAX_RETRY_DELAY
 
-LONGEST_PAUSE = 30.0
+MAX_RETRY_DELAY = 30.0
 
-PATIENCE = 900.0  # seconds in which a lane gets nothing before it gives up
+STALL_TIMEOUT = 900.0  # seconds without one image after which a reader gives up
 
-BATCHES_AHEAD = 3
-
-TIMEOUT = 60.0  # seconds without an answer of a web server
-
-FAILURES = (OSError, EOFError, ValueError, tarfile.TarError, http.client.HTTPException)
-
-"""What reading a shard raises: the network, the disk, a tar file that is cut short, a sample without image or class."""
+PREFETCH_BATCHES = 3
 
 
-class Sample(NamedTuple):
-    """One image file of a shard."""
-
-    name: str
-    data: bytes
-    label: int
-
-
-class Place(NamedTuple):
-    """One image of a window, and the window: where it is broken, the next sound one stands in for it."""
+class WindowItem(NamedTuple):
+    """An image of a shuffled window, by its index. If it is broken, the next readable image of the window replaces it."""
 
     window: list[Sample]
-    number: int
+    index: int
 
 
 class ReadErrors:
-    """What went wrong while reading, counted; lanes run in threads."""
+    """Counts of read errors by log key. Thread-safe, because shards are read and decoded in threads."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.counts = {"data_retries": 0, "data_skipped_shards": 0, "data_skipped_images": 0, "data_broken_images": 0}
 
     def add(self, **counts: int) -> None:
-        """Count."""
+        """Increase the counts with these names."""
         with self.lock:
             for name, count in counts.items():
                 self.counts[name] += count
@@ -91,22 +75,27 @@ class ReadErrors:
 
 @dataclass(frozen=True)
 class ShardSource:
-    """A stream of images (N, 3, R, R) uint8 and labels (N,) int64 out of shards; see the top of the file."""
+    """A Source of uint8 images (N, 3, R, R) and int64 labels (N,) that reads WebDataset shards on demand.
+
+    The module's docstring describes the order of images and what happens on read errors."""
 
     name: str
     class_names: tuple[str, ...]
     shards: tuple[Shard, ...]
-    labels_in_files: dict[int, int]
-    """The class of each number that stands in the shards."""
+    label_by_number: dict[int, int]
+    """The label (0 .. K - 1) of each class number that is stored in the shards."""
     resolution: int
     content_hash: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
+    """(width, height) of the smallest and of the largest image file."""
     flip: bool
+    """Whether `stream` mirrors each image horizontally with probability 1/2."""
     skip_broken: bool
+    """Whether images that cannot be decoded are replaced by others instead of raising DataError."""
     shuffle_buffer: int
-    """Images that all lanes together mix at a time; up to three times as many are held, as files."""
+    """Images in the shuffling windows of all readers together; up to three times as many encoded images are in memory."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    trouble: ReadErrors = field(default_factory=ReadErrors)
+    errors: ReadErrors = field(default_factory=ReadErrors)
 
     @property
     def num_classes(self) -> int:
@@ -117,174 +106,186 @@ class ShardSource:
         return sum(shard.images for shard in self.shards)
 
     def to(self, device: torch.device) -> "ShardSource":
-        """The same source; its batches come on the device."""
+        """A copy of the source that yields its batches on `device`."""
         return dataclasses.replace(self, device=device)
 
     def read_errors(self) -> dict[str, int]:
-        """What this rank has had to try again, or to leave out, so far."""
-        return dict(self.trouble.counts)
+        """How often this rank has retried or skipped shards and images so far, by log key."""
+        return dict(self.errors.counts)
 
     def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in the order of the shards, unflipped: uint8 (<= batch, 3, R, R) and classes."""
-        samples = itertools.chain.from_iterable(self.read(shard, 0) for shard in self.shards)
+        """Every image once, in shard order, not flipped: batches of uint8 (<= batch, 3, R, R) and labels (<= batch,)."""
+        samples = itertools.chain.from_iterable(self.read_shard(shard, 0) for shard in self.shards)
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            while part := list(itertools.islice(samples, batch)):
-                places = [Place(part, number) for number in range(len(part))]
-                pixels, labels = zip(*pool.map(self.decoded, places), strict=True)
+            while window := list(itertools.islice(samples, batch)):
+                items = [WindowItem(window, index) for index in range(len(window))]
+                pixels, labels = zip(*pool.map(self.decode_item, items), strict=True)
                 yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
 
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless batches: images (batch / world_size, 3, R, R) uint8 and labels, on the source's device.
+        """Endless batches on the source's device: images (batch / world_size, 3, R, R) uint8 and labels.
 
-        `batch` is the global one; each rank gets its part of it. In an epoch of a lane each of its images comes once.
-        Raises DataError where shard after shard cannot be read, or an image cannot be decoded and may not be left out.
+        `batch` is the global batch size; each rank gets an equal, contiguous slice of every batch. `start_image` is the
+        number of images before the first batch, a multiple of `batch`. Each reader yields each of its images once per epoch.
+        Raises DataError if no shard can be read for STALL_TIMEOUT seconds, or if an image cannot be decoded and
+        `skip_broken` is not set.
         """
         assert batch % world_size == 0, "the global batch divides by the ranks, or the config was not checked"
         assert start_image % batch == 0, "streams start between batches"
-        share = batch // world_size
-        with contextlib.closing(ahead(self.batches(batch, rank, share, start_image, seed), BATCHES_AHEAD)) as batches:
+        local_batch = batch // world_size
+        decoded_batches = self.decoded_batches(batch, rank, local_batch, start_image, seed)
+        with contextlib.closing(prefetch(decoded_batches, PREFETCH_BATCHES)) as batches:
             for position, (pixels, labels) in zip(itertools.count(start_image, batch), batches, strict=False):
-                images = to_device(torch.from_numpy(pixels), self.device)  # (share, 3, R, R)
+                images = to_device(torch.from_numpy(pixels), self.device)  # (local_batch, 3, R, R)
                 if self.flip:
                     bernoulli = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
-                    mask = to_device(bernoulli[rank * share : (rank + 1) * share], self.device)
+                    mask = to_device(bernoulli[rank * local_batch : (rank + 1) * local_batch], self.device)
                     images = torch.where(mask[:, None, None, None], images.flip(3), images)
                 yield images, to_device(torch.from_numpy(labels), self.device)
 
-    def batches(
-        self, batch: int, rank: int, share: int, start_image: int, seed: int
+    def decoded_batches(
+        self, batch: int, rank: int, local_batch: int, start_image: int, seed: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """This rank's part of each batch, decoded."""
-        lanes = max(number for number in range(1, min(LANES, len(self.shards)) + 1) if batch % number == 0)
-        slab = batch // lanes  # images of one lane in a batch
-        mine = range(rank * share, (rank + 1) * share)
+        """This rank's slices of the batches: pixels (local_batch, 3, R, R) uint8 and labels (local_batch,) int64."""
+        num_readers = max(number for number in range(1, min(MAX_READERS, len(self.shards)) + 1) if batch % number == 0)
+        per_reader = batch // num_readers  # images of one reader in a global batch
+        start, stop = rank * local_batch, (rank + 1) * local_batch
+        window_size = max(1, self.shuffle_buffer // num_readers)
         with contextlib.ExitStack() as stack:
             pool = stack.enter_context(ThreadPoolExecutor(min(16, os.cpu_count() or 1)))
             readers = []
-            for lane in range(mine.start // slab, (mine.stop - 1) // slab + 1):
-                window = max(1, self.shuffle_buffer // lanes)
-                windows = self.windows(lane, lanes, start_image // batch * slab, seed, window)
-                reader = stack.enter_context(contextlib.closing(ahead(windows, 1)))
-                part = slice(max(mine.start - lane * slab, 0), min(mine.stop - lane * slab, slab))
-                readers.append((itertools.chain.from_iterable(reader), part))
+            for reader in range(start // per_reader, (stop - 1) // per_reader + 1):
+                windows = self.windows(reader, num_readers, start_image // batch * per_reader, seed, window_size)
+                windows = stack.enter_context(contextlib.closing(prefetch(windows, 1)))
+                local = slice(max(start - reader * per_reader, 0), min(stop - reader * per_reader, per_reader))
+                readers.append((itertools.chain.from_iterable(windows), local))
             while True:
-                places = [place for lane, part in readers for place in list(itertools.islice(lane, slab))[part]]
-                pixels, labels = zip(*pool.map(self.decoded, places), strict=True)
+                items = [item for reader, local in readers for item in list(itertools.islice(reader, per_reader))[local]]
+                pixels, labels = zip(*pool.map(self.decode_item, items), strict=True)
                 yield np.stack(pixels), np.array(labels, dtype=np.int64)
 
-    def windows(self, lane: int, lanes: int, start: int, seed: int, window: int) -> Iterator[list[Place]]:
-        """The images of one lane from its `start`-th on, mixed within each window."""
-        last = time.monotonic()
+    def windows(self, reader: int, num_readers: int, start: int, seed: int, window_size: int) -> Iterator[list[WindowItem]]:
+        """The endless images of one reader, without its first `start`, as shuffled windows of up to `window_size`."""
+        last_success = time.monotonic()
         for epoch in itertools.count():
             order = torch.randperm(len(self.shards), generator=addressed_rng(seed, "shard order", epoch))
-            for number in order[lane::lanes].tolist():
+            for number in order[reader::num_readers].tolist():
                 shard = self.shards[number]
                 if start >= shard.images:
                     start -= shard.images
                     continue
-                first = start - start % window  # of a window, in the shard
+                first = start - start % window_size  # where the window that holds `start` begins in the shard
                 start -= first
-                samples = self.read(shard, first)
-                while mixed := list(itertools.islice(samples, window)):
-                    mixing = torch.randperm(len(mixed), generator=addressed_rng(seed, "window", epoch, number, first))
-                    mixed = [mixed[place] for place in mixing.tolist()]
-                    yield [Place(mixed, place) for place in range(start, len(mixed))]
-                    first, start, last = first + window, 0, time.monotonic()
+                samples = self.read_shard(shard, first)
+                while window := list(itertools.islice(samples, window_size)):
+                    order_in_window = torch.randperm(
+                        len(window), generator=addressed_rng(seed, "window", epoch, number, first)
+                    )
+                    window = [window[index] for index in order_in_window.tolist()]
+                    yield [WindowItem(window, index) for index in range(start, len(window))]
+                    first, start, last_success = first + window_size, 0, time.monotonic()
                 start = 0
-                if time.monotonic() - last > PATIENCE:
-                    raise self.gone(shard)
+                if time.monotonic() - last_success > STALL_TIMEOUT:
+                    raise self.stall_error(shard)
 
-    def read(self, shard: Shard, first: int) -> Iterator[Sample]:
-        """The samples of a shard from its `first` on. What cannot be read after some tries, while other shards can (seen
-        twice: a server may come back between a try and the look at the others), is left out and counted."""
-        done, began, others = first, time.monotonic(), False
-        for trial in itertools.count(1):
+    def read_shard(self, shard: Shard, first: int) -> Iterator[Sample]:
+        """The samples of a shard from index `first` on.
+
+        A failure is retried with increasing delays. The rest of the shard is skipped and counted once it has failed
+        MAX_ATTEMPTS times while other shards can be opened. Raises DataError after STALL_TIMEOUT seconds without a sample.
+        """
+        position, last_success, others_readable = first, time.monotonic(), False
+        for attempt in itertools.count(1):
             try:
-                for sample in itertools.islice(read_samples(shard.name), done, shard.images):
+                for sample in itertools.islice(read_samples(shard.name), position, shard.images):
                     yield sample
-                    done, began = done + 1, time.monotonic()
-                if done == shard.images:
+                    position, last_success = position + 1, time.monotonic()
+                if position == shard.images:
                     return
-                raise EOFError(f"it ends after {done} of {shard.images} images")
-            except FAILURES as error:
+                raise EOFError(f"it ends after {position} of {shard.images} images")
+            except READ_FAILURES as error:
                 reason = error_reason(error)
-            before, others = others, trial >= TRIES - 1 and self.others_can_be_opened(shard)
-            if before and others:
+            # Others must be readable after two attempts in a row: a server may recover between an attempt and this test.
+            before, others_readable = others_readable, attempt >= MAX_ATTEMPTS - 1 and self.others_can_be_opened(shard)
+            if before and others_readable:
                 break
-            if time.monotonic() - began > PATIENCE:
-                raise self.gone(shard)
-            if trial == TRIES and not others:
-                logger.warning("data: %s cannot be read, nor can others (%s): waiting", shard.name, reason, extra=EVERY_RANK)
-            time.sleep(min(PAUSE * 2 ** (trial - 1), LONGEST_PAUSE))
-            self.trouble.add(data_retries=1)
-        left = shard.images - done
-        self.trouble.add(data_skipped_shards=1, data_skipped_images=left)
+            if time.monotonic() - last_success > STALL_TIMEOUT:
+                raise self.stall_error(shard)
+            if attempt == MAX_ATTEMPTS and not others_readable:
+                text = "data: %s cannot be read, nor can others (%s): waiting"
+                logger.warning(text, shard.name, reason, extra=EVERY_RANK)
+            time.sleep(min(RETRY_DELAY * 2 ** (attempt - 1), MAX_RETRY_DELAY))
+            self.errors.add(data_retries=1)
+        skipped = shard.images - position
+        self.errors.add(data_skipped_shards=1, data_skipped_images=skipped)
         text = "data: %s failed %d times and is left out, %d images (%s)"
-        logger.warning(text, shard.name, trial, left, reason, extra=EVERY_RANK)
+        logger.warning(text, shard.name, attempt, skipped, reason, extra=EVERY_RANK)
 
     def others_can_be_opened(self, shard: Shard) -> bool:
-        """Whether it is this shard that fails, and not the disk or the server. True where there is no other."""
-        place = self.shards.index(shard)
-        others = [self.shards[(place + step) % len(self.shards)] for step in (1, len(self.shards) // 2)]
+        """Whether one of two other shards can be opened, which tells a bad shard from a failing disk or server. True if
+        there are no two others."""
+        number = self.shards.index(shard)
+        others = [self.shards[(number + step) % len(self.shards)] for step in (1, len(self.shards) // 2)]
         return shard in others or any(map(can_be_opened, others))
 
-    def gone(self, shard: Shard) -> DataError:
-        """What to say when nothing can be read any more."""
+    def stall_error(self, shard: Shard) -> DataError:
+        """The error for a source of which nothing could be read for STALL_TIMEOUT seconds."""
         return DataError(
-            f"data source {self.name}: nothing could be read for {PATIENCE:.0f} seconds, last of all {shard.name}: "
-            "when it is there again, the same command carries on from the last checkpoint"
+            f"data source {self.name}: nothing could be read for {STALL_TIMEOUT:.0f} seconds, last of all {shard.name}: "
+            "make it available again and give the same command; it continues from the last checkpoint"
         )
 
-    def decoded(self, place: Place) -> tuple[np.ndarray, int]:
-        """Pixels (3, R, R) uint8 and class of an image, or, where it is broken and may be left out, of the next in its
-        window. Raises DataError where it may not, where the whole window is broken, and where the class is unknown."""
-        window, number = place
-        for sample in window[number:] + window[:number]:
-            if sample.label not in self.labels_in_files:
+    def decode_item(self, item: WindowItem) -> tuple[np.ndarray, int]:
+        """Pixels (3, R, R) uint8 and label of an image or, if it is broken and `skip_broken` is set, of the next readable
+        image of its window. Raises DataError on a broken image without `skip_broken`, on a window without any readable
+        image, and on a class number that the manifest does not list."""
+        window, index = item
+        for sample in window[index:] + window[:index]:
+            if sample.label not in self.label_by_number:
                 raise DataError(f"image {sample.name} in {self.name} is of class {sample.label}, which its manifest lacks")
             try:
                 image, _ = decode(sample.data, self.resolution)
-            except Exception as error:  # Pillow raises a dozen kinds; each means that this image is damaged
+            except Exception as error:  # Pillow raises many kinds of error; each means that this image is damaged
                 if self.skip_broken:
-                    self.trouble.add(data_broken_images=1)
+                    self.errors.add(data_broken_images=1)
                     continue
                 raise DataError(
-                    f"image {sample.name} in {self.name} cannot be read ({error}): mend it, or add --data.skip-broken"
+                    f"image {sample.name} in {self.name} cannot be read ({error}): repair it, or add --data.skip-broken"
                 ) from error
-            return np.asarray(image).transpose(2, 0, 1), self.labels_in_files[sample.label]
-        raise DataError(f"data source {self.name}: of {len(window)} images around {window[number].name} none can be read")
+            return np.asarray(image).transpose(2, 0, 1), self.label_by_number[sample.label]
+        raise DataError(f"data source {self.name}: of {len(window)} images around {window[index].name} none can be read")
 
 
-def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
-    """The same items, made in a thread up to `depth` before they are asked for. An error comes out in its place; closing
-    this closes `items`."""
-    waiting: queue.Queue = queue.Queue(depth)
+def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+    """Iterate over `items` in a background thread, up to `depth` items ahead of the consumer. An exception is raised in the
+    consumer in place of the item. Closing the returned iterator closes `items`."""
+    ready: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 
-    def hand_over(item: T | None, error: BaseException | None) -> None:
+    def put(item: T | None, error: BaseException | None) -> None:
         while not stopped.is_set():
             with contextlib.suppress(queue.Full):
-                waiting.put((item, error), timeout=0.1)
+                ready.put((item, error), timeout=0.1)
                 return
 
-    def work() -> None:
+    def produce() -> None:
         with contextlib.closing(items):
             try:
                 for item in items:
-                    hand_over(item, None)
+                    put(item, None)
                     if stopped.is_set():
                         return
-                hand_over(None, StopIteration())
-            except BaseException as error:  # it is raised where the item was wanted
-                hand_over(None, error)
+                put(None, StopIteration())
+            except BaseException as error:  # raised again in the consumer
+                put(None, error)
 
-    def take() -> Iterator[T]:
-        threading.Thread(target=work, daemon=True).start()
+    def consume() -> Iterator[T]:
+        threading.Thread(target=produce, daemon=True).start()
         try:
             while True:
-                item, error = waiting.get()
+                item, error = ready.get()
                 if isinstance(error, StopIteration):
                     return
                 if error is not None:
@@ -293,49 +294,4 @@ def ahead(items: Iterator[T], depth: int) -> Iterator[T]:
         finally:
             stopped.set()
 
-    return take()
-
-
-def read_samples(url: str) -> Iterator[Sample]:
-    """The images of a tar file, in order. Raises one of FAILURES."""
-    library = webdataset()
-    with open_url(url) as stream:
-        files = library.tariterators.tar_file_expander([{"url": url, "stream": stream}])
-        for sample in library.tariterators.group_by_keys(files):
-            suffix = next((name for name in sample if f".{name}" in IMAGE_SUFFIXES), None)
-            if suffix is None or "cls" not in sample:
-                raise ValueError(f"{sample['__key__']} has no image or no class (.cls) beside it")
-            yield Sample(f"{PurePosixPath(url).name}/{sample['__key__']}.{suffix}", sample[suffix], int(sample["cls"]))
-
-
-def error_reason(error: Exception) -> str:
-    """One line; webdataset adds its own objects to the words of others' errors."""
-    words = error if isinstance(error, OSError) or not error.args else error.args[0]
-    return f"{type(error).__name__}: {words}"
-
-
-def can_be_opened(shard: Shard) -> bool:
-    """Whether there is a first byte."""
-    try:
-        with open_url(shard.name) as stream:
-            return bool(stream.read(1))
-    except FAILURES:
-        return False
-
-
-def open_url(url: str) -> IO[bytes]:
-    """An absolute path, http(s), or what webdataset runs a program for (gs:, hf:, pipe:). Raises OSError."""
-    if url.startswith(("http://", "https://")):
-        return io.BufferedReader(urllib.request.urlopen(url, timeout=TIMEOUT), 1 << 20)
-    if not os.path.isabs(url) and (url.startswith("pipe:") or "://" in url):
-        return webdataset().gopen(url, "rb")
-    return open(url, "rb")
-
-
-def webdataset() -> ModuleType:
-    """The library. Raises DataError where it is not installed."""
-    try:
-        import webdataset
-    except ModuleNotFoundError as error:
-        raise DataError("shards need webdataset: pip install 'biggan[wds]'") from error
-    return webdataset
+    return consume()
