@@ -20,7 +20,7 @@ from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import DataConfig
-from biggan.metrics.features import remember_trust, sha256_of
+from biggan.metrics.features import file_sha256, save_trust
 from biggan.models.biggan import BigGANConfig
 from biggan.models.registry import ModelConfig
 
@@ -151,7 +151,7 @@ class Small(nn.Module):
 @pytest.fixture
 def small(small_untrusted) -> Path:
     """A TorchScript file of Small, which the user has trusted before."""
-    remember_trust(small_untrusted, sha256_of(small_untrusted))
+    save_trust(small_untrusted, file_sha256(small_untrusted))
     return small_untrusted
 
 

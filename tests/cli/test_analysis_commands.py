@@ -1,6 +1,7 @@
 """The commands that look at and measure a model, on a small run: what they print, write and refuse."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 import biggan
 from biggan.analysis.truncation import Point, columns, thresholds_of
 from biggan.metrics.evaluate import Evaluation
-from biggan.metrics.features import remember_trust, sha256_of
+from biggan.metrics.features import file_sha256, save_trust
 from biggan.runtime.errors import ConfigError
 
 
@@ -59,7 +60,7 @@ def ten(tmp_path):
         Ten(), (torch.zeros(2, 3, 32, 32, dtype=torch.uint8),), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
     torch.export.save(program, tmp_path / "ten.pt2")
-    remember_trust(tmp_path / "ten.pt2", sha256_of(tmp_path / "ten.pt2"))
+    save_trust(tmp_path / "ten.pt2", file_sha256(tmp_path / "ten.pt2"))
     return f"module:{tmp_path / 'ten.pt2'}"
 
 
@@ -164,8 +165,25 @@ def test_memorization(capsys, run):
     code, out, _ = call(capsys, "memorization", run, *words)
     assert code == 0
     trained, held_out, generated = out.splitlines()
-    assert trained.split()[2:] == held_out.split()[2:], "the same images are believed alike"
-    assert "of 100 images are called real" in generated
+    assert trained.split()[2:] == held_out.split()[2:], "the same images are classified alike"
+    assert "of 100 images are classified as real" in generated
+
+
+def test_memorization_goes_by_the_loss_of_the_run(capsys, run, tmp_path):
+    words = [shutil.copytree(run, tmp_path / "run"), "--data", "embedded:digits", "--held-out", "embedded:digits", "--n", 20]
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+
+    def memorization_with(**objective):
+        file.write_text(json.dumps(config | {"objective": config["objective"] | objective}))
+        return call(capsys, "memorization", *words)
+
+    code, out, err = memorization_with(loss="non-saturating", real_target=1e-300)  # the boundary is a logit of -691
+    assert (code, out.count("100.0% of 20 images are classified as real")) == (0, 3), err
+    for loss in ("wasserstein", "relativistic"):
+        code, out, err = memorization_with(loss=loss)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert f"the {loss} loss gives logits without a decision boundary: " in err
 
 
 @pytest.mark.parametrize(

@@ -297,7 +297,7 @@ def test_dinov2_from_a_folder(tmp_path):
     with torch.no_grad():
         expected = model(pixel_values=prepared).last_hidden_state[:, 0]
     assert torch.allclose(extractor(images).features, expected, atol=1e-4)
-    with pytest.raises(CheckpointError, match=r"cannot be had from .*absent"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded from .*absent"):
         open_extractor("dinov2", weights=tmp_path / "absent", cache=tmp_path, device=CPU)
 
 
@@ -306,7 +306,7 @@ def test_weights_of_inception_are_fetched_once_and_checked(inception_weights, tm
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda self, *words: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(features, "INCEPTION_AT", f"http://127.0.0.1:{server.server_address[1]}/random.pth")
+        monkeypatch.setattr(features, "INCEPTION_URL", f"http://127.0.0.1:{server.server_address[1]}/random.pth")
         with pytest.raises(CheckpointError, match=r"its sha256 is .*--extractor-weights FILE"):
             open_extractor("inception", cache=tmp_path / "cache", device=CPU)
         assert not list((tmp_path / "cache").glob("*"))
@@ -315,7 +315,7 @@ def test_weights_of_inception_are_fetched_once_and_checked(inception_weights, tm
         assert open_extractor("inception", cache=tmp_path / "cache", device=CPU).is_inception
         server.shutdown()
     open_extractor("inception", cache=tmp_path / "cache", device=CPU)
-    monkeypatch.setattr(features, "INCEPTION_AT", "http://127.0.0.1:9/weights.pth")
+    monkeypatch.setattr(features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
     with pytest.raises(CheckpointError, match=rf"fetch http://127\.0\.0\.1:9/weights\.pth \(sha256 {digest}\) by hand"):
         open_extractor("inception", cache=tmp_path / "other", device=CPU)
 
@@ -355,9 +355,9 @@ def test_what_a_score_cannot_do_without(pictures, small, tmp_path):
         evaluate(first, None, opened(small), parse_recipe("fid60"))
     second = image_sets.real(open_source(str(pictures[1]), 16, cache=tmp_path))
     other = image_sets.real(open_source("embedded:digits", 16, cache=tmp_path))
-    with pytest.raises(ConfigError, match="the two sides have other classes"):
+    with pytest.raises(ConfigError, match="samples and reference have different classes"):
         evaluate(first, other, opened(small), parse_recipe("intra60"))
-    with pytest.raises(ConfigError, match="knows 3 classes, the images are of 10"):
+    with pytest.raises(ConfigError, match="predicts 3 classes, the images have 10"):
         evaluate(other, None, opened(small), parse_recipe("accuracy60"))
     broken = opened(small)
     broken.network = lambda images: (torch.full((len(images), 4), torch.nan), None)

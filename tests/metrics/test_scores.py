@@ -96,7 +96,7 @@ def test_overlap(generator, monkeypatch, rows):
     """Precision and recall by torch-fidelity; density and coverage from whole tables of distances in numpy."""
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-    monkeypatch.setattr(prdc, "ROWS", rows)
+    monkeypatch.setattr(prdc, "BLOCK_QUERIES", rows)
     real, fake = features(300, 8, generator), features(200, 8, generator, 0.2)
     found = precision_recall_density_coverage(real, fake)
     assert (found.precision, found.recall) == pytest.approx(calculate_precision_recall_full(fake, real, 3))

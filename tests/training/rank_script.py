@@ -49,7 +49,7 @@ def real_images(plan):
     for _ in itertools.count():
         images = torch.randint(256, (plan.micro_batch, 3, 32, 32), dtype=torch.uint8, generator=generator)
         labels = torch.randint(10, (plan.micro_batch,), generator=generator)
-        yield plan.world.share(images), plan.world.share(labels)
+        yield plan.world.local_slice(images), plan.world.local_slice(labels)
 
 
 def gradients(changes, accumulation, world):

@@ -55,7 +55,7 @@ def test_bad_input(capsys, small, tmp_path):
         (["--eval.recipe", "fidd5k"], "did you mean 'fid'"),
         (["--eval.every", 0], "eval.every=0 must be at least 1"),
         (["--eval.every", 1, "--eval.extractor", "module:absent"], "no such file"),
-        (["--eval.every", 5, "--eval.recipe", "accuracy20"], "knows 3 classes"),
+        (["--eval.every", 5, "--eval.recipe", "accuracy20"], "predicts 3 classes"),
         (["--eval.every", 5, "--eval.recipe", "prdc20", "--eval.reference-images", 5], "needs 6 images"),
     ):
         code, _, err = train(capsys, tmp_path / "run", small, *words)

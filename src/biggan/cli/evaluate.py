@@ -38,7 +38,7 @@ class EvaluateCommand(ScoringOptions):
 def evaluate(arguments: list[str]) -> int:
     """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
     command = parse(EvaluateCommand, arguments, "biggan evaluate")
-    from biggan.metrics.evaluate import evaluate, parse_recipe, table
+    from biggan.metrics.evaluate import evaluate, format_table, parse_recipe
     from biggan.runtime.distributed import process_group
 
     wanted = parse_recipe(command.recipe)
@@ -55,7 +55,7 @@ def evaluate(arguments: list[str]) -> int:
         )
     if not world.is_rank_zero:
         return 0
-    print(table(evaluation), end="")
+    print(format_table(evaluation), end="")
     out = command.out or default_out(command, evaluation)
     with writing_to(out, "the scores"):
         evaluation.save(out)
@@ -76,7 +76,7 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "Im
         for spec in (command.samples, command.data)
     ]
     sampler, other = samplers
-    sizes = {found.generator.config.resolution for found in samplers if found is not None}
+    sizes: set[int] = {found.generator.config.resolution for found in samplers if found is not None}
     sizes |= set() if command.resolution is None else {command.resolution}
     if not sizes:
         raise ConfigError("two data sets are compared at one size: add --resolution 32, for example")

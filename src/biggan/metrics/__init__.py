@@ -1,1 +1,1 @@
-"""How good images are: features of them, scores over features, and recipes that say how a score was made."""
+"""Image quality metrics: feature extractors, scores over features, and the recipes that document how scores were made."""

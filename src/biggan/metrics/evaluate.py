@@ -1,6 +1,7 @@
-"""Scores of one set of images against another, in one pass over each, with the recipe that they were made by.
+"""Evaluation: compute the scores of a recipe such as "fid50k,is50k" for one set of images, against another as reference.
 
-A set is an iterable of uint8 batches; what made them is not known here. Not here: the pass itself (see collect).
+Each set is read in one pass. The results contain a complete record of how they were made. Sets are streams of uint8 batches;
+this module does not know the models that generate them.
 """
 
 import json
@@ -10,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import biggan
 from biggan.metrics import prdc
 from biggan.metrics.features import Extractor
-from biggan.metrics.scores import SUBSET_SEED, SUBSETS, Moments, frechet_distance, kernel_distance
+from biggan.metrics.scores import KID_SEED, KID_SUBSETS, Moments, frechet_distance, kernel_distance
 from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, collect_statistics, reference_statistics
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.constraints import PositiveFloat, PositiveInt, check_fields
@@ -21,13 +23,13 @@ from biggan.runtime.errors import ConfigError, DataError, suggestion
 
 SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")
 
-LEAST = {"is": SPLITS, "prdc": prdc.NEIGHBOUR_OF_DENSITY + 1}  # images; 2 for the others
+MIN_IMAGES = {"is": SPLITS, "prdc": prdc.DENSITY_COVERAGE_NEIGHBORS + 1}  # 2 for the other scores
 
 NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 
 
 class MetricRequest(NamedTuple):
-    """A score and from how many images: "fid50k" is ("fid", 50000)."""
+    """A score and the number of generated images it is computed from: "fid50k" is ("fid", 50000)."""
 
     score: str
     images: int
@@ -38,96 +40,97 @@ class MetricRequest(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Evaluation while training, of the averaged generator."""
+    """Evaluations of the generator's weight average during training."""
 
     every: PositiveInt | None = None
-    """Steps between evaluations; None: none."""
+    """Generator steps between evaluations; None: no evaluation."""
     recipe: str = "fid5k"
-    """Scores and how many images each; the first decides which model is the best."""
+    """Scores and their numbers of images, such as fid50k,is50k; the first score determines the best model."""
     extractor: str = "inception"
-    """inception, dinov2 or module:FILE. Loading a module:FILE runs the code in it: see --trust-extractor."""
+    """Feature extractor: inception, dinov2 or module:FILE. Loading a module:FILE runs its code: see --trust-extractor."""
     extractor_weights: Path | None = None
-    """A file with the extractor's weights, where there is no network."""
+    """Local file with the extractor's weights, for machines without internet access; None: download them."""
     reference_images: PositiveInt = 10_000
-    """Real images to compare with, at most."""
+    """Largest number of real images that samples are compared with."""
     max_time_fraction: PositiveFloat = 0.04
-    """Of the time, at most; an evaluation that falls due earlier is put off."""
+    """Largest fraction of training time spent on evaluations; an evaluation that would exceed it is postponed."""
 
     def check(self) -> None:
-        """Raises ConfigError on a recipe or a number that makes no sense."""
+        """Raises ConfigError if the recipe is invalid or a field is out of its range."""
         parse_recipe(self.recipe)
         check_fields(self, "eval")
 
 
 class Evaluation(NamedTuple):
-    """Scores by name, and how they were made."""
+    """Scores by name, and the complete recipe of how they were made."""
 
     scores: dict[str, dict[str, float]]
     recipe: dict[str, Any]
 
     def save(self, file: Path) -> None:
-        """As JSON, whole or not at all. Raises OSError."""
+        """Write a JSON file atomically. Raises OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, (json.dumps(self._asdict(), indent=2, allow_nan=False) + "\n").encode())
 
 
 def higher_is_better(name: str) -> bool:
-    """Of a score by its name in an Evaluation."""
+    """Whether larger values of a score, given by its name in an Evaluation, are better."""
     return not any(word in name for word in ("fid", "kid", "distance"))
 
 
 def parse_recipe(text: str) -> tuple[MetricRequest, ...]:
-    """The scores of "fid50k,is50k,prdc10k". Raises ConfigError on a word that is none, or that comes twice."""
-    wanted = []
+    """Parse a recipe such as "fid50k,is50k,prdc10k". Raises ConfigError on an unknown or repeated score and on too few
+    images."""
+    requests = []
     for word in text.split(","):
-        found = re.fullmatch(r"([a-z]+)(\d+)(k?)", word.strip())
-        if found is None or found[1] not in SCORES:
-            known = suggestion(found[1] if found else re.sub(r"\d.*", "", word.strip()), SCORES)
-            raise ConfigError(f"recipe {word.strip()!r}: a score and how many images, such as fid50k; {known}")
-        images = int(found[2]) * (1000 if found[3] else 1)
-        least = LEAST.get(found[1], 2)
-        if images < least or found[1] in [other.score for other in wanted]:
-            raise ConfigError(f"recipe {word.strip()!r}: each score once, of at least {least} images")
-        wanted.append(MetricRequest(found[1], images))
-    return tuple(wanted)
+        match = re.fullmatch(r"([a-z]+)(\d+)(k?)", word.strip())
+        if match is None or match[1] not in SCORES:
+            hint = suggestion(match[1] if match else re.sub(r"\d.*", "", word.strip()), SCORES)
+            raise ConfigError(f"recipe {word.strip()!r}: a score and a number of images, such as fid50k; {hint}")
+        images = int(match[2]) * (1000 if match[3] else 1)
+        min_images = MIN_IMAGES.get(match[1], 2)
+        if images < min_images or match[1] in [request.score for request in requests]:
+            raise ConfigError(f"recipe {word.strip()!r}: each score once, of at least {min_images} images")
+        requests.append(MetricRequest(match[1], images))
+    return tuple(requests)
 
 
 def evaluate(
     samples: ImageSet,
     reference: ImageSet | None,
     extractor: Extractor,
-    wanted: tuple[MetricRequest, ...],
+    requests: tuple[MetricRequest, ...],
     *,
     cache: Path | None = None,
     world: World = SINGLE_PROCESS,
 ) -> Evaluation:
-    """All the scores of `samples`, some of them against `reference`. What the reference gives is kept in the folder `cache`.
+    """Compute the requested scores of `samples`, some of them against `reference`, whose statistics are cached in `cache`.
 
-    The Frechet distance uses all images of the reference; the other scores as many as of the samples, if there are. All
-    ranks must call it. Raises ConfigError as `refuse_impossible`, DataError on features that are not finite."""
-    refuse_impossible(samples, reference, extractor, wanted)
-    n = dict(wanted)
-    kept = max((n.get(score, 0) for score in ("kid", "prdc", "intra")), default=0)
-    found = collect_statistics(
+    The Frechet distance uses all images of the reference; the other scores use as many reference images as samples, if there
+    are as many. All ranks must call it. Raises ConfigError as `check_requests` does, DataError on non-finite features.
+    """
+    check_requests(samples, reference, extractor, requests)
+    n = dict(requests)
+    feature_images = max((n.get(score, 0) for score in ("kid", "prdc", "intra")), default=0)
+    fake = collect_statistics(
         samples,
         extractor,
-        moments=n.get("fid", 0),
-        kept=max(kept, n.get("accuracy", 0)),
-        splits=n.get("is", 0),
-        named=n.get("accuracy", 0),
+        moment_images=n.get("fid", 0),
+        feature_images=max(feature_images, n.get("accuracy", 0)),
+        entropy_images=n.get("is", 0),
+        prediction_images=n.get("accuracy", 0),
         world=world,
-        what="samples",
+        name="samples",
     )
     scores: dict[str, dict[str, dict[str, float]]] = {}
     if "is" in n:
         name = "inception_score" if extractor.is_inception else "exp_kl_score"
-        scores["is"] = {name: found.entropies.score()._asdict() | {"images": n["is"], "splits": SPLITS}}
+        scores["is"] = {name: fake.entropies.score()._asdict() | {"images": n["is"], "splits": SPLITS}}
     if "accuracy" in n:
-        scores["accuracy"] = {"accuracy": accuracy(found, n["accuracy"])}
+        scores["accuracy"] = {"accuracy": accuracy(fake, n["accuracy"])}
     if reference is not None and any(score in NEEDS_REFERENCE for score in n):
-        whole = "fid" in n
-        real = reference_statistics(reference, extractor, whole, kept, cache, world)
-        scores |= compared(found, real, n, extractor, len(reference.class_names))
+        real = reference_statistics(reference, extractor, "fid" in n, feature_images, cache, world)
+        scores |= reference_scores(fake, real, n, extractor, len(reference.class_names))
     recipe = {
         "samples": samples.description,
         "reference": None if reference is None else reference.description | {"identity": reference.identity},
@@ -137,92 +140,92 @@ def evaluate(
             "resizing": extractor.resizing,
             "arithmetic": extractor.arithmetic,
         },
-        "kid": {"subsets": SUBSETS, "seed": SUBSET_SEED},
-        "prdc": {"neighbour": prdc.NEIGHBOUR, "neighbour_of_density": prdc.NEIGHBOUR_OF_DENSITY},
-        "versions": {name: version(name) for name in ("biggan", "torch")},
+        "kid": {"subsets": KID_SUBSETS, "seed": KID_SEED},
+        "prdc": {"neighbour": prdc.PRECISION_RECALL_NEIGHBORS, "neighbour_of_density": prdc.DENSITY_COVERAGE_NEIGHBORS},
+        "versions": {"biggan": biggan.__version__, "torch": version("torch")},
     }
-    return Evaluation({name: score for want in wanted for name, score in scores[want.score].items()}, recipe)
+    return Evaluation({name: score for request in requests for name, score in scores[request.score].items()}, recipe)
 
 
-def refuse_impossible(
-    samples: ImageSet, reference: ImageSet | None, extractor: Extractor, wanted: tuple[MetricRequest, ...]
+def check_requests(
+    samples: ImageSet, reference: ImageSet | None, extractor: Extractor, requests: tuple[MetricRequest, ...]
 ) -> None:
-    """Raises ConfigError where a score needs a reference, logits, the same classes on both sides, or more images than there
-    are; before anything long has begun."""
-    for want in wanted:
-        if want.score in NEEDS_REFERENCE and reference is None:
-            raise ConfigError(f"{want} compares with real images: add --data SOURCE")
-        least = LEAST.get(want.score, 2)
-        for images, needed in ((samples, want.images), (reference, least)):
+    """Check before any long computation that all scores can be computed. Raises ConfigError if a score needs a reference,
+    logits, equal classes in both sets, or more images than there are."""
+    for request in requests:
+        if request.score in NEEDS_REFERENCE and reference is None:
+            raise ConfigError(f"{request} compares with real images: add --data SOURCE")
+        min_images = MIN_IMAGES.get(request.score, 2)
+        for images, needed in ((samples, request.images), (reference, min_images)):
             if images is not None and images.count is not None and needed > images.count:
-                raise ConfigError(f"{want} needs {needed} images, {images.description} has {images.count}")
-        if want.score == "intra" and samples.class_names != reference.class_names:
-            raise ConfigError(f"{want} compares class by class, and the two sides have other classes")
+                raise ConfigError(f"{request} needs {needed} images, {images.description} has {images.count}")
+        if request.score == "intra" and samples.class_names != reference.class_names:
+            raise ConfigError(f"{request} compares class by class, but samples and reference have different classes")
     logits = extractor(next(iter(samples.batches(2)))[0]).logits
-    scores = {want.score for want in wanted}
+    scores = {request.score for request in requests}
     if logits is None and scores & {"is", "accuracy"}:
         raise ConfigError(f"extractor {extractor.name} gives no logits, which is and accuracy need")
     if "accuracy" in scores and logits.shape[1] != len(samples.class_names):
-        known, made = logits.shape[1], len(samples.class_names)
-        raise ConfigError(f"accuracy: extractor {extractor.name} knows {known} classes, the images are of {made}")
+        expected, actual = logits.shape[1], len(samples.class_names)
+        raise ConfigError(f"accuracy: extractor {extractor.name} predicts {expected} classes, the images have {actual}")
 
 
-def compared(
-    found: FeatureStatistics, real: FeatureStatistics, n: dict[str, int], extractor: Extractor, classes: int
+def reference_scores(
+    fake: FeatureStatistics, real: FeatureStatistics, n: dict[str, int], extractor: Extractor, classes: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The scores that need real images, by the words of the recipe."""
+    """The scores that need real images, grouped by the score of the recipe. Raises ConfigError on too few images for kid."""
     fid, kid = ("fid", "kid") if extractor.is_inception else ("frechet_distance", "kernel_distance")
     scores: dict[str, dict[str, dict[str, float]]] = {}
     if "fid" in n:
-        value = frechet_distance(found.moments, real.moments)
+        value = frechet_distance(fake.moments, real.moments)
         scores["fid"] = {fid: {"value": value, "images": n["fid"], "reference_images": real.count}}
     if "kid" in n:
-        ours, theirs = found.features[: n["kid"]], real.features[: n["kid"]]
-        size = min(1000, len(ours) // 2, len(theirs) // 2)  # subsets of everything would all be the same
+        fake_features, real_features = fake.features[: n["kid"]], real.features[: n["kid"]]
+        size = min(1000, len(fake_features) // 2, len(real_features) // 2)  # subsets as large as the set would all be equal
         if size < 2:
-            raise ConfigError(f"kid{len(ours)} needs at least 4 images on each side")
-        spread = kernel_distance(ours, theirs, size=size)
-        counts = {"images": len(ours), "reference_images": len(theirs), "subset": size}
-        scores["kid"] = {kid: spread._asdict() | counts}
+            raise ConfigError(f"kid{len(fake_features)} needs at least 4 images in each set")
+        kid_score = kernel_distance(fake_features, real_features, size=size)
+        counts = {"images": len(fake_features), "reference_images": len(real_features), "subset": size}
+        scores["kid"] = {kid: kid_score._asdict() | counts}
     if "prdc" in n:
-        ours, theirs = found.features[: n["prdc"]], real.features[: n["prdc"]]
-        counts = {"images": len(ours), "reference_images": len(theirs)}
-        precision_recall_density_coverage = prdc.precision_recall_density_coverage(theirs, ours)._asdict()
-        scores["prdc"] = {name: {"value": value, **counts} for name, value in precision_recall_density_coverage.items()}
+        fake_features, real_features = fake.features[: n["prdc"]], real.features[: n["prdc"]]
+        counts = {"images": len(fake_features), "reference_images": len(real_features)}
+        values = prdc.precision_recall_density_coverage(real_features, fake_features)._asdict()
+        scores["prdc"] = {name: {"value": value, **counts} for name, value in values.items()}
     if "intra" in n:
-        scores["intra"] = {f"intra_{fid}": intra_class(found, real, n["intra"], classes)}
+        scores["intra"] = {f"intra_{fid}": intra_class_distance(fake, real, n["intra"], classes)}
     return scores
 
 
-def intra_class(found: FeatureStatistics, real: FeatureStatistics, images: int, classes: int) -> dict[str, float]:
-    """The mean over classes of the Frechet distance within the class (Miyato & Koyama 2018), and each class's."""
+def intra_class_distance(fake: FeatureStatistics, real: FeatureStatistics, images: int, classes: int) -> dict[str, float]:
+    """Intra-class Frechet distance (Miyato & Koyama 2018): its mean over classes and the distance of each class, from the
+    first `images` images of each set. Raises DataError on a class with fewer than 2 images."""
     values = {}
-    for number in range(classes):
-        sides = [side.features[:images] for side in (found, real)]
-        parts = [
-            features[side.labels[: len(features)] == number] for features, side in zip(sides, (found, real), strict=True)
-        ]
-        if min(map(len, parts)) < 2:
-            raise DataError(
-                f"intra needs 2 images of each class on both sides; of class {number} there are {[*map(len, parts)]}"
-            )
+    for label in range(classes):
+        class_features = []
+        for statistics in (fake, real):
+            features = statistics.features[:images]
+            class_features.append(features[statistics.labels[: len(features)] == label])
+        counts = [len(features) for features in class_features]
+        if min(counts) < 2:
+            raise DataError(f"intra needs 2 images of each class in both sets; of class {label} there are {counts}")
         moments = []
-        for part in parts:
+        for features in class_features:
             moments.append(Moments())
-            moments[-1].add(part)
-        values[f"class_{number}"] = frechet_distance(*(moment.mean_and_covariance() for moment in moments))
+            moments[-1].add(features)
+        values[f"class_{label}"] = frechet_distance(*(moment.mean_and_covariance() for moment in moments))
     counts = {"images": images, "reference_images": min(images, len(real.features))}
     return {"value": sum(values.values()) / classes, **counts, **values}
 
 
-def accuracy(found: FeatureStatistics, images: int) -> dict[str, float]:
-    """Share of images that the extractor's logits name as the class they were made for."""
-    right = found.named[:images] == found.labels[:images]
-    return {"value": right.double().mean().item(), "images": images}
+def accuracy(fake: FeatureStatistics, images: int) -> dict[str, float]:
+    """Fraction of the first `images` samples that the extractor classifies as the class they were generated for."""
+    correct = fake.predictions[:images] == fake.labels[:images]
+    return {"value": correct.double().mean().item(), "images": images}
 
 
-def table(evaluation: Evaluation) -> str:
-    """The scores for a person, one a line."""
+def format_table(evaluation: Evaluation) -> str:
+    """The scores as a text table, one score per line."""
     lines = []
     for name, score in evaluation.scores.items():
         text = f"{score['mean']:.4f} +- {score['std']:.4f}" if "mean" in score else f"{score['value']:.4f}"

@@ -1,7 +1,7 @@
-"""How two sets of features overlap, by nearest neighbours: precision and recall, density and coverage.
+"""Precision and recall, density and coverage: how two sets of features overlap, by their nearest neighbors.
 
 Sources: Kynkaanniemi et al. 2019 (improved precision and recall), Naeem et al. 2020 (density and coverage). Distances are
-made in chunks of rows, so that memory does not grow with N squared. Shapes: N, M images, F features.
+computed in blocks of queries, so memory does not grow with N * M. Shapes: N, M images, F features.
 """
 
 from collections.abc import Iterator
@@ -12,71 +12,72 @@ from torch import Tensor
 
 from biggan.runtime.errors import DataError
 
-ROWS = 1000  # of a table of distances at a time
+BLOCK_QUERIES = 1000  # queries whose distances are computed at a time
 
-NEIGHBOUR = 3  # precision and recall, as in the paper
+PRECISION_RECALL_NEIGHBORS = 3  # k of precision and recall, as in Kynkaanniemi et al. 2019
 
-NEIGHBOUR_OF_DENSITY = 5  # density and coverage, as in the paper
+DENSITY_COVERAGE_NEIGHBORS = 5  # k of density and coverage, as in Naeem et al. 2020
 
 
 class PRDC(NamedTuple):
-    """Each from 0 to 1, but for density, which may be larger."""
+    """Four measures of overlap. The ball of an image has its k-th nearest neighbor in its own set on its boundary."""
 
     precision: float
-    """Share of generated images that lie within a ball around a real one."""
+    """Fraction of generated images within the ball of some real image, 0 to 1."""
     recall: float
-    """Share of real images that lie within a ball around a generated one."""
+    """Fraction of real images within the ball of some generated image, 0 to 1."""
     density: float
-    """In how many balls around real images a generated one lies, over the neighbours that make a ball."""
+    """Mean number of balls of real images that a generated image lies in, divided by k; at least 0, may exceed 1."""
     coverage: float
-    """Share of real images with a generated one in their ball."""
+    """Fraction of real images whose ball contains a generated image, 0 to 1."""
 
 
 def precision_recall_density_coverage(real_NF: Tensor, fake_MF: Tensor) -> PRDC:
-    """Of real and generated features. Raises DataError where there are too few images for a ball, or a feature is not
-    finite."""
+    """PRDC of real and generated features. Raises DataError on too few images for k neighbors and on non-finite features."""
     for name, features in (("real", real_NF), ("generated", fake_MF)):
-        if len(features) <= NEIGHBOUR_OF_DENSITY:
-            raise DataError(f"neighbours need more than {NEIGHBOUR_OF_DENSITY} {name} images, there are {len(features)}")
+        if len(features) <= DENSITY_COVERAGE_NEIGHBORS:
+            raise DataError(
+                f"neighbors need more than {DENSITY_COVERAGE_NEIGHBORS} {name} images, there are {len(features)}"
+            )
         if not features.isfinite().all():
             raise DataError(f"features of {name} images are not finite")
-    centre = real_NF.mean(0)  # far from 0 the products that distances are made of would cancel
-    real_NF, fake_MF = real_NF - centre, fake_MF - centre
-    real_radii, real_wide = knn_radii(real_NF, (NEIGHBOUR, NEIGHBOUR_OF_DENSITY))
-    (fake_radii,) = knn_radii(fake_MF, (NEIGHBOUR,))
-    precise, dense = 0, 0
-    recalled, nearest_neighbors = (torch.zeros(len(real_NF), dtype=torch.bool), torch.full((len(real_NF),), torch.inf))
-    for rows, distances in distance_blocks(fake_MF, real_NF):
-        precise += (distances <= real_radii).any(1).sum().item()
-        dense += (distances < real_wide).sum().item()
-        recalled |= (distances <= fake_radii[rows, None]).any(0)
-        nearest_neighbors = torch.minimum(nearest_neighbors, distances.amin(0))
+    center = real_NF.mean(0)  # distances from inner products lose precision far from 0
+    real_NF, fake_MF = real_NF - center, fake_MF - center
+    real_radii, real_density_radii = knn_radii(real_NF, (PRECISION_RECALL_NEIGHBORS, DENSITY_COVERAGE_NEIGHBORS))
+    (fake_radii,) = knn_radii(fake_MF, (PRECISION_RECALL_NEIGHBORS,))
+    num_precise, num_balls = 0, 0
+    recalled = torch.zeros(len(real_NF), dtype=torch.bool)
+    nearest_distances = torch.full((len(real_NF),), torch.inf)
+    for block, distances in distance_blocks(fake_MF, real_NF):
+        num_precise += (distances <= real_radii).any(1).sum().item()
+        num_balls += (distances < real_density_radii).sum().item()
+        recalled |= (distances <= fake_radii[block, None]).any(0)
+        nearest_distances = torch.minimum(nearest_distances, distances.amin(0))
     return PRDC(
-        precision=precise / len(fake_MF),
+        precision=num_precise / len(fake_MF),
         recall=recalled.double().mean().item(),
-        density=dense / (NEIGHBOUR_OF_DENSITY * len(fake_MF)),
-        coverage=(nearest_neighbors < real_wide).double().mean().item(),
+        density=num_balls / (DENSITY_COVERAGE_NEIGHBORS * len(fake_MF)),
+        coverage=(nearest_distances < real_density_radii).double().mean().item(),
     )
 
 
 def knn_radii(features_NF: Tensor, neighbors: tuple[int, ...]) -> list[Tensor]:
-    """For each of `neighbors`, the distance (N,) of each image to its so manieth nearest other one."""
-    furthest = max(neighbors) + 1  # the nearest is itself
-    near = [
-        distances.topk(furthest, dim=1, largest=False).values for _, distances in distance_blocks(features_NF, features_NF)
-    ]
-    near_NK = torch.cat(near)  # (N, furthest), ascending
-    return [near_NK[:, neighbour].contiguous() for neighbour in neighbors]
+    """For each k in `neighbors`, the distance (N,) of each image to its k-th nearest other image."""
+    num_nearest = max(neighbors) + 1  # the nearest is the image itself
+    blocks = distance_blocks(features_NF, features_NF)
+    nearest = [distances.topk(num_nearest, dim=1, largest=False).values for _, distances in blocks]
+    nearest_NK = torch.cat(nearest)  # (N, num_nearest), ascending
+    return [nearest_NK[:, k].contiguous() for k in neighbors]
 
 
 def distance_blocks(first_NF: Tensor, second_MF: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances (rows, M) between some of the first and all of the second, piece by piece."""
-    for start in range(0, len(first_NF), ROWS):
-        rows = slice(start, min(start + ROWS, len(first_NF)))
-        yield rows, torch.cdist(first_NF[rows], second_MF)
+    """Euclidean distances (B, M) of blocks of the first features to all of the second, with the slice of each block."""
+    for start in range(0, len(first_NF), BLOCK_QUERIES):
+        block = slice(start, min(start + BLOCK_QUERIES, len(first_NF)))
+        yield block, torch.cdist(first_NF[block], second_MF)
 
 
 def nearest_neighbors(queries_NF: Tensor, features_MF: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances and indices (N, count) of the nearest of the features to each query, nearest first."""
-    found = [distances.topk(count, dim=1, largest=False) for _, distances in distance_blocks(queries_NF, features_MF)]
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+    """Distances and indices, both (N, count), of the features that are nearest to each query, in ascending order."""
+    blocks = [distances.topk(count, dim=1, largest=False) for _, distances in distance_blocks(queries_NF, features_MF)]
+    return torch.cat([block.values for block in blocks]), torch.cat([block.indices for block in blocks])

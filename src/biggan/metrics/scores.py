@@ -1,8 +1,8 @@
-"""Scores of generated images, from features and logits alone: Inception Score, Frechet distance, kernel distance.
+"""Scores of generated images from features and logits: Inception Score, Frechet distance (FID), kernel distance (KID).
 
-Sources: Salimans et al. 2016 section 4 (Inception Score; docs/papers/improved_gan.md, "Inception Score"), Heusel et al.
-2017 (FID), Binkowski et al. 2018 (KID). Everything in float64. Not here: what made the features (see features),
-neighbours (see manifold). Shapes: N images, F features, K classes."""
+Sources: Salimans et al. 2016, section 4 (Inception Score; docs/papers/improved_gan.md, "Inception Score"), Heusel et al.
+2017 (FID), Binkowski et al. 2018 (KID). All scores are computed in float64. Shapes: N, M images, F features, K classes.
+"""
 
 import math
 from typing import NamedTuple
@@ -15,27 +15,27 @@ from biggan.runtime.errors import DataError
 
 KID_DEGREE = 3
 
-SUBSETS, SUBSET_SEED = 100, 2020  # of the kernel distance
+KID_SUBSETS, KID_SEED = 100, 2020  # number of subsets, and seed of their choice
 
 
 class MeanAndStd(NamedTuple):
-    """A score over parts of the images: its mean and standard deviation (of the population)."""
+    """Mean and population standard deviation of a score over splits or subsets of the images."""
 
     mean: float
     std: float
 
 
 class Moments:
-    """Mean and covariance of features that come in pieces; keeps F x F numbers, whatever N."""
+    """Mean and covariance of features, accumulated in batches; needs O(F^2) memory for any N."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.shift: Tensor | None = None  # near the mean, so that nothing cancels
+        self.shift: Tensor | None = None  # mean of the first batch, subtracted to avoid cancellation
         self.total: Tensor | None = None
         self.outer: Tensor | None = None
 
     def add(self, features_NF: Tensor) -> None:
-        """Count some more features in."""
+        """Add a batch of features."""
         features = features_NF.double()
         if self.shift is None:
             width = features.shape[1]
@@ -47,7 +47,7 @@ class Moments:
         self.outer.addmm_(features.T, features)
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """(F,) and (F, F), float64, unbiased. Raises DataError where there are fewer than two images."""
+        """Mean (F,) and unbiased covariance (F, F) in float64. Raises DataError on fewer than two images."""
         if self.count < 2:
             raise DataError(f"a covariance needs at least 2 images, there are {self.count}")
         mean = self.total / self.count
@@ -56,9 +56,12 @@ class Moments:
 
 
 def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) of two (mean, covariance), at least 0.
+    """Frechet distance of two Gaussians, each given as (mean, covariance); at least 0.
 
-    The roots are of symmetric matrices, whose eigenvalues below 0 are rounding: right for fewer images than features too."""
+    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) (Heusel et al. 2017). Both roots are of symmetric
+    positive semidefinite matrices, whose negative eigenvalues are rounding errors, so that covariances may be singular
+    (fewer images than features).
+    """
     (mean_1, covariance_1), (mean_2, covariance_2) = first, second
     values, vectors = torch.linalg.eigh(covariance_1)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
@@ -70,33 +73,33 @@ def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
 
 
 class SplitEntropies:
-    """What the Inception Score needs of logits that come in pieces: for each split the sums of p and of p log p."""
+    """Inception Score of logits that are accumulated in batches: the sums of p(y|x) and p(y|x) log p(y|x) by split."""
 
     def __init__(self, images: int, splits: int) -> None:
         self.bounds = [split * images // splits for split in range(splits + 1)]
-        self.seen = 0
+        self.num_images = 0
         self.p_sums: list[Tensor | None] = [None] * splits
         self.negative_entropies = [0.0] * splits
 
     def add(self, logits_NK: Tensor) -> None:
-        """Count some more logits in; the splits are contiguous."""
+        """Add a batch of logits. Splits are contiguous and of equal size, up to one image."""
         log_p = logits_NK.double().log_softmax(1)
         p = log_p.exp()
         products = (p * log_p).sum(1)
         for split, (start, stop) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
-            part = slice(max(0, start - self.seen), max(0, stop - self.seen))
-            if p[part].shape[0]:
+            chunk = slice(max(0, start - self.num_images), max(0, stop - self.num_images))
+            if p[chunk].shape[0]:
                 total = self.p_sums[split]
-                self.p_sums[split] = p[part].sum(0) if total is None else total + p[part].sum(0)
-                self.negative_entropies[split] += products[part].sum().item()
-        self.seen += len(p)
+                self.p_sums[split] = p[chunk].sum(0) if total is None else total + p[chunk].sum(0)
+                self.negative_entropies[split] += products[chunk].sum().item()
+        self.num_images += len(p)
 
     def score(self) -> MeanAndStd:
-        """exp(mean KL(p(y|x) || p(y))), p(y) within each split. Raises DataError before all images have come."""
-        if self.seen < self.bounds[-1] or None in [None if total is None else 0 for total in self.p_sums]:
+        """exp(mean KL(p(y|x) || p(y))) of each split, with p(y) of the split. Raises DataError if images are missing."""
+        if self.num_images < self.bounds[-1] or None in [None if total is None else 0 for total in self.p_sums]:
             splits = len(self.p_sums)
             raise DataError(
-                f"{splits} splits need at least one image each, and {self.bounds[-1]} in all; there are {self.seen}"
+                f"{splits} splits need at least one image each, and {self.bounds[-1]} in total; there are {self.num_images}"
             )
         scores = []
         for start, stop, p_sum, negative_entropy in zip(
@@ -109,30 +112,32 @@ class SplitEntropies:
 
 
 def kernel_distance(
-    first_NF: Tensor, second_NF: Tensor, *, subsets: int = SUBSETS, size: int = 1000, seed: int = SUBSET_SEED
+    first_NF: Tensor, second_NF: Tensor, *, subsets: int = KID_SUBSETS, size: int = 1000, seed: int = KID_SEED
 ) -> MeanAndStd:
-    """The unbiased squared maximum mean discrepancy under the kernel (x y / F + 1)^3, over random subsets of each.
+    """Kernel distance: the unbiased squared maximum mean discrepancy under the kernel (x.y / F + 1)^3.
 
-    Subsets are those of torch-fidelity for the same seed. Raises DataError on fewer images than `size`."""
+    Mean and standard deviation over `subsets` random pairs of subsets of `size` images, the same subsets as torch-fidelity's
+    for the same seed. Raises DataError on fewer than `size` images. Source: Binkowski et al. 2018.
+    """
     counts = len(first_NF), len(second_NF)
     if min(counts) < size:
-        raise DataError(f"a kernel distance over subsets of {size} images needs so many on each side, not {min(counts)}")
-    numbers = np.random.RandomState(seed)
+        raise DataError(f"a kernel distance over subsets of {size} images needs as many in each set, not {min(counts)}")
+    rng = np.random.RandomState(seed)
     values = []
     for _ in range(subsets):
-        parts = [features[numbers.choice(len(features), size, replace=False)].double() for features in (first_NF, second_NF)]
-        values.append(discrepancy(*parts))
+        pair = [features[rng.choice(len(features), size, replace=False)].double() for features in (first_NF, second_NF)]
+        values.append(squared_mmd(*pair))
     return MeanAndStd(float(np.mean(values)), float(np.std(values)))
 
 
-def discrepancy(first_MF: Tensor, second_MF: Tensor) -> float:
-    """The unbiased estimate from M images of each."""
+def squared_mmd(first_MF: Tensor, second_MF: Tensor) -> float:
+    """Unbiased estimate of the squared maximum mean discrepancy from M images of each set."""
     size = len(first_MF)
-    within = [kernel(x, x) for x in (first_MF, second_MF)]
+    within = [polynomial_kernel(x, x) for x in (first_MF, second_MF)]
     pairs = sum((k.sum() - k.trace()).item() for k in within) / (size * (size - 1))
-    return pairs - 2 * kernel(first_MF, second_MF).mean().item()
+    return pairs - 2 * polynomial_kernel(first_MF, second_MF).mean().item()
 
 
-def kernel(first_MF: Tensor, second_MF: Tensor) -> Tensor:
-    """(x y / F + 1)^3: (M, M)."""
+def polynomial_kernel(first_MF: Tensor, second_MF: Tensor) -> Tensor:
+    """Kernel matrix (M, M) of (x.y / F + 1)^3."""
     return (first_MF @ second_MF.T).div_(first_MF.shape[1]).add_(1).pow_(KID_DEGREE)

@@ -1,7 +1,7 @@
-"""One pass over a set of images: what the scores need of it is summed up or kept; what a reference gives is cached.
+"""Feature statistics of a set of images in one pass, and their cache for reference sets.
 
-Batches are extracted by the ranks in turn, and features are put together in the order of the images, so that results do not
-depend on the number of ranks. Shapes: N images, F features, K classes.
+The ranks extract batches in turn and exchange the features in the order of the images, so that results do not depend on the
+number of ranks. Shapes: N images, B images of a batch, R resolution, F features, K classes.
 """
 
 import hashlib
@@ -26,163 +26,172 @@ from biggan.runtime.progress import image_progress_bar
 
 logger = logging.getLogger(__name__)
 
-PIECE = 1024  # features that are counted in at a time
+MIN_FEATURES = 1024  # that are added to the moments at a time
 
-SPLITS = 10
-
-Progress = Callable[[Iterable, int, str], Iterable]
+SPLITS = 10  # of the Inception Score, as in Salimans et al. 2016
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images: `batches(n)` gives the first n as uint8 batches (B, 3, R, R) with classes (B,), the same on all
-    ranks. `identity` changes with the content; `description` goes into the recipe. `count` None: as many as are wanted."""
+    """A set of labeled images: real ones or the samples of a generator."""
 
     batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+    """`batches(n)` yields the first n images as uint8 batches (B, 3, R, R) with labels (B,), the same on all ranks."""
     identity: str
+    """Text that changes with the images; part of the key of cached statistics."""
     description: dict[str, Any]
+    """Description for the recipe of an evaluation."""
     class_names: tuple[str, ...]
     count: int | None
+    """Number of images; None: unlimited."""
 
 
 class FeatureStatistics(NamedTuple):
-    """What is kept of a set."""
+    """What scores need of a set of images; None for what was not requested."""
 
     moments: tuple[Tensor, Tensor] | None
+    """Mean (F,) and covariance (F, F) of the features in float64."""
     features: Tensor | None
-    """Of the first images, (N, F) float32."""
+    """Features (N, F) float32 of the first images."""
     labels: Tensor | None
-    """Of the same."""
+    """Labels (N,) of the images whose features are stored."""
     entropies: SplitEntropies | None
-    named: Tensor | None
-    """Of the first images, the class with the largest logit."""
+    predictions: Tensor | None
+    """For each of the first images, the class with the largest logit."""
     count: int
-    """Images that the moments are of."""
+    """Number of images in `moments`."""
 
 
 def collect_statistics(
     images: ImageSet,
     extractor: Extractor,
     *,
-    moments: int,
-    kept: int,
-    splits: int,
-    named: int,
+    moment_images: int,
+    feature_images: int,
+    entropy_images: int,
+    prediction_images: int,
     world: World,
-    what: str,
+    name: str,
 ) -> FeatureStatistics:
-    """One pass: moments of the first `moments` images, features of the first `kept`, and so on; 0 for none."""
-    need = max(moments, kept, splits, named)
-    sums, entropies = Moments(), SplitEntropies(splits, SPLITS) if splits else None
-    features, labels, classes, seen = [], [], [], 0
-    batches = every_batch(images.batches(need), extractor, world)
-    for extracted, y_N in pieces(image_progress_bar(batches, need, what)):
-        start, stop = seen, seen + len(y_N)
-        if not all(part is None or part.isfinite().all() for part in extracted):
-            raise DataError(f"{what}: {extractor.name} gives features or logits that are not finite")
-        if start < moments:
-            sums.add(extracted.features[: moments - start])
-        if start < splits:
-            entropies.add(extracted.logits[: splits - start])
-        if start < kept:
-            features.append(extracted.features[: kept - start])
-            labels.append(y_N[: kept - start])
-        if start < named:
-            classes.append(extracted.logits[: named - start].argmax(1))
-        seen = stop
-    if seen < need:
-        raise DataError(f"{what}: {need} images are wanted, only {seen} came")
+    """Statistics of a set in one pass over its images.
+
+    The arguments `*_images` are the numbers of images, from the first on, that the moments, features, entropies and
+    predictions are collected from; 0 for none. `name` describes the set in messages. Raises DataError if the set has fewer
+    images, or if features or logits are not finite. All ranks must call it.
+    """
+    num_images = max(moment_images, feature_images, entropy_images, prediction_images)
+    moments, entropies = Moments(), SplitEntropies(entropy_images, SPLITS) if entropy_images else None
+    features, labels, predictions, stop = [], [], [], 0
+    batches = extract_batches(images.batches(num_images), extractor, world)
+    for extracted, y_N in merge_batches(image_progress_bar(batches, num_images, name)):
+        start, stop = stop, stop + len(y_N)
+        if not all(values is None or values.isfinite().all() for values in extracted):
+            raise DataError(f"{name}: {extractor.name} gives features or logits that are not finite")
+        if start < moment_images:
+            moments.add(extracted.features[: moment_images - start])
+        if start < entropy_images:
+            entropies.add(extracted.logits[: entropy_images - start])
+        if start < feature_images:
+            features.append(extracted.features[: feature_images - start])
+            labels.append(y_N[: feature_images - start])
+        if start < prediction_images:
+            predictions.append(extracted.logits[: prediction_images - start].argmax(1))
+    if stop < num_images:
+        raise DataError(f"{name}: {num_images} images are needed, there are only {stop}")
     return FeatureStatistics(
-        sums.mean_and_covariance() if moments else None,
-        torch.cat(features) if features else None,
-        torch.cat(labels) if labels else None,
-        entropies,
-        torch.cat(classes) if classes else None,
-        moments,
+        moments=moments.mean_and_covariance() if moment_images else None,
+        features=torch.cat(features) if features else None,
+        labels=torch.cat(labels) if labels else None,
+        entropies=entropies,
+        predictions=torch.cat(predictions) if predictions else None,
+        count=moment_images,
     )
 
 
-def every_batch(
+def extract_batches(
     batches: Iterator[tuple[Tensor, Tensor]], extractor: Extractor, world: World
 ) -> Iterator[tuple[Extracted, Tensor]]:
-    """Each batch extracted by one rank, and told to all."""
+    """Features and logits of every batch, each extracted by one rank and sent to all. All ranks must call it."""
     while group := list(islice(batches, world.size)):
-        mine = extractor(group[min(world.rank, len(group) - 1)][0])
+        extracted = extractor(group[min(world.rank, len(group) - 1)][0])
         sizes = [len(y_N) for _, y_N in group]
-        features = broadcast_batches(mine.features, sizes, world)
-        logits = [None] * len(group) if mine.logits is None else broadcast_batches(mine.logits, sizes, world)
+        features = broadcast_batches(extracted.features, sizes, world)
+        logits = [None] * len(group) if extracted.logits is None else broadcast_batches(extracted.logits, sizes, world)
         for feature, logit, (_, y_N) in zip(features, logits, group, strict=True):
             yield Extracted(feature, logit), y_N
 
 
-def pieces(batches: Iterable[tuple[Extracted, Tensor]]) -> Iterator[tuple[Extracted, Tensor]]:
-    """The same in larger pieces, because sums over F x F cost the same for few features as for many."""
-    waiting: list[tuple[Extracted, Tensor]] = []
+def merge_batches(batches: Iterable[tuple[Extracted, Tensor]]) -> Iterator[tuple[Extracted, Tensor]]:
+    """Merge consecutive batches to at least MIN_FEATURES images, because updating F x F sums costs as much for a few
+    features as for many."""
+    pending: list[tuple[Extracted, Tensor]] = []
     for batch in batches:
-        waiting.append(batch)
-        if sum(len(labels) for _, labels in waiting) >= PIECE:
-            yield joined(waiting)
-            waiting = []
-    if waiting:
-        yield joined(waiting)
+        pending.append(batch)
+        if sum(len(labels) for _, labels in pending) >= MIN_FEATURES:
+            yield concatenate(pending)
+            pending = []
+    if pending:
+        yield concatenate(pending)
 
 
-def joined(parts: list[tuple[Extracted, Tensor]]) -> tuple[Extracted, Tensor]:
-    """Batches as one."""
-    extracted = [part for part, _ in parts]
-    logits = None if extracted[0].logits is None else torch.cat([part.logits for part in extracted])
-    return Extracted(torch.cat([part.features for part in extracted]), logits), torch.cat([labels for _, labels in parts])
+def concatenate(batches: list[tuple[Extracted, Tensor]]) -> tuple[Extracted, Tensor]:
+    """Several batches of features, logits and labels as one."""
+    outputs = [extracted for extracted, _ in batches]
+    logits = None if outputs[0].logits is None else torch.cat([output.logits for output in outputs])
+    return Extracted(torch.cat([output.features for output in outputs]), logits), torch.cat([y_N for _, y_N in batches])
 
 
 def reference_statistics(
     reference: ImageSet,
     extractor: Extractor,
-    whole: bool,
-    kept: int,
+    with_moments: bool,
+    feature_images: int,
     cache: Path | None,
     world: World,
 ) -> FeatureStatistics:
-    """Moments of all images of the reference if `whole`, features of the first `kept`; from the cache where they are."""
-    kept = kept if reference.count is None else min(kept, reference.count)
-    moments = reference.count if whole else 0
-    address = [1, reference.identity, extractor.name, extractor.sha256, extractor.arithmetic, moments, kept]
-    file = (
-        None if cache is None else cache / f"reference-{hashlib.sha256(repr(address).encode()).hexdigest()[:24]}.safetensors"
-    )
-    known = None if file is None else read_reference(file)
-    (lacking,) = max_over_ranks(float(known is None))
-    if not lacking:
-        return known
-    found = collect_statistics(
+    """Statistics of a reference set, from the folder `cache` if they are there.
+
+    The moments of all images if `with_moments`, and the features of the first `feature_images` (or of all, if there are
+    fewer). A cache that cannot be written is reported in the log. All ranks must call it.
+    """
+    feature_images = feature_images if reference.count is None else min(feature_images, reference.count)
+    moment_images = reference.count if with_moments else 0
+    key = [1, reference.identity, extractor.name, extractor.sha256, extractor.arithmetic, moment_images, feature_images]
+    file = None if cache is None else cache / f"reference-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.safetensors"
+    cached = None if file is None else read_reference(file)
+    (missing_on_a_rank,) = max_over_ranks(float(cached is None))
+    if not missing_on_a_rank:
+        return cached
+    statistics = collect_statistics(
         reference,
         extractor,
-        moments=moments,
-        kept=kept,
-        splits=0,
-        named=0,
+        moment_images=moment_images,
+        feature_images=feature_images,
+        entropy_images=0,
+        prediction_images=0,
         world=world,
-        what="reference",
+        name="reference",
     )
     if file is not None and world.is_rank_zero:
         try:
-            write_reference(file, found)
+            write_reference(file, statistics)
         except OSError as error:
-            text = "what the reference gives could not be kept in %s (%s): the next start makes it again"
+            text = "the statistics of the reference could not be saved in %s (%s): the next start computes them again"
             logger.warning(text, cache, error)
-    return found
+    return statistics
 
 
-def write_reference(file: Path, found: FeatureStatistics) -> None:
-    """Raises OSError."""
-    tensors = {"features": found.features, "labels": found.labels}
-    tensors |= {} if found.moments is None else dict(zip(("mean", "covariance"), found.moments, strict=True))
+def write_reference(file: Path, statistics: FeatureStatistics) -> None:
+    """Write moments, features and labels to a safetensors file. Raises OSError."""
+    tensors = {"features": statistics.features, "labels": statistics.labels}
+    tensors |= {} if statistics.moments is None else dict(zip(("mean", "covariance"), statistics.moments, strict=True))
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, safetensors.torch.save(tensors, {"count": str(found.count)}))
+    write_file(file, safetensors.torch.save(tensors, {"count": str(statistics.count)}))
 
 
 def read_reference(file: Path) -> FeatureStatistics | None:
-    """None where there is nothing, or it is damaged."""
+    """Read the statistics of a reference; None if the file is missing or damaged."""
     try:
         tensors = safetensors.torch.load_file(file)
         with safe_open(file, "pt") as opened:

@@ -1,1 +1,1 @@
-"""The floor: processes, files, clocks, random numbers, errors."""
+"""System services for all other packages: processes, files, memory, logs, precision, random numbers, errors."""

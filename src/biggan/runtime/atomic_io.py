@@ -1,6 +1,6 @@
-"""Writing files and folders whole or not at all: under another name, synced, then renamed; and where the cache is.
+"""Atomic writing of files and folders: written under a temporary name, synced to disk, then renamed.
 
-Not here: what is in them (see checkpoint, stats).
+Also the location of the cache folder.
 """
 
 import os
@@ -12,14 +12,14 @@ from biggan.runtime.errors import CheckpointError
 
 
 def default_cache() -> Path:
-    """The folder for decoded images, weights and what else is kept between commands, unless another is given."""
+    """The default folder for decoded images, downloaded weights and other files that are kept between commands."""
     if "BIGGAN_CACHE" in os.environ:
         return Path(os.environ["BIGGAN_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "biggan"
 
 
 def write_error_message(what: str, target: Path, error: OSError) -> str:
-    """The message when the system does not take a file."""
+    """The error message for a file or folder `target` that could not be written; `what` describes its content."""
     return (
         f"{what} could not be written to {target} ({error}): what was saved before is still there; "
         "free some space and give the same command again"
@@ -27,9 +27,9 @@ def write_error_message(what: str, target: Path, error: OSError) -> str:
 
 
 def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
-    """A folder of files under a temporary name, synced, then renamed to `target`. What stands there is replaced.
+    """Write a folder with these files (name: content) atomically; an existing folder `target` is replaced.
 
-    Raises CheckpointError when the disk does not take it.
+    Raises CheckpointError if it cannot be written; `what` describes the folder in the message.
     """
     scratch = target.with_name(f".{target.name}.writing")
     try:
@@ -47,12 +47,12 @@ def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
 
 
 def write_file(target: Path, data: bytes) -> None:
-    """One file under a temporary name, synced, then renamed over `target`. Raises OSError."""
+    """Write a file atomically; an existing file `target` is replaced. Raises OSError."""
     write_stream(target, [data])
 
 
 def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
-    """As `write_file`, from pieces as they come: where that ends in an error, `target` stays as it was."""
+    """Write a file atomically from an iterable of blocks. If the iterable raises an error, `target` is unchanged."""
     scratch = target.with_name(f".{target.name}.writing")
     try:
         with open(scratch, "wb") as file:
@@ -67,7 +67,7 @@ def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
+    """Sync a folder to disk, which makes renames in it durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

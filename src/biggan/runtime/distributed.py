@@ -1,7 +1,6 @@
-"""Several processes as one: the torchrun environment, the ranks' agreement, and sums over ranks that carry gradients.
+"""Distributed training: the torchrun environment, process groups, DDP, and differentiable collectives.
 
-The only file that calls torch.distributed. Everything works unchanged with one process, where nothing is initialised.
-Not here: what the ranks share (see training, nn/norm, sampling).
+The only module that calls torch.distributed. All functions also work in a single process without a process group.
 """
 
 import gc
@@ -29,7 +28,7 @@ TIMEOUT = timedelta(hours=2)  # rank 0 may write a checkpoint or decode a data s
 
 
 class World(NamedTuple):
-    """This process among all: `rank` of `size`, and its place on its machine."""
+    """This process among all: its `rank` of `size`, and its `local_rank` on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -37,11 +36,11 @@ class World(NamedTuple):
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this is rank 0, which alone writes and reports."""
+        """Whether this is rank 0, the only rank that writes files and logs."""
         return self.rank == 0
 
-    def share(self, values: Tensor) -> Tensor:
-        """This rank's equal part of a tensor that all ranks hold; its first size divides by the ranks."""
+    def local_slice(self, values: Tensor) -> Tensor:
+        """This rank's slice of a tensor that all ranks hold; its first dimension divides by the number of ranks."""
         return values.chunk(self.size)[self.rank]
 
 
@@ -49,7 +48,7 @@ SINGLE_PROCESS = World()
 
 
 def environment_world() -> World:
-    """This process as torchrun started it; alone without torchrun. Raises ConfigError where its environment is cut short."""
+    """The World of a torchrun environment, or a single process without one. Raises ConfigError if it is incomplete."""
     if "WORLD_SIZE" not in os.environ:
         return World()
     try:
@@ -63,46 +62,46 @@ def environment_world() -> World:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[World]:
-    """The ranks of a torchrun start as one group: NCCL for tensors on CUDA, gloo for the rest; nothing for one process.
+    """Initialize the process group of a torchrun start: NCCL for CUDA tensors, gloo for CPU tensors; none for one process.
 
-    All ranks enter and leave together."""
-    me = environment_world()
-    if me.size == 1:
-        yield me
+    All ranks enter and leave the context together."""
+    world = environment_world()
+    if world.size == 1:
+        yield world
         return
     if device.type == "cuda":
-        torch.cuda.set_device(me.local_rank)
+        torch.cuda.set_device(world.local_rank)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     store = dist.PrefixStore(agree_on_start(store, rank, size), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # 1x1 kernels have two names for one layout
+    warnings.filterwarnings("ignore", "Grad strides do not match")  # strides of 1x1 kernels are ambiguous
     try:
-        yield me
-        dist.barrier()  # nobody hangs up while another still talks
+        yield world
+        dist.barrier()  # no rank closes its connections while another still uses them
     finally:
-        gc.collect()  # what holds on to the group goes before it
+        gc.collect()  # objects that refer to the group are freed before it
         dist.destroy_process_group()
 
 
 def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
-    """A name of this start of the ranks, the same on all of them: after a restart by torchrun the store may still hold the
-    addresses of ranks that died, and on several nodes its restart counts differ.
+    """A name for this start of the ranks, equal on all of them, used as a prefix of keys in the store. After a restart by
+    torchrun the store may still hold addresses of dead ranks, and the restart counts of several nodes may differ.
 
-    Every rank shows a word of its own; rank 0 names the start after all the words that it sees, each rank says yes to a
-    start that its word is in, and once all have said yes it holds. A dead rank's word is replaced by its successor's, and
-    rank 0 names the start anew. Raises ConfigError when the ranks do not come together in time.
+    Every rank publishes a random token. Rank 0 proposes the list of all tokens as the name; each rank accepts a proposal
+    that contains its own token, and once all have accepted, the name holds. The token of a dead rank is replaced by that of
+    its successor, and rank 0 proposes again. Raises ConfigError if the ranks do not agree within TIMEOUT.
     """
-    word, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
-    store.set(f"word/{rank}", word)
+    token, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    store.set(f"word/{rank}", token)
     while time.monotonic() < deadline:
         if rank == 0 and store.check([f"word/{other}" for other in range(size)]):
-            words = [store.get(f"word/{other}").decode() for other in range(size)]
-            store.set("start", " ".join(words))
+            tokens = [store.get(f"word/{other}").decode() for other in range(size)]
+            store.set("start", " ".join(tokens))
         if store.check(["start"]):
-            words = store.get("start").decode().split()
-            if len(words) == size and words[rank] == word:
-                start = hashlib.sha256(" ".join(words).encode()).hexdigest()
+            tokens = store.get("start").decode().split()
+            if len(tokens) == size and tokens[rank] == token:
+                start = hashlib.sha256(" ".join(tokens).encode()).hexdigest()
                 store.set(f"{start}/yes/{rank}", "")
                 if rank == 0 and store.check([f"{start}/yes/{other}" for other in range(size)]):
                     store.set(f"{start}/holds", "")
@@ -113,7 +112,7 @@ def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
 
 
 class SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over ranks; its gradient is the sum of the gradients, because every rank uses the sum."""
+    """Sum of a tensor over ranks. Its gradient is summed over ranks too, because every rank's loss depends on the sum."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
@@ -130,52 +129,52 @@ class SumOverRanks(torch.autograd.Function):
 
 
 def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
-    """The sum over the ranks of a group (None: all), with its gradient. They must all call it, and its backward, in the same
-    order."""
+    """Differentiable sum over the ranks of a group (None: all ranks). All of them must call it and its backward pass in the
+    same order."""
     return SumOverRanks.apply(values, group)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean over all ranks, with its gradient; the values themselves in one process. All ranks must call it, and its
-    backward, in the same order."""
+    """Differentiable mean over all ranks; the values themselves in a single process. All ranks must call it and its backward
+    pass in the same order."""
     return sum_over_ranks(values) / dist.get_world_size() if dist.is_initialized() else values
 
 
 def all_gather_rows(rows: Tensor) -> tuple[Tensor, int]:
-    """Equal numbers of rows of every rank below each other, with gradients, and where this rank's begin. All ranks must call
-    it, and its backward, in the same order."""
+    """Differentiable concatenation (size * N, ...) of the rows (N, ...) of all ranks, and the index of this rank's first
+    row. All ranks must have equally many rows, and call it and its backward pass in the same order."""
     rank, size = dist.get_rank(), dist.get_world_size()
-    apart = rows.new_zeros(size, *rows.shape)
-    apart[rank] = rows
-    return sum_over_ranks(apart).flatten(0, 1), rank * len(rows)
+    padded = rows.new_zeros(size, *rows.shape)
+    padded[rank] = rows
+    return sum_over_ranks(padded).flatten(0, 1), rank * len(rows)
 
 
 def sum_within_groups(size: int | None) -> Callable[[Tensor], Tensor]:
-    """`sum_over_ranks` within groups of so many ranks next to each other; None: over all. All ranks must call it."""
+    """`sum_over_ranks` within groups of `size` consecutive ranks, or over all ranks (None). All ranks must call it."""
     if size is None:
         return sum_over_ranks
     starts = range(0, dist.get_world_size(), size)
-    groups = [dist.new_group(list(range(start, start + size))) for start in starts]  # every rank makes all of them
+    groups = [dist.new_group(list(range(start, start + size))) for start in starts]  # every rank must create every group
     return partial(sum_over_ranks, group=groups[dist.get_rank() // size])
 
 
 def wrap_ddp(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with its gradients averaged over ranks during backward; itself for one process."""
+    """Wrap a network in DistributedDataParallel, which averages gradients over ranks; unchanged in a single process."""
     if not dist.is_initialized():
         return network
     devices = [torch.cuda.current_device()] if device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor came with torch 2.14
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor needs torch 2.14
         return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
 
 
 def no_sync(network: nn.Module, last: bool) -> AbstractContextManager:
-    """Around all passes of an accumulation but the last: gradients are added up here and averaged over ranks then."""
+    """The context of a backward pass in gradient accumulation: only the `last` pass averages gradients over ranks."""
     return network.no_sync() if isinstance(network, DistributedDataParallel) and not last else nullcontext()
 
 
 def max_over_ranks(*values: float) -> list[float]:
-    """The largest of each value over ranks, so that all decide alike. All ranks must call it."""
+    """The maximum of each value over ranks, so that all ranks make the same decisions. All ranks must call it."""
     if not dist.is_initialized():
         return list(values)
     largest = torch.tensor(values, dtype=torch.float64)
@@ -184,8 +183,8 @@ def max_over_ranks(*values: float) -> list[float]:
 
 
 def on_rank_zero(action: Callable[[], T]) -> T:
-    """What `action` returns on rank 0, on every rank; a UserError there is raised on every rank. Small, plain values only.
-    All ranks must call it."""
+    """Run `action` on rank 0 and return its result, a small picklable value, on every rank. A UserError on rank 0 is raised
+    on every rank. All ranks must call it."""
     if not dist.is_initialized():
         return action()
     outcome: list[Any] = [None, None]
@@ -201,37 +200,37 @@ def on_rank_zero(action: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def local_rank_zero_first(action: Callable[[], None], me: World) -> None:
-    """`action` on every rank, on the first of each machine before the others; a UserError of any is raised on all. All ranks
-    must call it."""
-    for mine in (me.local_rank == 0, me.local_rank != 0):
+def local_rank_zero_first(action: Callable[[], None], world: World) -> None:
+    """Run `action` on every rank, first on local rank 0 of each machine, then on its other ranks. A UserError on any rank is
+    raised on all. All ranks must call it."""
+    for is_my_phase in (world.local_rank == 0, world.local_rank != 0):
         error = None
-        if mine:
+        if is_my_phase:
             try:
                 action()
-            except UserError as raised:
-                error = raised
+            except UserError as caught:
+                error = caught
         if not dist.is_initialized():
             errors = [error]
         else:
-            errors = [None] * me.size
+            errors = [None] * world.size
             dist.all_gather_object(errors, error)
-        first = next((rank for rank, found in enumerate(errors) if found is not None), None)
-        if first is not None:
-            raised = errors[first]
-            raised.reported_by_rank_zero = me.rank != first
+        failed_rank = next((rank for rank, error in enumerate(errors) if error is not None), None)
+        if failed_rank is not None:
+            raised = errors[failed_rank]
+            raised.reported_by_rank_zero = world.rank != failed_rank
             raise raised
-        if me.size == 1:
+        if world.size == 1:
             return
 
 
 def local_world_size() -> int:
-    """How many ranks run on this machine."""
+    """The number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def sum_counts_over_ranks(counts: dict[str, int]) -> dict[str, int]:
-    """Each count summed over ranks, which all have the same names. All ranks must call it."""
+    """Sum each count over ranks. All ranks must call it, with the same names in the same order."""
     if not dist.is_initialized() or not counts:
         return counts
     total = torch.tensor(list(counts.values()))
@@ -240,27 +239,28 @@ def sum_counts_over_ranks(counts: dict[str, int]) -> dict[str, int]:
 
 
 def all_gather(values: Tensor) -> list[Tensor]:
-    """Every rank's tensor, in order of rank; all of one shape. All ranks must call it."""
+    """The tensors of all ranks, which have equal shapes, in order of rank. All ranks must call it."""
     if not dist.is_initialized():
         return [values]
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values.contiguous())
-    return parts
+    gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, values.contiguous())
+    return gathered
 
 
-def broadcast_batches(mine: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
-    """The batches of the first ranks, of these sizes, in order of rank, on every rank."""
+def broadcast_batches(batch: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
+    """The batches of the first len(sizes) ranks in order of rank, on every rank. `batch` is the one of this rank, `sizes` are
+    the lengths of all. All ranks must call it."""
     if world.size == 1:
-        yield mine
+        yield batch
         return
-    padded = mine.new_zeros(max(sizes), *mine.shape[1:])
-    padded[: len(mine)] = mine
-    for batch, size in zip(all_gather(padded), sizes, strict=False):
-        yield batch[:size]
+    padded = batch.new_zeros(max(sizes), *batch.shape[1:])
+    padded[: len(batch)] = batch
+    for gathered, size in zip(all_gather(padded), sizes, strict=False):
+        yield gathered[:size]
 
 
 def interleave_ranks(values: Tensor, count: int) -> Tensor:
-    """The rows 0 .. count - 1 of which rank r of w holds r, r + w, r + 2w, ..., in order. All ranks must call it."""
+    """Rows 0 .. count - 1 in order, of which rank r of w holds rows r, r + w, r + 2w, ... All ranks must call it."""
     if not dist.is_initialized():
         return values
     size = dist.get_world_size()

@@ -1,7 +1,6 @@
-"""How a network is laid out and in which precision it computes: applied from outside, the networks do not know.
+"""Device, precision and memory layout of networks, applied from outside by training, sampling and benchmarks.
 
-bf16 is autocast: weights, optimiser, spectral norms and batch statistics stay float32. Training, sampling and benchmarks
-all choose here. So is torch.compile, for sampling.
+bf16 means autocast: weights, optimizer state, spectral norms and batch statistics stay float32.
 """
 
 from contextlib import AbstractContextManager
@@ -24,7 +23,7 @@ MEMORY_FORMATS = {"channels-last": torch.channels_last, "contiguous": torch.cont
 
 @dataclass(frozen=True)
 class Precision:
-    """Device, arithmetic and memory layout of a run."""
+    """Device, floating-point precision (bf16 autocast or float32) and memory format of a run."""
 
     device: torch.device
     bf16: bool
@@ -32,31 +31,31 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations, and of weights that will not change."""
+        """Data type of activations, and of weights that are prepared for inference."""
         return torch.bfloat16 if self.bf16 else torch.float32
 
     def autocast(self) -> AbstractContextManager:
-        """Around each forward pass. Casts are not cached: normalised weights are new in every pass."""
+        """The context of every forward pass. Casts are not cached, because normalized weights are new in each pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
 
     def place(self, network: nn.Module) -> nn.Module:
-        """The network on the device, convolution weights in the memory format; mutates and returns it."""
-        return network.to(device=self.device, memory_format=self.memory_format)
+        """Move the network to the device and its convolution weights to the memory format; mutates and returns it."""
+        return network.to(device=self.device).to(memory_format=self.memory_format)
 
 
-PLAIN = Precision(torch.device("cpu"), False, torch.contiguous_format)
+CPU_FLOAT32 = Precision(torch.device("cpu"), False, torch.contiguous_format)
 
 
 def choose_precision(device: DeviceName, precision: PrecisionName, memory_format: MemoryFormatName) -> Precision:
-    """Resolves "auto": the GPU where there is one; bf16 where the processor multiplies it in hardware.
+    """Resolve "auto": CUDA if available; bf16 if the device multiplies it in hardware.
 
-    Raises ConfigError for "cuda" on a machine without it.
+    Raises ConfigError if CUDA is requested but not available.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("train.device=cuda but torch sees no CUDA device here: use --train.device cpu")
-    place = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
-    bf16 = has_fast_bf16(place) if precision == "auto" else precision == "bf16"
-    return Precision(place, bf16, MEMORY_FORMATS[memory_format])
+    resolved = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = has_fast_bf16(resolved) if precision == "auto" else precision == "bf16"
+    return Precision(resolved, bf16, MEMORY_FORMATS[memory_format])
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -70,7 +69,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on the device, without waiting for what the device is doing."""
+    """Copy a small tensor to the device without waiting for the device's pending work."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

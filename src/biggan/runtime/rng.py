@@ -1,8 +1,7 @@
-"""Randomness by address: every random draw has a name, so nothing about it needs saving.
+"""Addressed random numbers: each draw is seeded by (seed, purpose, position), so no RNG state is ever saved or carried.
 
-The stream for (seed, purpose, step, index) is the same in any process, after any number of resumptions, for any number of
-ranks. Streams live on the CPU whatever the device of the model, so a seed means the same image on every machine.
-Not here: what is drawn (see latents, data).
+The random numbers of an address are the same in every process, after any number of resumptions and for any number of ranks.
+All are drawn on the CPU, whatever the device of the model, so a seed means the same images on every machine.
 """
 
 import hashlib
@@ -11,21 +10,21 @@ import torch
 
 
 def addressed_rng(seed: int, purpose: str, *position: int) -> torch.Generator:
-    """A fresh CPU generator for one address: `purpose` names what is drawn, `position` which one (step, epoch, image...)."""
-    return torch.Generator().manual_seed(number_of(seed, purpose, *position))
+    """A new CPU generator for an address: `purpose` names the draw, `position` counts it (step, epoch, image)."""
+    return torch.Generator().manual_seed(address_seed(seed, purpose, *position))
 
 
 def seed_torch(seed: int, purpose: str, *position: int) -> None:
-    """Set torch's own generators, from which layers such as dropout draw, to an address: a resumed run then drops what an
-    undisturbed one would have dropped. Mutates global state, the only place that does."""
-    number = number_of(seed, purpose, *position)
+    """Seed torch's global generators, which layers such as dropout draw from, so that a resumed run draws what an
+    undisturbed run would have drawn. This is the only function that mutates global RNG state."""
+    number = address_seed(seed, purpose, *position)
     torch.default_generator.manual_seed(number)
-    if torch.cuda.is_initialized():  # before that, torch.manual_seed would note the whole call stack each time
+    if torch.cuda.is_initialized():  # uninitialized, it would store the call stack on each call
         torch.cuda.manual_seed_all(number)
 
 
-def number_of(seed: int, purpose: str, *position: int) -> int:
-    """A 64-bit number for one address."""
+def address_seed(seed: int, purpose: str, *position: int) -> int:
+    """The 64-bit seed of an address: the first 8 bytes of its sha256."""
     address = "/".join([str(seed), purpose, *map(str, position)])
     digest = hashlib.sha256(address.encode()).digest()
     return int.from_bytes(digest[:8], "little", signed=True)

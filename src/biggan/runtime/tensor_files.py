@@ -1,4 +1,4 @@
-"""Dictionaries of tensors out of safetensors and PyTorch files that others made; code in them is never run."""
+"""Reading dictionaries of tensors from safetensors and PyTorch files of others, without running code from them."""
 
 import zipfile
 from pathlib import Path
@@ -13,29 +13,29 @@ from biggan.runtime.errors import CheckpointError, first_line
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """A dictionary of tensors from a safetensors file or a PyTorch file, whose code is never run.
+    """Read a dictionary of tensors from a safetensors or PyTorch file; pickled code is never run.
 
-    Raises CheckpointError where that is not what the file holds."""
+    Raises CheckpointError if the file is missing, damaged or contains anything else."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):  # torch does not look
+        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):  # torch does not verify checksums
             raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {file}") from error
-    except UnpicklingError as error:  # torch's own text would advise to trust the file
+    except UnpicklingError as error:  # torch's message would advise to trust the file
         raise CheckpointError(
             f"{file} cannot be read as tensors: it is damaged, or holds more than plain tensors, which is not trusted; "
             "give the file with the weights of one network"
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read as tensors ({first_line(error)}): fetch it again") from error
-    if not isinstance(tensors, dict) or not all(is_plain(tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(is_dense_real(tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
     return dict(tensors)
 
 
-def is_plain(value: object) -> bool:
-    """Whether it is a dense tensor of real numbers."""
+def is_dense_real(value: object) -> bool:
+    """Whether a value is a dense tensor of real numbers."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()

@@ -18,7 +18,7 @@ from biggan.nn.batch_norm import BatchNorm, collect_standing_statistics
 from biggan.nn.inference import for_inference
 from biggan.runtime.distributed import SINGLE_PROCESS, World, broadcast_batches, interleave_ranks
 from biggan.runtime.errors import ConfigError, suggestion
-from biggan.runtime.precision import PLAIN, Precision
+from biggan.runtime.precision import CPU_FLOAT32, Precision
 from biggan.runtime.rng import addressed_rng
 from biggan.sampling.compiled import Compiled
 from biggan.sampling.image_io import sheet, to_uint8, write_pictures
@@ -57,7 +57,7 @@ class Sampler:
         latent_dim: int,
         class_names: Sequence[str],
         latent: LatentConfig | None = None,
-        precision: Precision = PLAIN,
+        precision: Precision = CPU_FLOAT32,
         statistics_passes: int = 32,
         statistics_batch: int = 64,
         seed_of_statistics: int = 0,

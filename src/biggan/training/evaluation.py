@@ -8,13 +8,14 @@ import hashlib
 import json
 import logging
 import time
+from typing import Any
 
 import torch
 
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
-from biggan.metrics.evaluate import evaluate, higher_is_better, parse_recipe, refuse_impossible
+from biggan.metrics.evaluate import check_requests, evaluate, higher_is_better, parse_recipe
 from biggan.metrics.features import open_extractor
 from biggan.metrics.statistics import ImageSet
 from biggan.runtime.atomic_io import default_cache
@@ -40,7 +41,7 @@ class Evaluator:
         """Raises UserError where the extractor cannot be opened, or is a program that is not trusted."""
         self.run_config, self.config, self.state, self.run_dir = config, config.eval, state, run_dir
         self.cache = (config.data.cache or default_cache()) / "metrics"
-        options = {"weights": config.eval.extractor_weights, "cache": self.cache}
+        options: dict[str, Any] = {"weights": config.eval.extractor_weights, "cache": self.cache}
         options |= {"device": state.precision.device, "bf16": state.precision.bf16, "trusted": trust_extractor}
         on_rank_zero(lambda: open_extractor(config.eval.extractor, **options) and None)  # fetches the weights for all
         self.extractor = open_extractor(config.eval.extractor, **options)
@@ -61,7 +62,7 @@ class Evaluator:
         """Raises ConfigError on a recipe that could not be made, before the first step."""
         blank = torch.zeros(2, 3, source.resolution, source.resolution, dtype=torch.uint8)
         stand_in = ImageSet(lambda count: iter([(blank, torch.zeros(2))]), "", {}, source.class_names, None)
-        refuse_impossible(stand_in, self.reference, self.extractor, parse_recipe(self.config.recipe))
+        check_requests(stand_in, self.reference, self.extractor, parse_recipe(self.config.recipe))
 
     def due(self, step: int, seconds: float) -> bool:
         self.pending = self.pending or step % self.config.every == 0

@@ -66,7 +66,7 @@ class NetworkTrainer:
     name: str
     network: nn.Module
     ddp: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Adam
     regularizers: tuple[Regularizer, ...]
     learning_rate: LearningRate
     guard: GradientGuard
@@ -90,7 +90,9 @@ class NetworkTrainer:
         it; gradients are dropped. At rate 0 the network is frozen."""
         rate = self.learning_rate.at(step)
         named = [(name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None]
-        self.optimizer.found_inf = self.guard.check(self.name, *zip(*named, strict=True), step)  # 1: the weights stay
+        names, gradients = zip(*named, strict=True)
+        found_inf = self.guard.check(self.name, names, gradients, step)  # 1: the weights stay
+        self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # read by fused optimizers, as GradScaler sets it
         if rate > 0:
             for regularizer in self.active_regularizers(step):
                 regularizer.before_step(self.network)
@@ -138,7 +140,7 @@ class TrainState:
         y_N = draw_labels(multiplier * plan.batch, self.num_classes, rng)
         device, size = self.precision.device, multiplier * plan.micro_batch
         for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
-            yield to_device(plan.world.share(z), device), to_device(plan.world.share(y), device)
+            yield to_device(plan.world.local_slice(z), device), to_device(plan.world.local_slice(y), device)
 
     def averages(self) -> dict[str, nn.Module]:
         """The averaged networks, by their name in a checkpoint."""
@@ -147,7 +149,7 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that the next step depends on, named "part/name" as in a checkpoint."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for trainer in self.trainers:
             name = trainer.name
             tensors |= {f"{name}/{key}": value for key, value in trainer.network.state_dict().items()}
