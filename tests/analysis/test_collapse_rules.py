@@ -125,7 +125,7 @@ def test_spread_against_loops(generator):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"every": 0}, "above 0"), ({"metric_factor": 1.0}, "above 1"), ({"max_rollbacks": -1}, "at least 0")],
+    [({"every": 0}, "at least 1"), ({"metric_factor": 1.0}, "above 1"), ({"max_rollbacks": -1}, "at least 0")],
 )
 def test_bad_settings(settings, message):
     with pytest.raises(ConfigError, match=message):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from sklearn.metrics import confusion_matrix
 
-from biggan.analysis.diagnostics import confusion, share_called_real, worst_pairs
+from biggan.analysis.diagnostics import compute_confusion_matrix, fraction_classified_as_real, most_confused_pairs
 from biggan.analysis.latent_space import blends, linear, parse_class_weights, paths, spherical
 from biggan.analysis.nearest_neighbors import neighbors
 from biggan.metrics.features import Extracted
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
+from biggan.objectives.losses import ObjectiveConfig
 from biggan.runtime.errors import ConfigError
 from biggan.sampling.sampler import Sampler
 
@@ -84,22 +85,32 @@ def test_confusion(generator):
     asked, logits = torch.randint(3, (60,), generator=generator), torch.randn(60, 3, generator=generator)
     images = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1).expand(60, 3, 2, 2)
     answers = iter(logits.split(25))
-    found = confusion(
-        zip(images.split(25), asked.split(25), strict=True), lambda x: Extracted(x, next(answers)), 3, examples=2
-    )
+    batches = zip(images.split(25), asked.split(25), strict=True)
+    found = compute_confusion_matrix(batches, lambda x: Extracted(x, next(answers)), 3, max_examples=2)
     assert (found.counts.numpy() == confusion_matrix(asked, logits.argmax(1))).all()
     first = [n for n in range(60) if asked[n] == 1 and logits[n].argmax() == 2][:2]
     assert [image[0, 0, 0].item() for image in found.examples[1, 2]] == first
-    assert worst_pairs(torch.tensor([[5, 5, 0], [1, 9, 0], [0, 0, 0]]), 9) == [(0, 1, 0.5), (1, 0, 0.1)]
+    assert most_confused_pairs(torch.tensor([[5, 5, 0], [1, 9, 0], [0, 0, 0]]), 9) == [(0, 1, 0.5), (1, 0, 0.1)]
     other = SimpleNamespace(name="other")
     extractor = type("E", (), {"name": "other", "__call__": lambda self, x: Extracted(x, torch.zeros(len(x), 4))})()
     with pytest.raises(ConfigError, match=f"{other.name} knows 4 classes, the model has 3"):
-        confusion([(images[:2], asked[:2])], extractor, 3)
+        compute_confusion_matrix([(images[:2], asked[:2])], extractor, 3)
 
 
-def test_belief():
-    bright = torch.nn.Module()
-    bright.forward = lambda x, y: SimpleNamespace(logits_N=x.mean((1, 2, 3)))
-    images = torch.tensor([0, 100, 127, 128, 200, 255], dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+@pytest.mark.parametrize(
+    ("settings", "fraction"),
+    [
+        ({"loss": "hinge"}, 3 / 6),  # boundary 0
+        ({"loss": "least-squares"}, 2 / 6),  # 0.5
+        ({"loss": "non-saturating", "real_target": 0.8}, 4 / 6),  # log(0.4 / 0.6) = -0.405
+        ({"loss": "semi-supervised", "real_target": 0.7, "feature_matching": "l1"}, 5 / 6),  # log(0.35 / 0.65) = -0.619
+    ],
+)
+def test_memorization_by_the_decision_boundary_of_the_loss(settings, fraction):
+    brightness = torch.nn.Module()
+    brightness.forward = lambda x, y: SimpleNamespace(logits=x.mean((1, 2, 3)))
+    objective = ObjectiveConfig(**settings).build()
+    pixels = torch.tensor([0, 60, 100, 128, 200, 255], dtype=torch.uint8)  # -1, -0.53, -0.22, 0.004, 0.57, 1 in [-1, 1]
+    images = pixels.view(6, 1, 1, 1).expand(6, 3, 2, 2)
     batches = zip(images.split(4), torch.zeros(6, dtype=torch.int64).split(4), strict=True)
-    assert share_called_real(bright, batches, torch.device("cpu")) == 0.5
+    assert fraction_classified_as_real(brightness, batches, torch.device("cpu"), objective) == fraction

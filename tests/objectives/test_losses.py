@@ -127,7 +127,7 @@ def test_smoothed_least_squares():
 
 @pytest.mark.parametrize("loss", ["hinge", "wasserstein", "relativistic"])
 def test_smoothing_is_refused_without_targets(loss):
-    with pytest.raises(ConfigError, match=f"real_target=0.9: the {loss} loss compares scores with no target"):
+    with pytest.raises(ConfigError, match=f"real_target=0.9: the {loss} loss compares logits with no target"):
         ObjectiveConfig(loss=loss, real_target=0.9).check()
 
 
@@ -162,10 +162,18 @@ def test_the_boundary_is_the_best_score_where_both_are_alike(loss, target):
     assert objective.decision_boundary == pytest.approx(best.logits.item(), abs=4e-3)
 
 
+@pytest.mark.parametrize("loss", ["wasserstein", "relativistic"])
+@pytest.mark.parametrize("feature_matching", [None, "l1"])
+def test_losses_without_a_boundary_classify_nothing(loss, feature_matching):
+    objective = ObjectiveConfig(loss=loss, feature_matching=feature_matching).build()
+    with pytest.raises(ConfigError, match=f"^the {loss} loss gives logits without a decision boundary: "):
+        objective.classified_as_real(torch.tensor([-1.0, 1.0]))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"real_target": 1.5, "loss": "non-saturating"}, "between 0 and 1"),
+        ({"real_target": 1.5, "loss": "non-saturating"}, "above 0 and at most 1"),
         ({"real_target": 0.0, "loss": "non-saturating"}, "above 0"),
         ({"feature_layer": "blocks.0"}, "name a norm"),
         ({"unsupervised_weight": 1.0}, "of the semi-supervised loss"),

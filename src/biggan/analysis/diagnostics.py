@@ -1,7 +1,7 @@
 """Diagnostics of a trained model: which classes its samples are confused with, and whether its discriminator has memorized
 the training images.
 
-Sources: BigGAN section 4.2 (memorization), appendix D (class leakage). Shapes: N images, K classes, R resolution."""
+Sources: BigGAN section 4.2 (memorization) and Figure 4d (class leakage). Shapes: N images, K classes, R resolution."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -56,7 +56,7 @@ def most_confused_pairs(counts: Tensor, max_pairs: int) -> list[tuple[int, int, 
 
 
 @torch.no_grad()
-def share_classified_as_real(
+def fraction_classified_as_real(
     discriminator: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device, objective: Objective
 ) -> float:
     """The fraction of uint8 images (N, 3, R, R) with labels (N,) that a discriminator in evaluation mode classifies as real,

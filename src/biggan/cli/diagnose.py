@@ -50,7 +50,7 @@ def leakage(arguments: list[str]) -> int:
     command = parse(LeakageCommand, arguments, "biggan leakage")
     if command.per_class < 1 or command.worst < 1:
         raise ConfigError("--per-class and --worst must be at least 1")
-    from biggan.analysis.diagnostics import confusion, worst_pairs
+    from biggan.analysis.diagnostics import compute_confusion_matrix, most_confused_pairs
 
     sampler, extractor = (
         load_sampler(command.model, command.device, SINGLE_PROCESS),
@@ -61,8 +61,9 @@ def leakage(arguments: list[str]) -> int:
     labels = sampler.labels_in_turn(total, None)
     batches = sampler.batches(range(total), labels, truncation=command.truncation, seed=command.seed, batch=100)
     pictures = zip(batches, labels.split(100), strict=True)
-    counts, examples = confusion(image_progress_bar(pictures, total, "drawing"), extractor, len(names))
-    pairs = worst_pairs(counts, command.worst)
+    bar = image_progress_bar(pictures, total, "generating")
+    counts, examples = compute_confusion_matrix(bar, extractor, len(names))
+    pairs = most_confused_pairs(counts, command.worst)
     right = counts.diagonal().sum().item() / total
     print(f"named as asked {right:.1%} of {total} images")
     for asked, named, share in pairs:
@@ -85,14 +86,20 @@ def memorization(arguments: list[str]) -> int:
     command = parse(MemorizationCommand, arguments, "biggan memorization")
     if command.data is None or command.n < 1:
         raise ConfigError("memorization compares two real sets: add --data SOURCE (trained on), and --n at least 1")
-    from biggan.analysis.diagnostics import share_called_real
-    from biggan.checkpoints.init_from import load_initial_weights, parse_init_from
+    from biggan.analysis.diagnostics import fraction_classified_as_real
+    from biggan.checkpoints.init_from import load_initial_weights, parse_init_from, read_run_config
+    from biggan.checkpoints.run_dir import RunDir
     from biggan.models.registry import FAMILIES
+    from biggan.objectives.losses import ObjectiveConfig
     from biggan.sampling import image_sets
 
     weights = load_initial_weights(parse_init_from(str(command.model)))
     if "discriminator" not in weights:
         raise CheckpointError(f"{command.model} holds no discriminator: name a run folder with its checkpoints")
+    # An imported model folder has no run config: BigGAN-PyTorch, from which it comes, trains with the hinge loss.
+    is_run = RunDir(command.model).checkpoints.is_dir()
+    objective = (read_run_config(command.model).objective if is_run else ObjectiveConfig()).build()
+    objective.check_decision_boundary()
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     config, device = sampler.generator.config, sampler.precision.device
     sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
@@ -109,6 +116,7 @@ def memorization(arguments: list[str]) -> int:
     for name, images in (("trained on", train), ("held out", held_out), ("generated", generated_images)):
         count = min(command.n, images.count or command.n)
         with sampler.precision.autocast():
-            share = share_called_real(discriminator, image_progress_bar(images.batches(count), count, name), device)
-        print(f"{name:12} {share:6.1%} of {count} images are classified as real")
+            bar = image_progress_bar(images.batches(count), count, name)
+            fraction = fraction_classified_as_real(discriminator, bar, device, objective)
+        print(f"{name:12} {fraction:6.1%} of {count} images are classified as real")
     return 0

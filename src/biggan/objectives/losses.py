@@ -54,12 +54,16 @@ class Objective:
         """(N,) bool: whether D classifies each image as real, by its logit and the decision boundary.
 
         Raises ConfigError where the loss has no decision boundary."""
+        self.check_decision_boundary()
+        return logits_N > self.decision_boundary
+
+    def check_decision_boundary(self) -> None:
+        """Raises ConfigError where the loss has no decision boundary."""
         if self.decision_boundary is None:
             raise ConfigError(
                 f"the {self.name} loss gives logits without a decision boundary: only differences between logits have a "
                 "meaning, so no image can be classified as real or generated; use a run with another objective.loss"
             )
-        return logits_N > self.decision_boundary
 
 
 def cross_entropy_to_target(logits_N: Tensor, target: float) -> Tensor:
@@ -144,7 +148,7 @@ class LeastSquares(Objective):
 
 @dataclass(frozen=True)
 class Wasserstein(Objective):
-    """E[D(G)] - E[D(x)] for D, -E[D(G)] for G; spectral normalization, or a penalty, keeps D Lipschitz."""
+    """E[D(G)] - E[D(x)] for D, -E[D(G)] for G; spectral normalization or a gradient penalty keeps D Lipschitz."""
 
     name = "wasserstein"
 

@@ -79,7 +79,8 @@ class CollapseMonitor:
         self.config, self.run_dir, self.is_rank_zero = config.monitor, run_dir, state.plan.world.is_rank_zero
         self.classifier, self.state = classifier, state
         self.spectra = SpectrumTracker(config.monitor.singular_values)
-        self.detector, self.alarms = CollapseDetector(config.monitor), []
+        self.detector = CollapseDetector(config.monitor)
+        self.alarms: list[Alarm] = []
         self.log = None
         if self.is_rank_zero:
             with run_dir.writing():
@@ -112,7 +113,7 @@ class CollapseMonitor:
         samples = self.draw_fixed_batch()
         values |= sample_diversity(samples.float().cpu(), PER_CLASS) | self.conditional_accuracy(samples)
         if state.objective.decision_boundary is not None:
-            values |= {f"D/acc_{name}": self.share_called_real(*batch) for name, batch in self.fixed.real.items()}
+            values |= {f"D/acc_{name}": self.accuracy_on_real(*batch) for name, batch in self.fixed.real.items()}
         seconds = time.monotonic() - started
         self.spent += seconds
         values["monitor_seconds"] = seconds
@@ -136,14 +137,14 @@ class CollapseMonitor:
         return {"conditional_accuracy": (logits.argmax(1) == self.fixed.y_N.cpu()).float().mean().item()}
 
     @torch.no_grad()
-    def share_called_real(self, images: Tensor, y_N: Tensor) -> float:
-        """The share of uint8 images that D classifies as real, with all its features; batch statistics, if it has any,
-        are those of these images."""
+    def accuracy_on_real(self, images: Tensor, y_N: Tensor) -> float:
+        """The fraction of real uint8 images (N, 3, R, R) that D classifies as real, without noise or dropout; batch
+        statistics, if it has any, are those of these images."""
         device, network = self.state.precision.device, self.state.discriminator.network
         x = uint8_to_float(to_device(images, device), self.state.precision.memory_format)  # (N, 3, R, R)
         with disable_noise(network), freeze_power_iteration(network), self.state.precision.autocast():
             logits_N = network(x, to_device(y_N, device)).logits
-        return (logits_N > self.state.objective.decision_boundary).float().mean().item()
+        return self.state.objective.classified_as_real(logits_N).float().mean().item()
 
     def observe(self, step: int, metrics: Line | None) -> None:
         """Show the rules these numbers of a step; alarms are written down, logged and added to `alarms`, on every rank."""
