@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from biggan.metrics.prdc import overlap
+from biggan.metrics.prdc import precision_recall_density_coverage
 from biggan.metrics.scores import Moments, SplitEntropies, frechet_distance, kernel_distance
 
 IMAGES, NEIGHBOURS, WIDTH, LOGITS, PIECE = 50_000, 10_000, 2048, 1008, 1024
@@ -46,7 +46,7 @@ def main() -> None:
     lap("moments of both", "")
     lap("Frechet distance", frechet_distance(*(moments.mean_and_covariance() for moments in sums)))
     lap("kernel distance", kernel_distance(fake, real))
-    lap("precision, recall, density, coverage", overlap(real[:NEIGHBOURS], fake[:NEIGHBOURS]))
+    lap("precision, recall, density, coverage", precision_recall_density_coverage(real[:NEIGHBOURS], fake[:NEIGHBOURS]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"together {time.perf_counter() - started:.1f} s, peak memory of the process {peak:.2f} GiB")
 

@@ -323,7 +323,7 @@ def test_weights_of_inception_are_fetched_once_and_checked(inception_weights, tm
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--recipe", "fid"], "a score and how many images"),
+        (["--recipe", "fid"], "a score and a number of images"),
         (["--recipe", "fidd1k"], "did you mean 'fid'"),
         (["--recipe", "fid1k,fid2k"], "each score once"),
         (["--recipe", "fid1"], "at least 2 images"),

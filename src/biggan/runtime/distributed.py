@@ -183,7 +183,7 @@ def max_over_ranks(*values: float) -> list[float]:
 
 
 def on_rank_zero(action: Callable[[], T]) -> T:
-    """Run `action` on rank 0 and return its result, a small picklable value, on every rank. A UserError on rank 0 is raised
+    """Run `action` on rank 0 and return its result, a small plain value, on every rank. A UserError on rank 0 is raised
     on every rank. All ranks must call it."""
     if not dist.is_initialized():
         return action()
@@ -248,8 +248,8 @@ def all_gather(values: Tensor) -> list[Tensor]:
 
 
 def broadcast_batches(batch: Tensor, sizes: list[int], world: World) -> Iterator[Tensor]:
-    """The batches of the first len(sizes) ranks in order of rank, on every rank. `batch` is the one of this rank, `sizes` are
-    the lengths of all. All ranks must call it."""
+    """The batches of the first len(sizes) ranks in order of rank, on every rank. `batch` is this rank's batch, `sizes`
+    are the lengths of all. All ranks must call it."""
     if world.size == 1:
         yield batch
         return

@@ -41,15 +41,17 @@ class CheckpointError(UserError):
 class TrainingDiverged(BigganError):
     """A loss or a score is not finite.
 
-    `step` is the generator step at which it was detected, `where` the name of the quantity, `last_good` the newest
+    `step` is the generator step at which it was detected, `quantity` its name, `last_good` the newest
     checkpoint written before (None if there is none).
     """
 
-    def __init__(self, *, step: int, where: str, last_good: Path | None) -> None:
+    def __init__(self, *, step: int, quantity: str, last_good: Path | None) -> None:
         checkpoint = f"last good checkpoint: {last_good}" if last_good else "no checkpoint was written before it"
-        super().__init__(f"training diverged at step {step}: {where} is not finite; {checkpoint}; try lower learning rates")
+        super().__init__(
+            f"training diverged at step {step}: {quantity} is not finite; {checkpoint}; try lower learning rates"
+        )
         self.step = step
-        self.where = where
+        self.quantity = quantity
         self.last_good = last_good
 
 

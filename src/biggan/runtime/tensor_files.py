@@ -13,7 +13,7 @@ from biggan.runtime.errors import CheckpointError, first_line
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a dictionary of tensors from a safetensors or PyTorch file; pickled code is never run.
+    """Read a dictionary of tensors from a safetensors or PyTorch file; code in the file is never run.
 
     Raises CheckpointError if the file is missing, damaged or contains anything else."""
     try:

@@ -70,4 +70,4 @@ def raise_if_non_finite(guard: GradientGuard, values: dict[str, float], step: in
     if bad is not None:
         on_rank_zero(writer.finish)
         checkpoints = writer.run_dir.list_checkpoints()
-        raise TrainingDiverged(step=bad[0], where=bad[1], last_good=checkpoints[-1] if checkpoints else None)
+        raise TrainingDiverged(step=bad[0], quantity=bad[1], last_good=checkpoints[-1] if checkpoints else None)

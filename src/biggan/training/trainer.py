@@ -63,7 +63,7 @@ def fit(
             rollbacks = progress.rollbacks._replace(diverged=progress.rollbacks.diverged + 1)
             may_roll_back = config.train.on_divergence == "roll-back" and rollbacks.diverged <= config.train.max_rollbacks
             if not may_roll_back or error.last_good is None:
-                alarm = {"rule": NOT_FINITE, "step": error.step, "evidence": error.where, "policy": "stop"}
+                alarm = {"rule": NOT_FINITE, "step": error.step, "evidence": error.quantity, "policy": "stop"}
                 on_rank_zero(partial(run_dir.append_alarms, [alarm]))
                 raise
             on_rank_zero(partial(run_dir.save_rollbacks, rollbacks._asdict()))
