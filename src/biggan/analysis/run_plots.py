@@ -1,5 +1,6 @@
-"""Plots of one run over its steps, and of a study over its settings, by matplotlib."""
+"""Plots of a run over its generator steps, and of a study over its settings, drawn with matplotlib."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,17 +24,24 @@ SCORES = (
     "test_error",
 )
 
-KINDS = {
+# {file name: title}; the names, except "ratio", begin the log keys: "sigma0/generator/linear.weight".
+WEIGHT_QUANTITIES = {
     "sigma0": "first singular value",
     "ratio": "first / second singular value",
     "frobenius": "Frobenius norm",
-    "gradient": "length of the gradient",
+    "grad_norm": "norm of the gradient",
     "moment2": "root mean square of Adam's second moment",
 }
 
+LINE_STYLES = ("-", "--", ":", "-.")
+
+LEGEND_COLUMNS = 3
+
+Curve = tuple[list[int], list[float]]  # steps, and the value at each
+
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of that size in inches. Raises ConfigError where matplotlib is not installed."""
+    """An empty figure, width and height in inches. Raises ConfigError where matplotlib is not installed."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -44,111 +52,124 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def column(lines: Iterable[Line], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one quantity."""
+def column(lines: Iterable[Line], key: str) -> Curve:
+    """Steps and values of one quantity, of the lines that hold it."""
     pairs = [(line["step"], line[key]) for line in lines if key in line]
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def plot_run(lines: list[Line], alarms: list[Alarm], folder: Path) -> list[Path]:
-    """run.png (losses, D's scores and calls, diversity, scores) and, where weights were watched, one file for each of
-    KINDS, G and D side by side, a line for each weight; alarms are dashed. The files."""
-    keys = list(dict.fromkeys(key for line in lines for key in line))
+    """Plot the logs of a run, `lines` in the order of their steps, with a dashed line at each alarm; returns the files.
+
+    run.png has a panel for each of losses, logits, accuracies, diversity, class embeddings and scores. Where the collapse
+    monitor has measured the weights, there is also a file for each of `WEIGHT_QUANTITIES` in the logs, with a line for each
+    weight, generator and discriminator side by side. Raises ConfigError where matplotlib is not installed, OSError where the
+    folder cannot be written."""
     files = [folder / "run.png"]
-    overview(lines, keys, alarms, files[0])
-    watched = [line for line in lines if any(key.startswith("sigma0/") for key in line)]
-    if not watched:
-        return files
-    for kind, title in KINDS.items():
-        files.append(folder / f"{kind}.png")
-        figure = new_figure(13, 5)
-        for axes, network in zip(figure.subplots(1, 2), ("generator", "discriminator"), strict=True):
-            names = [key.partition("/")[2] for key in keys if key.startswith(f"sigma0/{network}/")]
-            shown = False
-            for index, name in enumerate(names):
-                steps, values = layer_values(watched, kind, name)
-                shown = shown or any(value > 0 for value in values)
-                style = ("-", "--", ":")[index // 10 % 3]
-                axes.plot(steps, values, style, label=name.removeprefix(f"{network}/").removesuffix(".weight"), lw=1)
-            axes.set(title=f"{network}: {title}", xlabel="step", yscale="log" if shown else "linear")
-            mark(axes, alarms)
-            axes.legend(fontsize=5, ncols=3, loc="upper left")
-        figure.savefig(files[-1], dpi=110)
+    plot_overview(lines, alarms, files[0])
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    for quantity, title in WEIGHT_QUANTITIES.items():
+        prefix = "sigma1" if quantity == "ratio" else quantity
+        names = [key.removeprefix(f"{prefix}/") for key in keys if key.startswith(f"{prefix}/")]
+        if names:
+            files.append(folder / f"{quantity}.png")
+            curves = {name: weight_values(lines, quantity, name) for name in names}
+            plot_weights(curves, title, alarms, files[-1])
     return files
 
 
-def layer_values(lines: list[Line], kind: str, name: str) -> tuple[list[int], list[float]]:
-    """A quantity of one weight over the steps."""
-    if kind != "ratio":
-        return column(lines, f"{kind}/{name}")
-    both = [line for line in lines if f"sigma1/{name}" in line and line[f"sigma1/{name}"] > 0]
-    return [line["step"] for line in both], [line[f"sigma0/{name}"] / line[f"sigma1/{name}"] for line in both]
-
-
-def overview(lines: list[Line], keys: list[str], alarms: list[Alarm], file: Path) -> None:
-    """Everything that is one number for the whole run."""
-    groups = {
-        "losses": [key for key in keys if key.startswith(("D/", "G/"))],
-        "D's mean scores": ["D/logit_real", "D/logit_fake"],
-        "share that D calls right (real: called real)": [key for key in keys if key.startswith("D_") and "right" in key],
-        "distance of pairs of samples": ["diversity", "diversity_within_class"],
+def plot_overview(lines: list[Line], alarms: list[Alarm], file: Path) -> None:
+    """A panel for each group of quantities that are one number for the whole run."""
+    keys = list(dict.fromkeys(key for line in lines for key in line))
+    norm_keys = [key for key in keys if key.startswith("class_norm/")]
+    lines = [line | summarize_class_norms(line, norm_keys) for line in lines]
+    logits, accuracies = ([key for key in keys if key.startswith(prefix)] for prefix in ("D/logit_", "D/acc_"))
+    panels = {
+        "losses and penalties": [key for key in keys if key[:2] in ("D/", "G/") and key not in logits + accuracies],
+        "mean logits of D": logits,
+        "accuracy of D": accuracies,
+        "mean distance between samples": [key for key in ("diversity", "diversity_within_class") if key in keys],
+        "norms of class embeddings": [f"{key}, {name}" for key in norm_keys for name in ("largest", "median")],
     }
-    groups |= {key.replace("_", " "): [key] for key in SCORES if key in keys}
-    tables = [key for key in keys if key.startswith("class/")]
-    lines = [line | lengths_of_classes(line, tables) for line in lines]
-    groups["class vectors"] = [
-        f"{kind} of {table.removeprefix('class/')}" for table in tables for kind in ("longest", "median")
-    ]
-    keys = [*keys, *groups["class vectors"]]
-    groups = {title: [key for key in names if key in keys] for title, names in groups.items()}
-    groups = {title: names for title, names in groups.items() if names}
-    rows = -(-len(groups) // 3)
-    figure = new_figure(14, 3.6 * rows)
-    panels = list(figure.subplots(rows, 3, squeeze=False).flat)
-    for axes, (title, names) in zip(panels, groups.items(), strict=False):
+    panels |= {key.replace("_", " "): [key] for key in SCORES if key in keys}
+    panels = {title: names for title, names in panels.items() if names}
+    rows = max(1, math.ceil(len(panels) / 3))
+    figure = new_figure(14, 3.8 * rows)
+    all_axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for axes, (title, names) in zip(all_axes, panels.items(), strict=False):
         for name in names:
-            axes.plot(*column(lines, name), label=name.replace("_", " "), lw=1)
+            axes.plot(*column(lines, name), label=name.removeprefix("class_norm/"), lw=1)
         axes.set(title=title, xlabel="step")
         axes.locator_params(axis="x", nbins=6)
-        mark(axes, alarms)
-        axes.legend(fontsize=7)
-    for axes in panels[len(groups) :]:
+        mark_alarms(axes, alarms)
+        if len(names) > 1:
+            axes.legend(fontsize=8)
+    for axes in all_axes[len(panels) :]:
         axes.axis("off")
     figure.savefig(file, dpi=100)
 
 
-def lengths_of_classes(line: Line, tables: list[str]) -> Line:
-    """The longest and the median class vector of each table."""
-    found = {}
-    for table in tables:
-        if table in line:
-            name = table.removeprefix("class/")
-            found |= {f"longest of {name}": max(line[table]), f"median of {name}": statistics.median(line[table])}
-    return found
+def plot_weights(curves: dict[str, Curve], title: str, alarms: list[Alarm], file: Path) -> None:
+    """A line for each weight, generator and discriminator side by side; `curves`: {"generator/linear.weight": values}. The
+    legends stand below the panels."""
+    networks = ("generator", "discriminator")
+    names = {network: [name for name in curves if name.startswith(f"{network}/")] for network in networks}
+    legend_rows = math.ceil(max(map(len, names.values())) / LEGEND_COLUMNS)
+    figure = new_figure(15, 5 + 0.17 * legend_rows)
+    for axes, network in zip(figure.subplots(1, 2), networks, strict=True):
+        for index, name in enumerate(names[network]):
+            style = LINE_STYLES[index // 10 % len(LINE_STYLES)]  # matplotlib repeats its colors after 10 lines
+            label = name.removeprefix(f"{network}/").removesuffix(".weight")
+            axes.plot(*curves[name], style, label=label, lw=1)
+        positive = any(value > 0 for name in names[network] for value in curves[name][1])
+        axes.set(title=f"{network}: {title}", xlabel="step", yscale="log" if positive else "linear")
+        mark_alarms(axes, alarms)
+        if names[network]:
+            axes.legend(fontsize=7, ncols=LEGEND_COLUMNS, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    figure.savefig(file, dpi=110)
 
 
-def mark(axes: Any, alarms: list[Alarm]) -> None:
-    """A dashed line at each alarm, named."""
+def weight_values(lines: list[Line], quantity: str, name: str) -> Curve:
+    """Steps and values of one quantity of one weight."""
+    if quantity != "ratio":
+        return column(lines, f"{quantity}/{name}")
+    with_both = [line for line in lines if line.get(f"sigma1/{name}", 0) > 0]
+    return [line["step"] for line in with_both], [line[f"sigma0/{name}"] / line[f"sigma1/{name}"] for line in with_both]
+
+
+def summarize_class_norms(line: Line, keys: list[str]) -> Line:
+    """The largest and the median norm of the class embeddings under each key of a line."""
+    summary = {}
+    for key in keys:
+        if key in line:
+            summary |= {f"{key}, largest": max(line[key]), f"{key}, median": statistics.median(line[key])}
+    return summary
+
+
+def mark_alarms(axes: Any, alarms: list[Alarm]) -> None:
+    """A dashed vertical line at the step of each alarm, with the name of its rule."""
     for index, alarm in enumerate(alarms):
         axes.axvline(alarm.step, color="red", linestyle="--", lw=0.8)
-        place = (alarm.step, 0.98 - 0.07 * (index % 6))
-        axes.annotate(alarm.rule, place, xycoords=("data", "axes fraction"), fontsize=6, color="red", ha="right", va="top")
+        position = (alarm.step, 0.98 - 0.07 * (index % 6))  # staggered, so that names of close alarms do not overlap
+        style = {"fontsize": 6, "color": "red", "ha": "right", "va": "top"}
+        axes.annotate(alarm.rule, position, xycoords=("data", "axes fraction"), **style)
 
 
 def plot_study(results: list[dict[str, Any]], file: Path) -> None:
-    """A panel for each score, and one for the steps: a dot for each run, a bar at each mean; crossed where it collapsed."""
+    """A panel for the number of steps and one for each score, a row for each setting: a bar at the mean and a mark for each
+    run, a cross where it collapsed."""
     rows = list(dict.fromkeys(result["row"] for result in results))
     scores = list(results[0]["scores"])
     figure = new_figure(3.4 * (len(scores) + 1) + 1.5, 0.32 * len(rows) + 1.4)
     panels = figure.subplots(1, len(scores) + 1, sharey=True)
     for axes, name in zip(panels, ["steps", *scores], strict=True):
-        for place, row in enumerate(rows):
-            mine = [result for result in results if result["row"] == row]
-            values = [result["steps"] if name == "steps" else result["scores"][name] for result in mine]
-            marks = ["x" if result["collapsed"] else "o" for result in mine]
-            for value, sign in zip(values, marks, strict=True):
-                axes.plot(value, place, sign, color="C0", ms=5)
-            axes.plot(sum(values) / len(values), place, "|", color="black", ms=14)
+        for y, row in enumerate(rows):
+            row_results = [result for result in results if result["row"] == row]
+            values = [result["steps"] if name == "steps" else result["scores"][name] for result in row_results]
+            markers = ["x" if result["collapsed"] else "o" for result in row_results]
+            for value, marker in zip(values, markers, strict=True):
+                axes.plot(value, y, marker, color="C0", ms=5)
+            axes.plot(sum(values) / len(values), y, "|", color="black", ms=14)
         axes.set(title="steps to collapse (x) or end" if name == "steps" else name.replace("_", " "))
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(rows)), labels=rows)
@@ -156,8 +177,9 @@ def plot_study(results: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def sheet_of_rows(sheets: dict[str, Path], file: Path) -> None:
-    """The top of each setting's sheet, one below the other, named."""
+def stack_sheets(sheets: dict[str, Path], file: Path) -> None:
+    """Write one image with the top of each sample sheet under the name of its setting. Writes nothing for no sheets; raises
+    OSError where the file cannot be written."""
     strips = []
     for name, path in sheets.items():
         with open_image(path) as sheet:
@@ -165,11 +187,11 @@ def sheet_of_rows(sheets: dict[str, Path], file: Path) -> None:
         strips.append((name, strip))
     if not strips:
         return
-    width, label = max(strip.width for _, strip in strips), 14
-    whole = Image.new("RGB", (width, sum(strip.height + label for _, strip in strips)), "white")
-    draw, top = ImageDraw.Draw(whole), 0
+    width, label_height = max(strip.width for _, strip in strips), 14
+    canvas = Image.new("RGB", (width, sum(strip.height + label_height for _, strip in strips)), "white")
+    draw, top = ImageDraw.Draw(canvas), 0
     for name, strip in strips:
         draw.text((2, top + 1), name, fill="black")
-        whole.paste(strip, (0, top + label))
-        top += strip.height + label
-    whole.save(file)
+        canvas.paste(strip, (0, top + label_height))
+        top += strip.height + label_height
+    canvas.save(file)

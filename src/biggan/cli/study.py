@@ -39,7 +39,7 @@ class StudyCommand:
     """Of each run; as --train.steps."""
     part: str | None = None
     """K/N: only every N-th run, from the K-th on, for several machines or processes; the table has what there is."""
-    list: bool = False
+    list_commands: Annotated[bool, tyro.conf.arg(name="list")] = False
     """Write the list of commands, and run nothing."""
     trust_extractor: bool = False
     """Run the code in the FILE of --eval.extractor module:FILE, in all runs. It is remembered by the file's sha256."""
@@ -90,7 +90,7 @@ def study(arguments: list[str]) -> int:
         (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
     logger.info(f"{len(runs)} runs; their commands are in {out / 'commands.txt'}")
     failed = 0
-    for run in [] if command.list else command.chosen(runs):
+    for run in [] if command.list_commands else command.chosen(runs):
         failed += not train_one(run)
         if STUDIES[name].measures_survival:
             measure_survival(run, trust_extractor=command.trust_extractor)
@@ -152,9 +152,9 @@ def write_table(name: str, runs: "list[Run]", out: Path) -> str:
     text = markdown(STUDIES[name], runs, results)
     (out / "table.md").write_text(text)
     (out / "results.json").write_text(record(STUDIES[name], runs, results) + "\n")
-    from biggan.analysis.run_plots import plot_study, sheet_of_rows
+    from biggan.analysis.run_plots import plot_study, stack_sheets
 
     plot_study(results, out / "scores.png")
     sheets = {run.row.name: sorted(run.folder.samples.glob("*.png")) for run, _ in reversed(found)}
-    sheet_of_rows({row: files[-1] for row, files in reversed(sheets.items()) if files}, out / "samples.png")
+    stack_sheets({row: files[-1] for row, files in reversed(sheets.items()) if files}, out / "samples.png")
     return text
