@@ -26,7 +26,7 @@ def test_the_sizes_of_the_perceptrons():
     hidden = sum(a * b + b for a, b in pairwise(sizes))  # weights and biases; scales are fixed
     assert learned(d) == hidden + 250 * 10 + 2 * 10
     assert learned(g) == 100 * 500 + 500 + 500 * 500 + 500 + 500 * 784 + 2 * 784
-    noises = [m.deviation for block in [*d.blocks, d.noise] for m in block.modules() if isinstance(m, GaussianNoise)]
+    noises = [m.std for block in [*d.blocks, d.noise] for m in block.modules() if isinstance(m, GaussianNoise)]
     assert noises == [0.3, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 

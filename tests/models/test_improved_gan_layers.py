@@ -66,7 +66,7 @@ def test_noise_comes_before_every_layer_of_the_perceptron(generator):
     d = registry.build_networks(
         model_config(MLPConfig, num_classes=10, discriminator__input_noise=0.0, discriminator__noise=0.0), generator
     )[1]
-    d.noise.deviation = 0.5
+    d.noise.std = 0.5
     image = torch.rand(4, 3, 28, 28, generator=generator)
     noisy, still = d(image, torch.zeros(4)), d.eval()(image, torch.zeros(4))
     assert torch.allclose(noisy.features, still.features)
@@ -105,10 +105,10 @@ def test_what_the_convolutions_drop(generator):
 
     def order(config):
         kinds = of_type(registry.build_networks(config, generator)[1], WeightNormLayer, nn.Dropout, GaussianNoise)
-        return [getattr(m, "p", None) or getattr(m, "deviation", None) or "conv" for m in kinds if shows(m)]
+        return [getattr(m, "p", None) or getattr(m, "std", None) or "conv" for m in kinds if shows(m)]
 
     def shows(module):
-        return isinstance(module, WeightNormLayer) or (module.p if isinstance(module, nn.Dropout) else module.deviation) > 0
+        return isinstance(module, WeightNormLayer) or (module.p if isinstance(module, nn.Dropout) else module.std) > 0
 
     groups = ["conv"] * 3 + [0.5] + ["conv"] * 3 + [0.5] + ["conv"] * 4
     assert order(ConvConfig(num_classes=10)) == [0.2, *groups]

@@ -17,7 +17,7 @@ from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap, NoNorm
 from biggan.nn.embeddings import OneHot, ProjectedEmbedding, SharedEmbedding
 from biggan.nn.layers import Conv2d, ReparametrizedLayer
-from biggan.nn.residual_blocks import unchanged
+from biggan.nn.residual_blocks import identity
 from biggan.sampling.latents import LatentConfig, LatentName
 from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
@@ -163,8 +163,8 @@ def test_where_z_enters():
 
 def test_extra_blocks_keep_size_and_width():
     g, d = pair(extra_blocks=2)
-    assert [block.resize is unchanged for block in g.blocks] == [False, True, True] * 3
-    assert [block.resize is unchanged for block in d.blocks] == [False, True, True] * 2 + [True, True]
+    assert [block.resize is identity for block in g.blocks] == [False, True, True] * 3
+    assert [block.resize is identity for block in d.blocks] == [False, True, True] * 2 + [True, True]
     x = torch.randn(2, 16, 8, 8)
     assert g.blocks[1](x, torch.randn(2, 28)).shape == x.shape
     assert d.blocks[1](x, None).shape == x.shape

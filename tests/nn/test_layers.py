@@ -12,10 +12,10 @@ from biggan.nn.layers import Conv2d, Linear
 from biggan.nn.reparametrization import Identity
 from biggan.nn.spectral_norm import SpectralNorm
 
-RULE = partial(SpectralNorm, epsilon=1e-4)
+SPECTRAL_NORM = partial(SpectralNorm, epsilon=1e-4)
 
 
-def conv(generator, kernel=3, reparametrization=RULE, **options):
+def conv(generator, kernel=3, reparametrization=SPECTRAL_NORM, **options):
     layer = Conv2d(6, 10, kernel, reparametrization=reparametrization, **options)
     initialize(layer, INITIALIZERS["normal"], generator)
     with torch.no_grad():
@@ -47,7 +47,7 @@ def test_down_equals_convolution_then_average(kernel, dilation, generator):
     assert torch.allclose(layer(x), expected, atol=1e-5)
 
 
-def test_kept_outputs_are_the_first_of_all(generator):
+def test_only_the_first_outputs_are_computed(generator):
     layer = conv(generator)
     x = torch.randn(2, 6, 8, 8, generator=generator)
     everything = layer(x)
@@ -56,7 +56,7 @@ def test_kept_outputs_are_the_first_of_all(generator):
 
 
 def test_orthogonal_initialization(generator):
-    layer = Conv2d(6, 10, 3, reparametrization=RULE)
+    layer = Conv2d(6, 10, 3, reparametrization=SPECTRAL_NORM)
     initialize(layer, INITIALIZERS["orthogonal"], generator)
     rows = layer.weight.detach().flatten(1)
     assert torch.allclose(rows @ rows.T, torch.eye(10), atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from biggan.nn.initialization import initialize, normal_of
+from biggan.nn.initialization import initialize, normal_with_std
 from biggan.nn.minibatch_discrimination import MinibatchDiscrimination, NoMinibatchFeatures
 from biggan.nn.weight_norm import data_dependent_init
 
@@ -14,7 +14,7 @@ A, B, C = 6, 4, 3
 @pytest.fixture
 def layer(generator):
     layer = MinibatchDiscrimination(A, B, C)
-    initialize(layer, normal_of(0.5), generator)
+    initialize(layer, normal_with_std(0.5), generator)
     with torch.no_grad():
         layer.log_scale.normal_(generator=generator)
     return layer
@@ -103,7 +103,7 @@ def test_start_from_data_that_says_nothing(layer, rows, generator):
 def test_before_the_start(generator):
     """docs/papers/improved_gan.md, "Minibatch discrimination"."""
     layer = MinibatchDiscrimination(A, B, C)
-    initialize(layer, normal_of(0.05), generator)
+    initialize(layer, normal_with_std(0.05), generator)
     assert torch.equal(layer.bias, torch.full((B,), -1.0))
     assert torch.equal(layer.log_scale, torch.zeros(B, C))
 

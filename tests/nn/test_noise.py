@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 from torch import nn
 
-from biggan.nn.noise import TABLE, GaussianNoise, NormalTable, disable_noise
+from biggan.nn.noise import TABLE_SIZE, GaussianNoise, NormalTable, disable_noise
 
 
 def test_normal_and_new_each_time():
@@ -20,8 +20,8 @@ def test_normal_and_new_each_time():
 
 def test_larger_than_the_table():
     torch.manual_seed(0)
-    noise = NormalTable().like(torch.zeros(TABLE + 1))
-    assert noise.shape == (TABLE + 1,)
+    noise = NormalTable().sample_like(torch.zeros(TABLE_SIZE + 1))
+    assert noise.shape == (TABLE_SIZE + 1,)
     assert abs(noise.std().item() - 1) < 0.01
 
 

@@ -29,7 +29,7 @@ def test_a_warm_start_needs_fewer_products(generator, monkeypatch):
     weight = torch.randn(400, 900, generator=generator)
     products = []
     monkeypatch.setattr(
-        singular_values, "orthonormal", lambda v, b, o=singular_values.orthonormal: products.append(1) or o(v, b)
+        singular_values, "orthonormalize", lambda v, b, o=singular_values.orthonormalize: products.append(1) or o(v, b)
     )
     found = leading_singular_triplets(weight)
     cold = len(products)
@@ -71,5 +71,5 @@ def test_every_layer_of_a_128_px_model(generator):
         found = torch.tensor([values[f"sigma{i}/{name}"] for i in range(len(exact))])
         assert torch.allclose(found.double(), exact, rtol=1e-5), name
         assert values[f"frobenius/{name}"] == pytest.approx(weight.double().norm().item(), rel=1e-5)
-        sides.add(min(weight.shape) > singular_values.DENSE)
+        sides.add(min(weight.shape) > singular_values.MAX_DENSE_SIZE)
     assert sides == {True, False}

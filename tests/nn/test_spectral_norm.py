@@ -10,11 +10,11 @@ from biggan.nn.layers import Conv2d, Embedding, Linear
 from biggan.nn.reparametrization import WeightNorm
 from biggan.nn.spectral_norm import SpectralNorm
 
-RULE = partial(SpectralNorm, epsilon=1e-4)
+SPECTRAL_NORM = partial(SpectralNorm, epsilon=1e-4)
 LAYERS = {
-    "linear": lambda: Linear(12, 20, reparametrization=RULE),
-    "embedding": lambda: Embedding(20, 12, reparametrization=RULE),
-    "conv": lambda: Conv2d(6, 10, 3, reparametrization=RULE),
+    "linear": lambda: Linear(12, 20, reparametrization=SPECTRAL_NORM),
+    "embedding": lambda: Embedding(20, 12, reparametrization=SPECTRAL_NORM),
+    "conv": lambda: Conv2d(6, 10, 3, reparametrization=SPECTRAL_NORM),
 }
 
 

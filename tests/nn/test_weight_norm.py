@@ -7,7 +7,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from biggan.nn import weight_norm
-from biggan.nn.initialization import initialize, normal_of
+from biggan.nn.initialization import initialize, normal_with_std
 from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init, needs_data_dependent_init
 
 LAYERS = {
@@ -20,7 +20,7 @@ LAYERS = {
 def made(name, generator, **options):
     make, shape = LAYERS[name]
     layer = make(**options)
-    initialize(layer, normal_of(0.3), generator)
+    initialize(layer, normal_with_std(0.3), generator)
     with torch.no_grad():
         layer.scale.uniform_(0.5, 2.0, generator=generator)
         layer.bias.normal_(generator=generator)
@@ -105,7 +105,7 @@ def test_second_derivatives_of_fast_rows(generator):
     """For penalties on gradients."""
     first, x = made("dense", generator)
     second = weight_norm.linear(5, 4)
-    initialize(second, normal_of(0.3), generator)
+    initialize(second, normal_with_std(0.3), generator)
     x.requires_grad_(True)
     inputs = [first.weight, second.weight, first.bias]
     found = []

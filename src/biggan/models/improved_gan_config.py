@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, MinLen
 
-from biggan.nn.initialization import Initializer, glorot, normal_of
+from biggan.nn.initialization import Initializer, glorot, normal_with_std
 from biggan.runtime.constraints import (
     Fraction,
     NonNegativeFloat,
@@ -111,7 +111,7 @@ class MLPConfig(ImprovedGANConfig):
 
     @property
     def initializers(self) -> tuple[Initializer, Initializer]:
-        return glorot, normal_of(0.1)
+        return glorot, normal_with_std(0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,4 +145,4 @@ class ConvConfig(ImprovedGANConfig):
 
     @property
     def initializers(self) -> tuple[Initializer, Initializer]:
-        return normal_of(0.05), normal_of(0.05)
+        return normal_with_std(0.05), normal_with_std(0.05)

@@ -25,7 +25,7 @@ from biggan.nn import weight_norm
 from biggan.nn.batch_norm import AffineNorm, BatchNorm
 from biggan.nn.embeddings import NoClassEmbedding
 from biggan.nn.heads import DiscriminatorOutput, KPlusOneClassHead
-from biggan.nn.initialization import Initializer, initialize, normal_of
+from biggan.nn.initialization import Initializer, initialize, normal_with_std
 from biggan.nn.layers import Linear, TransposedConv2d
 from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
@@ -124,7 +124,7 @@ class OutputConv(nn.Conv2d):
 
     def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
         """Draw the weight anew; mutates the layer."""
-        normal_of(0.075)(self.weight, generator)
+        normal_with_std(0.075)(self.weight, generator)
         nn.init.constant_(self.bias, OUTPUT_BIAS)
 
 
@@ -171,5 +171,5 @@ def build(config: ImprovedImageNetConfig, generator: torch.Generator) -> tuple[G
     """Both networks with freshly drawn weights, N(0, 0.02), in training mode, float32 on the CPU."""
     networks = Generator(config), Discriminator(config)
     for network in networks:
-        initialize(network, normal_of(0.02), generator)
+        initialize(network, normal_with_std(0.02), generator)
     return networks

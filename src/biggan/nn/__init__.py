@@ -1,1 +1,1 @@
-"""Layers as plain mathematics: no ranks, files, clocks or optimizers."""
+"""Neural network layers. They know nothing of ranks, files, clocks or optimizers."""

@@ -1,12 +1,12 @@
-"""Batch normalization for generators: batch statistics in training, standing statistics afterwards.
+"""Batch normalization with batch statistics in training and standing statistics in evaluation, and its affine variants.
 
-Source: BigGAN appendix B (conditional gain centered at 1, bias at 0, both from bias-free spectrally normalized linear maps)
-and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
-statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged ones.
-A module in evaluation mode uses its standing statistics, and `collect_standing_statistics` fills them with equal-weight
-averages of the means and variances of whole batches.
+Source: BigGAN appendix B (conditional gain centered at 1, bias at 0, both from spectrally normalized linear layers without
+bias) and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
+statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged
+weights. In evaluation mode the standing statistics are used; `collect_standing_statistics` sets them to the means over
+several batches of the batch mean and of the batch variance.
 
-Statistics are float32 for any input type. Shapes: N batch, C channels, E condition, HW pixels.
+Statistics are float32 for every input type. Shapes: N batch, C channels, E condition, K classes, H W pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,12 +22,15 @@ SumOverRanks = Callable[[Tensor], Tensor]
 
 
 class BatchNorm(nn.Module):
-    """x -> (x - mean) / sqrt(variance + epsilon) per channel; the variance is the biased one.
+    """(x - mean) / sqrt(variance + epsilon) per channel, with the biased variance and without gain and bias.
 
-    `sum_over_ranks` (None for one process) sums a tensor over all ranks, and its gradient too, so that the statistics
-    are those of the global batch; all ranks must then call forward together.
-    Buffers: `standing_mean`, `standing_variance` (C,), used in evaluation mode.
+    `sum_over_ranks` (None for one process) sums a tensor over all ranks, and its gradient too, so that the statistics are
+    those of the global batch; all ranks must then call forward together.
+    Buffers: `standing_mean` and `standing_variance` (C,), used in evaluation mode.
     """
+
+    standing_mean: Tensor
+    standing_variance: Tensor
 
     def __init__(self, channels: int, *, epsilon: float) -> None:
         super().__init__()
@@ -35,13 +38,14 @@ class BatchNorm(nn.Module):
         self.register_buffer("standing_variance", torch.ones(channels))
         self.epsilon = epsilon
         self.sum_over_ranks: SumOverRanks | None = None
-        self.collected: list[tuple[Tensor, Tensor]] | None = None
+        self.collected_statistics: list[tuple[Tensor, Tensor]] | None = None  # a list inside collect_standing_statistics
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same shape and type: batch statistics in training, else standing ones (see the header)."""
-        if self.collected is not None:
+        """(N, C, H, W) -> (N, C, H, W) in the type of x, with batch statistics in training mode and inside
+        `collect_standing_statistics`, else with standing statistics."""
+        if self.collected_statistics is not None:
             mean_C, variance_C = self.batch_statistics(x)
-            self.collected.append((mean_C, variance_C))
+            self.collected_statistics.append((mean_C, variance_C))
             return self.apply_statistics(x, mean_C, variance_C)  # (N, C, H, W)
         if not self.training:
             return self.apply_statistics(x, self.standing_mean, self.standing_variance)  # (N, C, H, W)
@@ -51,25 +55,25 @@ class BatchNorm(nn.Module):
 
     def batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and biased variance (C,) over batch, pixels and ranks, in float32."""
-        total = self.sum_over_ranks or (lambda values: values)
-        count = total(x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32))
-        mean_C = total(x.sum((0, 2, 3), dtype=torch.float32)) / count
+        global_sum = self.sum_over_ranks or (lambda values: values)
+        count = global_sum(x.new_full((1,), x.numel() // x.shape[1], dtype=torch.float32))
+        mean_C = global_sum(x.sum((0, 2, 3), dtype=torch.float32)) / count
         centered = x.float() - mean_C[:, None, None]
-        variance_C = total(centered.square().sum((0, 2, 3))) / count
+        variance_C = global_sum(centered.square().sum((0, 2, 3))) / count
         return mean_C, variance_C
 
     def apply_statistics(self, x: Tensor, mean_C: Tensor, variance_C: Tensor) -> Tensor:
-        """(N, C, H, W), in the type of x; computed in float32."""
+        """x normalized with the given statistics: (N, C, H, W) in the type of x, computed in float32."""
         if self.sum_over_ranks is None:
             return F.batch_norm(x, mean_C, variance_C, training=False, eps=self.epsilon)
-        scale_C = torch.rsqrt(variance_C + self.epsilon)  # with gradients through the statistics
+        scale_C = torch.rsqrt(variance_C + self.epsilon)  # F.batch_norm has no gradient with respect to the statistics
         return ((x.float() - mean_C[:, None, None]) * scale_C[:, None, None]).to(x.dtype)
 
 
 class AffineNorm(nn.Module):
-    """What `normalize` makes of x, times a learned gain (starts at 1), plus a learned bias (starts at 0).
+    """normalize(x) * gain + bias, with a learned gain (C,), initially 1, and bias (C,), initially 0.
 
-    `normalize` is Standardize for batch normalization, the identity for gain and bias alone.
+    `normalize`: a normalization without gain and bias, such as BatchNorm; nn.Identity() for gain and bias alone.
     """
 
     def __init__(self, channels: int, *, normalize: nn.Module) -> None:
@@ -78,37 +82,39 @@ class AffineNorm(nn.Module):
         self.gain = nn.Parameter(torch.empty(channels))
         self.bias = nn.Parameter(torch.empty(channels))
 
-    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Gain 1, bias 0; mutates the layer."""
+    def initialize(self, initializer: Initializer, rng: torch.Generator) -> None:
+        """Set the gain to 1 and the bias to 0. Mutates the layer."""
         nn.init.ones_(self.gain)
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> the same; the condition is ignored."""
+        """(N, C, H, W) -> (N, C, H, W). The condition is ignored; it is accepted so that conditional and unconditional norms
+        are interchangeable."""
         x = self.normalize(x)
         return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
 
 
 class BiasOnlyNorm(nn.Module):
-    """What `normalize` makes of x, plus a learned bias (starts at 0): the published networks of Salimans et al. 2016."""
+    """normalize(x) + bias, with a learned bias (C,), initially 0, and no gain, as in the published networks of Salimans et
+    al. 2016. `normalize` as for AffineNorm."""
 
     def __init__(self, channels: int, *, normalize: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
         self.bias = nn.Parameter(torch.empty(channels))
 
-    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Bias 0; mutates the layer."""
+    def initialize(self, initializer: Initializer, rng: torch.Generator) -> None:
+        """Set the bias to 0. Mutates the layer."""
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same."""
+        """(N, C, H, W) -> (N, C, H, W)."""
         x = self.normalize(x)
         return x + self.bias[:, None, None].to(x.dtype)
 
 
 class FeatureNorm(nn.Module):
-    """A norm for rows: (N, C) -> (N, C)."""
+    """Applies a norm for images to feature vectors: (N, C) -> (N, C)."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -119,16 +125,18 @@ class FeatureNorm(nn.Module):
 
 
 def normalizes_features(network: nn.Module) -> bool:
-    """Whether batch statistics of rows are taken somewhere: of one row there are none."""
+    """Whether the network has batch normalization of feature vectors, which needs two or more examples: for images, one
+    example has statistics over its pixels."""
     return any(
         isinstance(module, FeatureNorm) and isinstance(module.norm.normalize, BatchNorm) for module in network.modules()
     )
 
 
 class ConditionalNorm(nn.Module):
-    """y = standardize(x) (1 + gain(c)) + bias(c), for a condition c of shape (N, E). BigGAN appendix B.
+    """Conditional normalization, y = normalize(x) * (1 + gain(c)) + bias(c), for a condition c (N, E). BigGAN appendix B.
 
-    `gain` and `bias` are maps (N, E) -> (N, C): linear, a small network, or a table (below). `normalize` as above.
+    `gain` and `bias`: modules (N, E) -> (N, C), such as a linear layer, MLPMap or ClassConditionalTable. `normalize`: a
+    normalization without gain and bias, such as BatchNorm; nn.Identity() for gain and bias alone.
     """
 
     def __init__(self, *, normalize: nn.Module, gain: nn.Module, bias: nn.Module) -> None:
@@ -145,23 +153,24 @@ class ConditionalNorm(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """No norm: x itself, whatever the condition."""
+    """No normalization: returns x; the condition is ignored."""
 
     def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
         return x
 
 
 class ClassConditionalTable(nn.Module):
-    """A row of C numbers for each class, starting at 0; conditions are class weights (N, K), one-hot or blends.
-    Conditional batch normalization before the shared embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md,
-    "SA-GAN")."""
+    """A learned vector (C,) per class, initially 0: class weights (N, K), one-hot or mixtures of classes, -> (N, C).
+
+    As gain and bias of ConditionalNorm this is the class-conditional batch normalization that preceded BigGAN's shared
+    embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md, "SA-GAN")."""
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(classes, channels))
 
-    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Zeros, so that gains start at 1 and biases at 0; mutates the table."""
+    def initialize(self, initializer: Initializer, rng: torch.Generator) -> None:
+        """Set the table to 0, so that conditional gains start at 1 and biases at 0. Mutates the table."""
         nn.init.zeros_(self.weight)
 
     def forward(self, condition_NK: Tensor) -> Tensor:
@@ -169,9 +178,10 @@ class ClassConditionalTable(nn.Module):
 
 
 class MLPMap(nn.Module):
-    """Linear, ReLU, linear, as wide in the middle as the condition; a negative result of BigGAN's appendix H.
+    """Perceptron from a condition to gains or biases, with one hidden layer of the size of the condition and ReLU:
+    (N, E) -> (N, C). A negative result of BigGAN's appendix H.
 
-    `linear(inputs, outputs, bias=...)` makes the layers."""
+    `linear(inputs, outputs, bias=...)` builds its layers."""
 
     def __init__(self, condition: int, channels: int, *, linear: Callable[..., nn.Module]) -> None:
         super().__init__()
@@ -183,31 +193,33 @@ class MLPMap(nn.Module):
 
 
 def sync_batch_norm(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
-    """From now on the batch statistics of every norm in the network are those of all ranks' batches. Mutates the layers."""
+    """Make all batch normalization of the network use statistics over the batches of all ranks. Mutates the layers."""
     for layer in network.modules():
         if isinstance(layer, BatchNorm):
             layer.sum_over_ranks = sum_over_ranks
 
 
 @contextmanager
-def collect_standing_statistics(module: nn.Module, all_batches: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
-    """Inside, every normalization layer uses the statistics of the batch at hand and remembers them; on leaving,
-    the standing statistics become the equal-weight averages of what was remembered. Mutates the buffers only.
+def collect_standing_statistics(
+    module: nn.Module, gather_batches: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[None]:
+    """Context in which every BatchNorm uses batch statistics and records them; on leaving it, the standing statistics are
+    set to the means of those recorded, with equal weight for each forward pass. Mutates the buffers only.
 
-    `all_batches` makes of the values (batches here, C) those of every rank's batches, in an order that does not depend on
-    the number of ranks; None where all batches were seen here.
+    `gather_batches` maps the values of this rank (local batches, C) to those of all ranks (all batches, C), in an order that
+    does not depend on the number of ranks; None if this process made all forward passes.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
     for layer in layers:
-        layer.collected = []
+        layer.collected_statistics = []
     try:
         yield
         for layer in layers:
-            assert layer.collected, "no forward pass was made while collecting statistics"
-            means, variances = zip(*layer.collected, strict=True)
+            assert layer.collected_statistics, "no forward pass was made while collecting statistics"
+            means, variances = zip(*layer.collected_statistics, strict=True)
             for buffer, values in ((layer.standing_mean, means), (layer.standing_variance, variances)):
-                mine = torch.stack(values)  # (batches here, C)
-                buffer.copy_((mine if all_batches is None else all_batches(mine)).mean(0))
+                batch_values = torch.stack(values)  # (local batches, C)
+                buffer.copy_((batch_values if gather_batches is None else gather_batches(batch_values)).mean(0))
     finally:
         for layer in layers:
-            layer.collected = None
+            layer.collected_statistics = None

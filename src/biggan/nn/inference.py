@@ -1,7 +1,7 @@
-"""A network prepared for inference: the same function in evaluation mode, with everything precomputed that can be.
+"""Networks prepared for inference: the function of the network in evaluation mode, with all that is constant precomputed.
 
-Weights are divided by their singular values and resampling kernels summed once; batch normalization with standing statistics
-becomes one multiply-add per channel and sample. Shapes: N batch, C channels, E condition, HW pixels.
+Weights are reparametrized and resampling is merged into kernels once; batch normalization with standing statistics becomes
+one multiplication and one addition per element. Shapes: N batch, C channels, E condition, I inputs, O outputs, H W pixels.
 """
 
 import copy
@@ -16,10 +16,10 @@ from biggan.nn.reparametrization import Identity
 
 @torch.no_grad()
 def for_inference(network: nn.Module, dtype: torch.dtype, memory_format: torch.memory_format) -> nn.Module:
-    """A copy of the network for inference, its convolutions in `dtype` and `memory_format`; needs no autocast. It keeps the
-    standing statistics of the network at the time of the call."""
-    fixed = copy.deepcopy(network).eval().requires_grad_(False)
-    for parent in list(fixed.modules()):
+    """A copy of the network for inference, its convolutions in `dtype` and `memory_format`; it needs no autocast. The copy
+    keeps the standing statistics that the network has at the time of the call."""
+    inference_network = copy.deepcopy(network).eval().requires_grad_(False)
+    for parent in list(inference_network.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, Conv2d):
                 setattr(parent, name, InferenceConv2d(layer, dtype, memory_format))
@@ -27,15 +27,15 @@ def for_inference(network: nn.Module, dtype: torch.dtype, memory_format: torch.m
                 setattr(parent, name, InferenceConditionalNorm(layer))
             elif isinstance(layer, AffineNorm) and isinstance(layer.normalize, BatchNorm):
                 setattr(parent, name, InferenceAffineNorm(layer))
-    for layer in fixed.modules():
+    for layer in inference_network.modules():
         if isinstance(layer, ReparametrizedLayer):
             layer.weight.copy_(layer.effective_weight())
             layer.reparametrization = Identity(layer.weight.shape[0])
-    return fixed
+    return inference_network
 
 
 class InferenceConv2d(nn.Module):
-    """A convolution with its final kernel: (N, I, H, W) -> (N, O, H', W')."""
+    """A convolution with a constant kernel: (N, I, H, W) -> (N, O, H', W')."""
 
     def __init__(self, layer: Conv2d, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
         super().__init__()
@@ -49,7 +49,10 @@ class InferenceConv2d(nn.Module):
 
 
 class InferenceConditionalNorm(nn.Module):
-    """x (1 + gain(c)) / deviation + (bias(c) - mean (1 + gain(c)) / deviation): one multiply-add per channel and sample."""
+    """x s + (bias(c) - mean s) with s = (1 + gain(c)) / std, where mean and std are the standing statistics."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, layer: ConditionalNorm) -> None:
         super().__init__()
@@ -65,7 +68,11 @@ class InferenceConditionalNorm(nn.Module):
 
 
 class InferenceAffineNorm(nn.Module):
-    """x gain / deviation + (bias - mean gain / deviation), for gains and biases that do not depend on a condition."""
+    """x s + (bias - mean s) with s = gain / std, where mean and std are the standing statistics; gain and bias do not depend
+    on a condition."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, layer: AffineNorm) -> None:
         super().__init__()
@@ -78,6 +85,6 @@ class InferenceAffineNorm(nn.Module):
 
 
 def standing_statistics(normalize: BatchNorm) -> tuple[Tensor, Tensor]:
-    """Standing mean, and 1 / standard deviation from the standing variance: (C,) each."""
+    """Standing mean (C,) and 1 / sqrt(standing variance + epsilon) (C,)."""
     scale_C = torch.rsqrt(normalize.standing_variance + normalize.epsilon)
     return normalize.standing_mean.clone(), scale_C

@@ -1,6 +1,7 @@
-"""How weights start. BigGAN, section 3 and appendix C: orthogonal for every weight of two or more dimensions, biases zero.
+"""Weight initialization. BigGAN, section 3 and appendix C: orthogonal for every weight with two or more dimensions, zero for
+biases.
 
-Every draw comes from a generator that the caller gives, never from the global one.
+All random numbers come from a torch.Generator that the caller passes, never from torch's global one.
 """
 
 import math
@@ -10,38 +11,38 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Initializer = Callable[[Tensor, torch.Generator], None]
+Initializer = Callable[[Tensor, torch.Generator], None]  # overwrites the tensor with random numbers
 
 InitializerName = Literal["orthogonal", "normal", "glorot", "glorot-residual"]
 
 
-def orthogonal(weight: Tensor, generator: torch.Generator) -> None:
-    """Rows or columns orthonormal, the weight seen as (outputs, everything else) (Saxe et al. 2014)."""
-    nn.init.orthogonal_(weight, generator=generator)
+def orthogonal(weight: Tensor, rng: torch.Generator) -> None:
+    """Orthonormal rows or columns of the weight viewed as a matrix (outputs, everything else) (Saxe et al. 2014)."""
+    nn.init.orthogonal_(weight, generator=rng)
 
 
-def normal(weight: Tensor, generator: torch.Generator) -> None:
-    """N(0, 0.02), as DCGAN and the CIFAR-10 script of BigGAN-PyTorch."""
-    nn.init.normal_(weight, std=0.02, generator=generator)
+def normal(weight: Tensor, rng: torch.Generator) -> None:
+    """Normal with mean 0 and standard deviation 0.02, as in DCGAN and the CIFAR-10 script of BigGAN-PyTorch."""
+    nn.init.normal_(weight, std=0.02, generator=rng)
 
 
-def glorot(weight: Tensor, generator: torch.Generator) -> None:
-    """Uniform with variance 2 / (inputs + outputs) (Glorot & Bengio 2010), as SA-GAN (docs/papers/biggan.md, "SA-GAN")."""
-    nn.init.xavier_uniform_(weight, generator=generator)
+def glorot(weight: Tensor, rng: torch.Generator) -> None:
+    """Uniform with variance 2 / (fan in + fan out) (Glorot & Bengio 2010), as SA-GAN (docs/papers/biggan.md, "SA-GAN")."""
+    nn.init.xavier_uniform_(weight, generator=rng)
 
 
-def glorot_residual(weight: Tensor, generator: torch.Generator) -> None:
-    """Glorot with gain sqrt(2) for k x k kernels, 1 for the rest, as SN-GAN (docs/papers/biggan.md, "SN-GAN")."""
+def glorot_residual(weight: Tensor, rng: torch.Generator) -> None:
+    """Glorot with gain sqrt(2) for kernels larger than 1x1 and gain 1 for all other weights, as in SN-GAN
+    (docs/papers/biggan.md, "SN-GAN")."""
     spatial = weight.dim() == 4 and weight.shape[-1] > 1
-    nn.init.xavier_uniform_(weight, gain=math.sqrt(2) if spatial else 1.0, generator=generator)
+    nn.init.xavier_uniform_(weight, gain=math.sqrt(2) if spatial else 1.0, generator=rng)
 
 
-def normal_of(deviation: float) -> Initializer:
-    """N(0, deviation)."""
+def normal_with_std(std: float) -> Initializer:
+    """Initializer that draws from a normal distribution with mean 0 and this standard deviation."""
 
-    def draw(weight: Tensor, generator: torch.Generator) -> None:
-        """As it says; mutates the weight."""
-        nn.init.normal_(weight, std=deviation, generator=generator)
+    def draw(weight: Tensor, rng: torch.Generator) -> None:
+        nn.init.normal_(weight, std=std, generator=rng)
 
     return draw
 
@@ -54,12 +55,12 @@ INITIALIZERS: dict[InitializerName, Initializer] = {
 }
 
 
-def initialize(module: nn.Module, initializer: Initializer, generator: torch.Generator) -> None:
-    """Draw every weight of `module` anew, layer by layer in order of registration; mutates it.
+def initialize(module: nn.Module, initializer: Initializer, rng: torch.Generator) -> None:
+    """Initialize all weights of `module`, layer by layer in order of registration. Mutates the module.
 
-    A layer that has something to draw says so with a method `initialize(initializer, generator)`.
+    A layer with weights to initialize defines a method `initialize(initializer, rng)`; other layers are left alone.
     """
     for layer in module.modules():
-        start = getattr(layer, "initialize", None)
-        if start is not None:
-            start(initializer, generator)
+        initialize_layer = getattr(layer, "initialize", None)
+        if initialize_layer is not None:
+            initialize_layer(initializer, rng)

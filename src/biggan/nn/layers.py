@@ -1,11 +1,13 @@
-"""Linear maps, tables and convolutions whose weight is reparametrized before it is used.
+"""Linear, embedding and convolution layers whose weight passes through a reparametrization (nn/reparametrization,
+nn/spectral_norm) in each forward pass.
 
-Layers that resample do it inside the convolution, exactly: nearest upsampling followed by a k x k convolution is a
-transposed convolution of stride 2 with a kernel of k + 1, and a k x k convolution followed by 2x2 averaging is a convolution
-of stride 2 with such a kernel; both are the k x k kernel summed over a 2x2 box. With k = 3 that needs 2.25 times fewer
-products. Bilinear upsampling weighs the border otherwise and is done as written.
+Convolutions that resample do so exactly, within one convolution. Nearest-neighbor upsampling followed by a k x k convolution
+equals a transposed convolution of stride 2 with a kernel of size k + 1; a k x k convolution followed by 2x2 average pooling
+equals a convolution of stride 2 with a kernel of size k + 1. Both kernels are the k x k kernel summed over a 2x2 box. With
+k = 3 this needs 2.25 times fewer multiplications. Bilinear upsampling treats the image border differently and is therefore
+computed as two operations.
 
-Shapes: N batch, I input channels or features, O outputs, K classes, E embedding, HW pixels.
+Shapes: N batch, I input channels or features, O outputs, K classes, E embedding, H W pixels, k kernel size.
 """
 
 from typing import Literal
@@ -23,7 +25,7 @@ Interpolation = Literal["nearest", "bilinear"]
 
 
 class ReparametrizedLayer(nn.Module):
-    """Base class: a weight (O, ...) with its reparametrization, and perhaps a bias (O,)."""
+    """Base class: a weight parameter of the given shape (O, ...), its reparametrization, and a bias (O,) if `bias`."""
 
     def __init__(self, *shape: int, reparametrization: Reparametrization, bias: bool = False) -> None:
         super().__init__()
@@ -31,20 +33,20 @@ class ReparametrizedLayer(nn.Module):
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
         self.reparametrization = reparametrization(shape[0])
 
-    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Draw the weight and the state of its reparametrization, set the bias to 0; mutates the layer."""
-        initializer(self.weight, generator)
-        self.reparametrization.start(self.weight, generator)
+    def initialize(self, initializer: Initializer, rng: torch.Generator) -> None:
+        """Draw the weight, then initialize the reparametrization from it; set the bias to zero. Mutates the layer."""
+        initializer(self.weight, rng)
+        self.reparametrization.initialize_from(self.weight, rng)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     def effective_weight(self) -> Tensor:
-        """The weight that the layer computes with; in training mode spectral normalization moves its vector."""
+        """The reparametrized weight (O, ...). With spectral normalization in training mode, each call updates u."""
         return self.reparametrization(self.weight)
 
 
 class Linear(ReparametrizedLayer):
-    """(N, I) -> (N, O)."""
+    """Linear layer: (N, I) -> (N, O)."""
 
     def __init__(self, inputs: int, outputs: int, *, reparametrization: Reparametrization, bias: bool = True) -> None:
         super().__init__(outputs, inputs, reparametrization=reparametrization, bias=bias)
@@ -54,7 +56,7 @@ class Linear(ReparametrizedLayer):
 
 
 class Embedding(ReparametrizedLayer):
-    """Table of class vectors: (N,) int64 -> (N, E). Spectral normalization sees the whole table as one matrix."""
+    """Class embedding: (N,) int64 -> (N, E). The table (K, E) is reparametrized as one matrix."""
 
     def __init__(self, classes: int, dimension: int, *, reparametrization: Reparametrization) -> None:
         super().__init__(classes, dimension, reparametrization=reparametrization)
@@ -64,11 +66,12 @@ class Embedding(ReparametrizedLayer):
 
 
 class Conv2d(ReparametrizedLayer):
-    """Convolution that keeps the size, doubles it ("up") or halves it ("down"): (N, I, H, W) -> (N, O, H', W').
+    """Convolution that preserves the image size, doubles it (`resample="up"`) or halves it ("down"):
+    (N, I, H, W) -> (N, O, H', W').
 
-    The parameter is always the plain k x k kernel, k odd, and so is what the reparametrization sees. `dilation` spreads its
-    taps. `interpolation` is how "up" enlarges. `computed_outputs`: only the first so many of the O outputs are computed;
-    None: all.
+    The weight is always the k x k kernel, k odd, before resampling is merged into it. `dilation` applies to kernels larger
+    than 1x1, `interpolation` to "up". If `computed_outputs` is given, only that many output channels, the first ones,
+    are computed; the weight still has all O.
     """
 
     def __init__(
@@ -88,16 +91,15 @@ class Conv2d(ReparametrizedLayer):
         self.dilation = dilation if kernel > 1 else 1
         self.padding = self.dilation * (kernel - 1) // 2
         self.computed_outputs = computed_outputs
+        up = (upsampling_kernel, convolve_up) if interpolation == "nearest" else (identity_kernel, upsample_and_convolve)
         self.transform_kernel, self.convolve = {
             "none": (identity_kernel, convolve),
-            "up": (upsampling_kernel, convolve_up)
-            if interpolation == "nearest"
-            else (identity_kernel, convolve_interpolated),
+            "up": up,
             "down": (downsampling_kernel, convolve_down),
         }[resample]
 
     def final_kernel(self) -> Tensor:
-        """The kernel that is convolved with the image: reparametrized, cut to the outputs computed, resampling folded in."""
+        """The kernel applied to the image: reparametrized, cut to the computed outputs, resampling merged into it."""
         return self.transform_kernel(self.effective_weight()[: self.computed_outputs], self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,7 +108,7 @@ class Conv2d(ReparametrizedLayer):
 
 
 class TransposedConv2d(ReparametrizedLayer):
-    """Transposed convolution, k odd, that doubles the size: (N, I, H, W) -> (N, O, 2H, 2W). Its weight is (O, I, k, k)."""
+    """Transposed convolution of stride 2, k odd: (N, I, H, W) -> (N, O, 2H, 2W). The weight is (O, I, k, k)."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, *, reparametrization: Reparametrization, bias: bool = True
@@ -114,48 +116,51 @@ class TransposedConv2d(ReparametrizedLayer):
         super().__init__(outputs, inputs, kernel, kernel, reparametrization=reparametrization, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return transposed(x, self.effective_weight(), self.bias)  # (N, O, 2H, 2W)
+        return transposed_conv2d(x, self.effective_weight(), self.bias)  # (N, O, 2H, 2W)
 
 
-def transposed(x: Tensor, weight_OIkk: Tensor, bias: Tensor | None = None) -> Tensor:
+def transposed_conv2d(x: Tensor, weight_OIkk: Tensor, bias: Tensor | None = None) -> Tensor:
     """Transposed convolution of stride 2, k odd: (N, I, H, W) -> (N, O, 2H, 2W)."""
     padding = weight_OIkk.shape[-1] // 2
     return F.conv_transpose2d(x, weight_OIkk.transpose(0, 1), bias, stride=2, padding=padding, output_padding=1)
 
 
 def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
-    """With a plain kernel: (N, I, H, W) -> (N, O, H, W)."""
+    """Convolution of stride 1: (N, I, H, W) -> (N, O, H, W)."""
     return F.conv2d(x, kernel, bias, padding=padding, dilation=dilation)
 
 
-def convolve_interpolated(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
-    """Bilinear upsampling, then a plain kernel: (N, I, H, W) -> (N, O, 2H, 2W)."""
+def upsample_and_convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
+    """Bilinear upsampling, then a convolution of stride 1: (N, I, H, W) -> (N, O, 2H, 2W)."""
     return convolve(upsample(x, "bilinear"), kernel, bias, padding, dilation)
 
 
 def convolve_up(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
-    """With an upsampling kernel, its dilation written out: (N, I, H, W) -> (N, O, 2H, 2W)."""
+    """Transposed convolution with a kernel of `upsampling_kernel`, which contains the dilation:
+    (N, I, H, W) -> (N, O, 2H, 2W)."""
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=padding)
 
 
 def convolve_down(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, dilation: int) -> Tensor:
-    """With a downsampling kernel, its dilation written out: (N, I, H, W) -> (N, O, H/2, W/2)."""
+    """Strided convolution with a kernel of `downsampling_kernel`, which contains the dilation:
+    (N, I, H, W) -> (N, O, H/2, W/2)."""
     return F.conv2d(x, kernel, bias, stride=2, padding=padding)
 
 
 def upsample(x: Tensor, interpolation: Interpolation) -> Tensor:
-    """(N, C, H, W) -> (N, C, 2H, 2W)."""
+    """Double height and width: (N, C, H, W) -> (N, C, 2H, 2W)."""
     return F.interpolate(x, scale_factor=2, mode=interpolation)
 
 
-def spread(kernel_OIkk: Tensor, dilation: int) -> Tensor:
-    """A dilated kernel written out with its zeros: (O, I, k, k) -> (O, I, d (k - 1) + 1, d (k - 1) + 1)."""
+def dilate_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
+    """The dense kernel equal to a dilated one, with zeros between the taps; d is the dilation:
+    (O, I, k, k) -> (O, I, d (k - 1) + 1, d (k - 1) + 1)."""
     if dilation == 1:
         return kernel_OIkk
     size = dilation * (kernel_OIkk.shape[-1] - 1) + 1
-    wide = kernel_OIkk.new_zeros(*kernel_OIkk.shape[:2], size, size)
-    wide[:, :, ::dilation, ::dilation] = kernel_OIkk
-    return wide
+    dilated = kernel_OIkk.new_zeros(*kernel_OIkk.shape[:2], size, size)
+    dilated[:, :, ::dilation, ::dilation] = kernel_OIkk
+    return dilated
 
 
 def box_sum(kernel_OIkk: Tensor) -> Tensor:
@@ -165,16 +170,17 @@ def box_sum(kernel_OIkk: Tensor) -> Tensor:
 
 
 def identity_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
-    """The kernel of a convolution that does not resample."""
+    """The kernel itself, for convolutions without merged resampling."""
     return kernel_OIkk
 
 
 def upsampling_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
-    """Kernel (I, O, k + 1, k + 1) of the transposed convolution equal to nearest upsampling, then `kernel_OIkk`; k counts
-    the zeros of the dilation."""
-    return box_sum(spread(kernel_OIkk, dilation).flip(2, 3)).transpose(0, 1)
+    """Kernel (I, O, d + 1, d + 1) of the transposed convolution of stride 2 that equals nearest-neighbor upsampling followed
+    by a convolution with `kernel_OIkk`; d is the size of the dilated kernel."""
+    return box_sum(dilate_kernel(kernel_OIkk, dilation).flip(2, 3)).transpose(0, 1)
 
 
 def downsampling_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:
-    """Kernel (O, I, k + 1, k + 1) of the stride-2 convolution equal to `kernel_OIkk`, then 2x2 averaging; k likewise."""
-    return box_sum(spread(kernel_OIkk, dilation)) / 4
+    """Kernel (O, I, d + 1, d + 1) of the convolution of stride 2 that equals a convolution with `kernel_OIkk` followed by
+    2x2 average pooling; d is the size of the dilated kernel."""
+    return box_sum(dilate_kernel(kernel_OIkk, dilation)) / 4

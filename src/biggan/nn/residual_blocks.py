@@ -1,9 +1,11 @@
-"""Residual blocks of BigGAN and BigGAN-deep (appendix B; docs/papers/biggan.md, "Generator" and "Discriminator"). Upsampling
-(nearest or bilinear) and 2x2 averaging commute with 1x1 convolutions, so every skip works at the lower resolution; the 3x3
-ones take the resampling in (nn/layers).
+"""Residual blocks of BigGAN and BigGAN-deep (appendix B; docs/papers/biggan.md, "Generator" and "Discriminator").
 
-What a block is made of comes from outside, as `LayerFactory`, so that kernels, norms and rules are chosen in one place.
-Shapes: N batch, I inputs, O outputs, E condition, HW pixels.
+Upsampling (nearest or bilinear) and 2x2 average pooling commute with 1x1 convolutions, so every skip connection is computed
+at the lower resolution; in the main path resampling is merged into the 3x3 convolutions (nn/layers). Blocks build their
+layers through a `LayerFactory`, so that kernel sizes, norms and reparametrizations are chosen in one place,
+models/layer_factory.
+
+Shapes: N batch, I inputs, O outputs, E condition, K classes, H W pixels; H' W' are H W, doubled or halved by resampling.
 """
 
 from collections.abc import Callable
@@ -15,24 +17,26 @@ from torch import Tensor, nn
 
 
 class LayerFactory(NamedTuple):
-    """Functions that make the layers of a network, with the choices of its config applied."""
+    """Functions that build the layers of a network according to its config."""
 
     linear: Callable[..., nn.Module]
-    """(inputs, outputs, bias=True) -> layer (N, I) -> (N, O)"""
+    """(inputs, outputs, bias=True) -> linear layer (N, I) -> (N, O)."""
     embedding: Callable[[int, int], nn.Module]
-    """(classes, dimension) -> layer (N,) int64 -> (N, E)"""
+    """(classes, dimension) -> class embedding (N,) int64 -> (N, E)."""
     conv: Callable[..., nn.Module]
-    """(inputs, outputs, kernel, resample="none", bias=True) -> layer; without `kernel` the network's usual one"""
+    """(inputs, outputs, kernel, resample="none", bias=True) -> convolution (N, I, H, W) -> (N, O, H', W'). `kernel`
+    defaults to the kernel size in the network's config."""
     norm: Callable[[int], nn.Module]
-    """channels -> layer of (x (N, C, H, W), condition (N, E))"""
+    """channels -> norm: x (N, C, H, W), condition (N, E) -> (N, C, H, W)."""
     upsample: Callable[[Tensor], Tensor]
-    """(N, C, H, W) -> (N, C, 2H, 2W)"""
+    """(N, C, H, W) -> (N, C, 2H, 2W), with the interpolation of the network's config."""
 
 
 class GeneratorBlock(nn.Module):
-    """Norm, ReLU, [up], conv 3x3, norm, ReLU, conv 3x3, plus a skip: (N, I, H, W) -> (N, O, 2H, 2W), or (N, O, H, W).
+    """Generator block of BigGAN: (N, I, H, W) -> (N, O, 2H, 2W), or (N, O, H, W) without `up`.
 
-    The skip is the identity unless the width or the size changes; then it is up, conv 1x1.
+    Main path: norm, ReLU, [upsample], conv 3x3, norm, ReLU, conv 3x3. Skip: the identity if neither width nor size changes,
+    else [upsample], conv 1x1.
     """
 
     def __init__(self, inputs: int, outputs: int, *, up: bool, layers: LayerFactory) -> None:
@@ -42,7 +46,7 @@ class GeneratorBlock(nn.Module):
         self.norm_2 = layers.norm(outputs)
         self.conv_2 = layers.conv(outputs, outputs)
         self.skip = layers.conv(inputs, outputs, 1) if up or inputs != outputs else nn.Identity()
-        self.resize = layers.upsample if up else unchanged
+        self.resize = layers.upsample if up else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
         h = F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
@@ -53,10 +57,11 @@ class GeneratorBlock(nn.Module):
 
 
 class DiscriminatorBlock(nn.Module):
-    """[Norm, ReLU], conv 3x3, norm, ReLU, conv 3x3, [2x2 average], plus a skip: (N, I, H, W) -> (N, O, H', W').
+    """Discriminator block of BigGAN: (N, I, H, W) -> (N, O, H/2, W/2), or (N, O, H, W) without `down`.
 
-    The width between the convolutions is O if `wide` (SA-GAN, BigGAN), else I (SN-GAN). The first block of a network has no
-    preactivation, and is always wide. The skip is the identity unless the width or the size changes.
+    Main path: [norm, ReLU], conv 3x3, norm, ReLU, conv 3x3, [2x2 average]. Skip: the identity if neither width nor size
+    changes, else [2x2 average], conv 1x1. The width between the convolutions is O if `wide` (SA-GAN, BigGAN), else I
+    (SN-GAN). The first block of a network (`first`) has no preactivation and is always wide.
     """
 
     def __init__(self, inputs: int, outputs: int, *, down: bool, first: bool, wide: bool, layers: LayerFactory) -> None:
@@ -67,7 +72,7 @@ class DiscriminatorBlock(nn.Module):
         self.norm_2 = layers.norm(hidden)
         self.conv_2 = layers.conv(hidden, outputs, resample="down" if down else "none")
         self.skip = layers.conv(inputs, outputs, 1) if down or inputs != outputs else nn.Identity()
-        self.resize = average if down else unchanged
+        self.resize = average_pool if down else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
         h = x if self.norm_1 is None else F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
@@ -78,8 +83,12 @@ class DiscriminatorBlock(nn.Module):
 
 
 class DeepGeneratorBlock(nn.Module):
-    """A bottleneck of a quarter of the inputs: four times norm, ReLU, convolution (1x1, 3x3, 3x3, 1x1; the first 3x3 after
-    upsampling if `up`), plus a skip that keeps the first O channels: (N, I, H, W) -> (N, O, H', W'), O at most I."""
+    """Generator block of BigGAN-deep, a bottleneck of width I/4: (N, I, H, W) -> (N, O, 2H, 2W), or (N, O, H, W) without
+    `up`; O at most I.
+
+    Main path: four times norm, ReLU, convolution (1x1, 3x3, 3x3, 1x1), upsampled before the first 3x3 if `up`. Skip: the
+    first O channels, upsampled if `up`.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, up: bool, layers: LayerFactory) -> None:
         super().__init__()
@@ -93,7 +102,7 @@ class DeepGeneratorBlock(nn.Module):
         self.conv_3 = layers.conv(hidden, hidden)
         self.norm_4 = layers.norm(hidden)
         self.conv_4 = layers.conv(hidden, outputs, 1)
-        self.resize = layers.upsample if up else unchanged
+        self.resize = layers.upsample if up else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
         h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, I/4, H, W)
@@ -104,10 +113,11 @@ class DeepGeneratorBlock(nn.Module):
 
 
 class DeepDiscriminatorBlock(nn.Module):
-    """A bottleneck of a quarter of the outputs: (N, I, H, W) -> (N, O, H', W'), O at least I.
+    """Discriminator block of BigGAN-deep, a bottleneck of width O/4: (N, I, H, W) -> (N, O, H/2, W/2), or (N, O, H, W)
+    without `down`; O at least I.
 
     Main path: norm, ReLU, conv 1x1, twice (norm, ReLU, conv 3x3), norm, ReLU, [2x2 average], conv 1x1. Skip: [2x2 average],
-    then, where the width grows, x joined with a 1x1 convolution of x.
+    then, if O > I, concatenation with O - I channels that a 1x1 convolution computes from it.
     """
 
     def __init__(self, inputs: int, outputs: int, *, down: bool, layers: LayerFactory) -> None:
@@ -122,7 +132,7 @@ class DeepDiscriminatorBlock(nn.Module):
         self.norm_4 = layers.norm(hidden)
         self.conv_4 = layers.conv(hidden, outputs, 1)
         self.added = layers.conv(inputs, outputs - inputs, 1) if outputs > inputs else None
-        self.resize = average if down else unchanged
+        self.resize = average_pool if down else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
         h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, O/4, H, W)
@@ -135,10 +145,11 @@ class DeepDiscriminatorBlock(nn.Module):
         return h + x
 
 
-def average(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, H/2, W/2)."""
+def average_pool(x: Tensor) -> Tensor:
+    """2x2 average pooling: (N, C, H, W) -> (N, C, H/2, W/2)."""
     return F.avg_pool2d(x, 2)
 
 
-def unchanged(x: Tensor) -> Tensor:
+def identity(x: Tensor) -> Tensor:
+    """No resampling: (N, C, H, W) -> (N, C, H, W)."""
     return x

@@ -1,11 +1,12 @@
-"""The largest singular values of a matrix, and their vectors.
+"""The largest singular values of a matrix and their singular vectors.
 
-BigGAN section 4 follows the first three of every weight (by Arnoldi iteration), and clamps or penalizes the first. Matrices
-whose smaller side is at most DENSE are decomposed whole, by way of their Gram matrix in float64. For larger ones a Krylov
-space is grown a block at a time, through products with W and W' alone, and cut back to its best vectors when it is full
-(thick restart; Wu & Simon 2000); no second matrix of their size is ever made. Nothing here carries gradients.
+BigGAN monitors the three largest singular values of every weight (by Arnoldi iteration) and clamps or penalizes the first
+(section 4). Matrices whose smaller side is at most MAX_DENSE_SIZE are decomposed completely, through their Gram matrix in
+float64. For larger ones block Krylov iteration with thick restart (Wu & Simon 2000) is used: a Krylov space grows by one
+block of vectors per iteration through products with W and W' alone and, when it is full, is reduced to its best vectors. No
+second matrix of the size of W is allocated. Nothing here has gradients.
 
-Shapes: R rows, C columns, K wanted values, S the smaller side of the matrix.
+Shapes: R rows, C columns, K requested singular values, S smaller and M larger side of the matrix.
 """
 
 from typing import NamedTuple
@@ -13,23 +14,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-DENSE = 256
+MAX_DENSE_SIZE = 256
 
-TOLERANCE = 1e-5  # of the residual, relative to the eigenvalue: bounds twice the relative error of the singular value
+TOLERANCE = 1e-5  # residual relative to the eigenvalue; bounds twice the relative error of the singular value
 
-ROUNDING = 1e-6  # of float32 products, relative to sigma_0 sigma_k
+ROUNDING = 1e-6  # rounding error of float32 products, relative to sigma_0 sigma_k
 
-NOTHING = 1e-3  # of sigma_0: smaller values may be inexact
+NEGLIGIBLE = 1e-3  # singular values below this fraction of sigma_0 may be inexact
 
-RESTART = 160  # columns of the Krylov space at most
+MAX_BASIS_SIZE = 160  # vectors in the Krylov space
 
-KEPT = 24  # of them kept on a restart
+RESTART_SIZE = 24  # vectors that a restart retains
 
-MOST_PRODUCTS = 600  # blocks, after which what there is is returned
+MAX_ITERATIONS = 600  # blocks of products, after which the present estimate is returned
 
 
 class SingularTriplets(NamedTuple):
-    """W is about left @ diag(values) @ right.T: (K,) descending, (R, K), (C, K); unit columns."""
+    """W is approximately left @ diag(values) @ right.T: values (K,) in descending order, left (R, K), right (C, K) with unit
+    columns."""
 
     values: Tensor
     left: Tensor
@@ -38,67 +40,71 @@ class SingularTriplets(NamedTuple):
 
 @torch.no_grad()
 def leading_singular_triplets(weight_RC: Tensor, count: int = 3, start: Tensor | None = None) -> SingularTriplets:
-    """The `count` largest singular values, within 1e-5 of themselves (below a thousandth of the first, of it), and their
-    vectors, float32.
+    """The `count` largest singular values and their singular vectors, float32; fewer if the matrix is smaller. The relative
+    error of the values is at most 1e-5; for values below a thousandth of the first it is relative to the first.
 
-    Fewer where the matrix is smaller. `start` (S, any): vectors to begin from, best those of a matrix nearby, which
-    `warm_start` gives; drawn from a fixed seed otherwise. Vectors of values that are nearly equal are only defined together.
+    `start` (S, any number): initial vectors, ideally those that `warm_start` returns for a similar matrix; None: random from
+    a fixed seed. Of nearly equal singular values, only the space that their vectors span is well defined.
     """
     wide = weight_RC.shape[0] <= weight_RC.shape[1]
     matrix_SM = (weight_RC if wide else weight_RC.T).float()  # (S, M), S at most M
     count = min(count, len(matrix_SM))
-    vectors_SK = dense_basis(matrix_SM, count) if len(matrix_SM) <= DENSE else krylov_basis(matrix_SM, count, start)
-    others_MK = matrix_SM.T @ vectors_SK  # (M, K)
-    values_K = others_MK.double().norm(dim=0).float()
-    others_MK = others_MK / values_K.clamp(min=torch.finfo(torch.float32).tiny)
-    left, right = (vectors_SK, others_MK) if wide else (others_MK, vectors_SK)
+    dense = len(matrix_SM) <= MAX_DENSE_SIZE
+    short_SK = dense_eigenvectors(matrix_SM, count) if dense else krylov_eigenvectors(matrix_SM, count, start)
+    long_MK = matrix_SM.T @ short_SK  # (M, K)
+    values_K = long_MK.double().norm(dim=0).float()
+    long_MK = long_MK / values_K.clamp(min=torch.finfo(torch.float32).tiny)
+    left, right = (short_SK, long_MK) if wide else (long_MK, short_SK)
     return SingularTriplets(values_K, left, right)
 
 
-def warm_start(found: SingularTriplets) -> Tensor:
-    """The vectors (S, K) from which the same search may begin next time."""
-    return found.left if len(found.left) <= len(found.right) else found.right
+def warm_start(triplets: SingularTriplets) -> Tensor:
+    """The vectors (S, K) to pass as `start` for a similar matrix, for example the weight after the next training step."""
+    return triplets.left if len(triplets.left) <= len(triplets.right) else triplets.right
 
 
-def dense_basis(matrix_SM: Tensor, count: int) -> Tensor:
-    """Leading eigenvectors (S, K) of the Gram matrix, by a full decomposition in float64."""
+def dense_eigenvectors(matrix_SM: Tensor, count: int) -> Tensor:
+    """Leading eigenvectors (S, K) of the Gram matrix W W', from its complete decomposition in float64."""
     gram_SS = torch.zeros(len(matrix_SM), len(matrix_SM), dtype=torch.float64, device=matrix_SM.device)
-    for piece in matrix_SM.split(4096, dim=1):
-        gram_SS += piece.double() @ piece.double().T
+    for columns in matrix_SM.split(4096, dim=1):
+        gram_SS += columns.double() @ columns.double().T
     return torch.linalg.eigh(gram_SS).eigenvectors[:, -count:].flip(1).float()
 
 
-def krylov_basis(matrix_SM: Tensor, count: int, start: Tensor | None) -> Tensor:
-    """The same (S, K) from products with the matrix and its transpose."""
-    size, block = len(matrix_SM), count + 1
-    drawn = torch.randn(size, block, generator=torch.Generator().manual_seed(0)).to(matrix_SM.device)
-    new = drawn if start is None else torch.cat([start.to(drawn), drawn[:, :1]], 1)
-    basis = new[:, :0]  # (S, 0)
-    images = basis  # W W' basis
-    for _ in range(MOST_PRODUCTS):
-        new = orthonormal(new, basis)
-        basis = torch.cat([basis, new], 1)
-        images = torch.cat([images, matrix_SM @ (matrix_SM.T @ new)], 1)
-        projected = basis.T.double() @ images.double()
-        values, mixes = torch.linalg.eigh((projected + projected.T) / 2)
-        mixes = mixes.flip(1).float()
-        best, image = basis @ mixes[:, :count], images @ mixes[:, :count]  # (S, K)
-        top = values.flip(0)[:count].float()
-        residual = image - best * top  # (S, K)
-        residual = residual - best @ (best.T @ residual)  # what rounding leaves of a far larger first one is no error
-        rounding = ROUNDING * (top[0] * top).clamp(min=0).sqrt()
-        exact = (residual.norm(dim=0) <= TOLERANCE * top + rounding) | (top <= NOTHING**2 * top[0])
-        if exact.all() or basis.shape[1] >= size:
+def krylov_eigenvectors(matrix_SM: Tensor, count: int, start: Tensor | None) -> Tensor:
+    """Leading eigenvectors (S, K) of the Gram matrix W W', from products with W and W' alone."""
+    size, block_size = len(matrix_SM), count + 1
+    random = torch.randn(size, block_size, generator=torch.Generator().manual_seed(0)).to(matrix_SM.device)
+    block = random if start is None else torch.cat([start.to(random), random[:, :1]], 1)
+    basis = block[:, :0]  # (S, 0)
+    products = basis  # W W' basis
+    for _ in range(MAX_ITERATIONS):
+        block = orthonormalize(block, basis)
+        basis = torch.cat([basis, block], 1)
+        products = torch.cat([products, matrix_SM @ (matrix_SM.T @ block)], 1)
+        projected = basis.T.double() @ products.double()
+        eigenvalues, coefficients = torch.linalg.eigh((projected + projected.T) / 2)
+        coefficients = coefficients.flip(1).float()
+        ritz_vectors, product = basis @ coefficients[:, :count], products @ coefficients[:, :count]  # (S, K)
+        ritz_values = eigenvalues.flip(0)[:count].float()
+        residual = product - ritz_vectors * ritz_values  # (S, K)
+        # A first singular value far above the others leaves rounding errors in their residuals that are no errors of theirs.
+        residual = residual - ritz_vectors @ (ritz_vectors.T @ residual)
+        rounding = ROUNDING * (ritz_values[0] * ritz_values).clamp(min=0).sqrt()
+        converged = residual.norm(dim=0) <= TOLERANCE * ritz_values + rounding
+        negligible = ritz_values <= NEGLIGIBLE**2 * ritz_values[0]
+        if (converged | negligible).all() or basis.shape[1] >= size:
             break
-        new = residual if basis.shape[1] > block else images[:, -block:]
-        if basis.shape[1] + new.shape[1] > RESTART:
-            basis = torch.linalg.qr(basis @ mixes[:, :KEPT]).Q
-            images = matrix_SM @ (matrix_SM.T @ basis)  # anew, so that rounding does not pile up
-    return best
+        block = residual if basis.shape[1] > block_size else products[:, -block_size:]
+        if basis.shape[1] + block.shape[1] > MAX_BASIS_SIZE:
+            basis = torch.linalg.qr(basis @ coefficients[:, :RESTART_SIZE]).Q
+            products = matrix_SM @ (matrix_SM.T @ basis)  # recomputed, so that rounding errors do not accumulate
+    return ritz_vectors
 
 
-def orthonormal(vectors: Tensor, basis: Tensor) -> Tensor:
-    """The vectors made orthonormal to each other and to an orthonormal basis; those that lie in it become arbitrary."""
+def orthonormalize(vectors: Tensor, basis: Tensor) -> Tensor:
+    """The vectors made orthonormal to each other and to an orthonormal basis; vectors in the span of the basis are replaced
+    by arbitrary ones."""
     for _ in range(2):  # once is not enough in float32
         vectors = vectors - basis @ (basis.T @ vectors)
         vectors = torch.linalg.qr(vectors).Q

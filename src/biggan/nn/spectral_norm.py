@@ -1,10 +1,11 @@
-"""Spectral normalization of a weight: division by its largest singular value, found by power iteration.
+"""Spectral normalization: a weight divided by an estimate of its largest singular value.
 
-Source: Miyato et al. 2018 (spectral normalization), as used in G and D by BigGAN, section 2; docs/papers/biggan.md,
-"Spectral normalization". A weight is seen as a matrix of shape (outputs, everything else). Each training forward makes one
-step of power iteration from the kept left vector u, and no gradient passes through u and v. In evaluation the step is made
-but not kept, so evaluation, sampling and analysis never move the vectors. Nothing else moves
-them. Shapes: O outputs, M everything else.
+Source: Miyato et al. 2018, used in G and D by BigGAN (section 2); docs/papers/biggan.md, "Spectral normalization". A weight
+is viewed as a matrix (outputs, everything else). Each forward pass in training mode makes one step of power iteration from
+the stored left vector u and stores the result; no gradient flows through u and v. In evaluation mode the step is computed
+but not stored, so that evaluation, sampling and analysis never change u. No other file updates u.
+
+Shapes: O outputs, M all other dimensions of the weight together.
 """
 
 from collections.abc import Iterator
@@ -18,9 +19,10 @@ from biggan.nn.autocast import without_autocast
 
 
 def power_iteration(weight_OM: Tensor, left_1O: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """One step of power iteration: unit vectors (u (1, O), v (1, M)) nearer to the leading singular pair of the matrix.
+    """One step of power iteration from the left vector u (1, O): the new unit vectors u (1, O) and v (1, M), closer to the
+    leading singular vectors of the weight.
 
-    Vectors shorter than `epsilon` are divided by `epsilon` instead of their length.
+    Vectors shorter than `epsilon` are divided by `epsilon` instead of their norm.
     """
     right_1M = F.normalize(left_1O @ weight_OM, eps=epsilon)
     left_1O = F.normalize(right_1M @ weight_OM.T, eps=epsilon)
@@ -28,9 +30,9 @@ def power_iteration(weight_OM: Tensor, left_1O: Tensor, epsilon: float) -> tuple
 
 
 class SpectralNorm(nn.Module):
-    """weight / sigma, sigma its largest singular value.
+    """weight / sigma, where sigma is the estimate of its largest singular value after one step of power iteration.
 
-    Buffers: `u` (1, O), float32, moved by each forward in training mode.
+    Buffers: `u` (1, O), float32, updated by each forward pass in training mode.
     """
 
     def __init__(self, outputs: int, *, epsilon: float) -> None:
@@ -39,30 +41,31 @@ class SpectralNorm(nn.Module):
         self.epsilon = epsilon
 
     @torch.no_grad()
-    def start(self, weight: Tensor, generator: torch.Generator) -> None:
-        """Draw u from N(0, 1); mutates it."""
-        self.u.normal_(generator=generator)
+    def initialize_from(self, weight: Tensor, rng: torch.Generator) -> None:
+        """Draw u from N(0, 1). Mutates the buffer; the weight is not used."""
+        self.u.normal_(generator=rng)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """In float32 whatever the autocast state; in training mode keeps the new left vector."""
+        """(O, ...) -> (O, ...), computed in float32 even under autocast. Updates u in training mode."""
         with without_autocast(weight.device):
             weight_OM = weight.flatten(1)  # (O, I k k)
             with torch.no_grad():
                 left_1O, right_1M = power_iteration(weight_OM, self.u, self.epsilon)
                 if self.training:
                     self.u.copy_(left_1O)
-            sigma = (left_1O @ weight_OM @ right_1M.T).squeeze()  # u W v', the gradient passes through W alone
+            sigma = (left_1O @ weight_OM @ right_1M.T).squeeze()  # u W v', the gradient flows through W alone
             return weight / sigma
 
 
 @contextmanager
 def freeze_power_iteration(network: nn.Module) -> Iterator[None]:
-    """Inside, forward passes do not move the vectors u, whatever the mode of the network: for passes that penalties make."""
-    moving = [module for module in network.modules() if isinstance(module, SpectralNorm) and module.training]
-    for module in moving:
+    """Context in which forward passes do not update u, whatever the mode of the network: for the additional forward passes
+    of penalties and monitoring."""
+    trained = [module for module in network.modules() if isinstance(module, SpectralNorm) and module.training]
+    for module in trained:
         module.training = False
     try:
         yield
     finally:
-        for module in moving:
+        for module in trained:
             module.training = True

@@ -1,11 +1,11 @@
-"""Layers whose weight is a direction per output, times a length that is found from data before the first step.
+"""Weight-normalized layers with data-dependent initialization: a direction and a scale per output, where scale and bias are
+set from a first batch of data before training.
 
-Source: Salimans & Kingma 2016 (weight normalization, data-dependent start), as the networks of Salimans et al. 2016 use it;
-docs/papers/improved_gan.md, "Network and training tables". Of convolutions the weight is divided by its length, of rows the
-outputs are, which is the same: each time what has fewer numbers. nn/spectral.WeightNorm is the other form, a rule for the
-layers of BigGAN.
+Source: Salimans & Kingma 2016 (weight normalization, data-dependent initialization), as the networks of Salimans et al. 2016
+use it; docs/papers/improved_gan.md, "Network and training tables". nn/reparametrization.WeightNorm is weight normalization
+for the residual networks of BigGAN, without data-dependent initialization.
 
-Shapes: N batch, I inputs, O outputs, HW pixels.
+Shapes: N batch, I inputs, O outputs, H W pixels.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,48 +18,52 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.initialization import Initializer
-from biggan.nn.layers import ReparametrizedLayer, transposed
+from biggan.nn.layers import ReparametrizedLayer, transposed_conv2d
 from biggan.nn.reparametrization import Identity
 
-EPSILON = 1e-6  # added to the squared length
+EPSILON = 1e-6  # added to the squared norm of a weight
 
-Map = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # inputs, weight (O, I, ...), bias (O,) or none -> outputs
+LinearOperator = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # inputs, weight (O, I, ...), bias (O,) -> outputs
 
 
 class WeightNormLayer(ReparametrizedLayer):
-    """y = map(x, scale * weight / ||weight||) + bias, a scale and a bias per output.
+    """y = operator(x, scale * weight / ||weight||) + bias, with one norm, scale and bias per output.
 
-    `init_std`: in the pass inside `data_dependent_init` the layer takes the scale and the bias that give its outputs
-    mean 0 and this deviation; None: that pass leaves them at 1 and 0. The scale learns only if it is `learnable_scale`.
+    `operator`: a linear map such as torch.nn.functional.conv2d. `init_std`: during the forward pass inside
+    `data_dependent_init` the layer sets scale and bias such that its outputs have mean 0 and this standard deviation;
+    None: scale and bias stay at 1 and 0. `learnable_scale`: the scale is a parameter, otherwise a buffer.
     """
 
-    def __init__(self, apply: Map, *shape: int, init_std: float | None = 1.0, learnable_scale: bool = False) -> None:
+    def __init__(
+        self, operator: LinearOperator, *shape: int, init_std: float | None = 1.0, learnable_scale: bool = False
+    ) -> None:
         super().__init__(*shape, reparametrization=Identity, bias=True)
-        self.apply_map, self.init_std, self.initializing = apply, init_std, False
+        self.operator, self.init_std, self.initializing = operator, init_std, False
         if learnable_scale:
             self.scale = nn.Parameter(torch.empty(shape[0]))
         else:
             self.register_buffer("scale", torch.empty(shape[0]))
 
     @torch.no_grad()
-    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Draw the weight anew, scale 1, bias 0; mutates the layer."""
-        super().initialize(initializer, generator)
+    def initialize(self, initializer: Initializer, rng: torch.Generator) -> None:
+        """Draw the weight; set the scale to 1 and the bias to 0. Mutates the layer."""
+        super().initialize(initializer, rng)
         self.scale.fill_(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.initializing and self.init_std is not None:
-            self.start(self.apply_map(x, self.normed_weight(), None))
-        return self.apply_map(x, self.normed_weight(), self.bias)  # (N, O) or (N, O, H', W')
+            self.initialize_from_data(self.operator(x, self.normalized_weight(), None))
+        return self.operator(x, self.normalized_weight(), self.bias)  # (N, O) or (N, O, H', W')
 
-    def normed_weight(self) -> Tensor:
-        """(O, ...), each output's part of the length of its scale."""
+    def normalized_weight(self) -> Tensor:
+        """scale * weight / ||weight||, (O, ...)."""
         factor_O = self.scale * (self.weight.flatten(1).square().sum(1) + EPSILON).rsqrt()
         return self.weight * factor_O.view(-1, *[1] * (self.weight.dim() - 1))
 
     @torch.no_grad()
-    def start(self, y: Tensor) -> None:
-        """From outputs with the scale as it is and without bias; mutates scale and bias."""
+    def initialize_from_data(self, y: Tensor) -> None:
+        """Set scale and bias such that the outputs have mean 0 and standard deviation `init_std`. `y` (N, O) or
+        (N, O, H', W'): the outputs with the present scale and without bias. Mutates the layer."""
         dims = [0, *range(2, y.dim())]
         mean_O = y.float().mean(dims)
         std_O = y.float().var(dims, unbiased=False).sqrt().clamp(min=EPSILON)
@@ -68,88 +72,93 @@ class WeightNormLayer(ReparametrizedLayer):
 
 
 class WeightNormLinear(WeightNormLayer):
-    """The same for rows, (N, I) -> (N, O), and faster: what depends on the weight alone (its copy in the type of the
-    products, and the factors) is made once for all passes until the weight changes, and the two parts of the weight's
-    gradient are written in one pass over it."""
+    """Weight-normalized linear layer, (N, I) -> (N, O), optimized for speed: outputs are scaled instead of the weight, which
+    has more elements. The low-precision copy of the weight and its inverse norms are cached until the weight changes, and
+    both terms of the weight's gradient are computed in one pass over it."""
 
-    def __init__(self, inputs: int, outputs: int, **options: object) -> None:
+    def __init__(self, inputs: int, outputs: int, **options: Any) -> None:
         super().__init__(F.linear, outputs, inputs, **options)
-        self.made_for: tuple[int, torch.dtype, torch.device] | None = None
-        self.made: tuple[Tensor, Tensor] | None = None
+        self.cache_key: tuple[int, torch.dtype, torch.device] | None = None
+        self.cached: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.initializing or torch.compiler.is_exporting():
             return super().forward(x)
-        dtype = product_type(x)
-        version = (self.weight._version, dtype, self.weight.device)
-        if self.made_for != version:
-            self.made_for, self.made = version, prepared(self.weight, dtype)
-        return WeightNormProduct.apply(x, self.weight, self.scale, self.bias, *self.made)  # (N, O)
+        dtype = matmul_dtype(x)
+        key = (self.weight._version, dtype, self.weight.device)
+        if self.cache_key != key:
+            self.cache_key, self.cached = key, cast_and_inverse_norm(self.weight, dtype)
+        return WeightNormLinearFunction.apply(x, self.weight, self.scale, self.bias, *self.cached)  # (N, O)
 
 
-def product_type(x: Tensor) -> torch.dtype:
-    """In which type products of x are computed: autocast's where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype
+def matmul_dtype(x: Tensor) -> torch.dtype:
+    """The type in which matrix products with x are computed: that of autocast where it is on, else that of x."""
+    device_type = x.device.type
+    autocast = device_type != "meta" and torch.is_autocast_enabled(device_type)
+    return torch.get_autocast_dtype(device_type) if autocast else x.dtype
 
 
 @torch.no_grad()
-def prepared(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The weight as it is multiplied, and 1 / its length, (O,) float32."""
+def cast_and_inverse_norm(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The weight (O, I) in `dtype`, and 1 / ||weight|| per output, (O,) float32."""
     return weight_OI.to(dtype), (torch.linalg.vector_norm(weight_OI, dim=1).square() + EPSILON).rsqrt()
 
 
-class WeightNormProduct(torch.autograd.Function):
-    """scale x W' / ||W|| + bias, from W in the type of the products and 1 / ||W||."""
+class WeightNormLinearFunction(torch.autograd.Function):
+    """scale * (x W') / ||W|| + bias, given W both as the parameter and cast to the type of the product, and 1 / ||W||."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, used: Tensor, inverse: Tensor) -> Tensor:
-        y = F.linear(x.to(used.dtype), used)  # (N, O)
-        ctx.save_for_backward(x, weight, scale, used, inverse, y)
-        return torch.addcmul(bias.to(used.dtype), y, (scale * inverse).to(used.dtype))
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, cast_weight: Tensor, inverse_norm: Tensor
+    ) -> Tensor:
+        dtype = cast_weight.dtype
+        y = F.linear(x.to(dtype), cast_weight)  # (N, O)
+        ctx.save_for_backward(x, weight, scale, cast_weight, inverse_norm, y)
+        return torch.addcmul(bias.to(dtype), y, (scale * inverse_norm).to(dtype))
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale, used, inverse, y = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale, cast_weight, inverse_norm, y = ctx.saved_tensors
+        dtype = cast_weight.dtype
         needs_x, needs_weight, needs_scale, needs_bias = ctx.needs_input_grad[:4]
-        if torch.is_grad_enabled():  # a second derivative is wanted: the same by operations that have one
-            y = F.linear(x.to(used.dtype), weight.to(used.dtype))
-            inverse = (weight.square().sum(1) + EPSILON).rsqrt()
-        inward = gradient * (scale * inverse).to(gradient.dtype)  # (N, O), at x W'
-        by_x = (inward @ used if inverse.grad_fn is None else inward @ weight.to(used.dtype)) if needs_x else None
-        by_weight = by_scale = None
+        if torch.is_grad_enabled():  # for second derivatives, recompute with differentiable operations what was cached
+            y = F.linear(x.to(dtype), weight.to(dtype))
+            inverse_norm = (weight.square().sum(1) + EPSILON).rsqrt()
+            cast_weight = weight.to(dtype)
+        grad_y = grad * (scale * inverse_norm).to(grad.dtype)  # (N, O), with respect to y = x W'
+        grad_x = grad_y @ cast_weight if needs_x else None
+        grad_weight = grad_scale = None
         if needs_weight or needs_scale:
-            by_factor_O = (gradient * y).sum(0, dtype=torch.float32)
+            grad_factor_O = (grad * y).sum(0, dtype=torch.float32)  # with respect to scale / ||W||
             # d(1 / ||w||) / dw = -w / ||w||^3
-            by_length_O = -by_factor_O * scale * inverse**3
-            by_weight = torch.addcmul((inward.T @ x.to(used.dtype)).to(weight.dtype), weight, by_length_O[:, None])
-            by_scale = by_factor_O * inverse if needs_scale else None
-        by_bias = gradient.sum(0, dtype=torch.float32) if needs_bias else None
-        return by_x, by_weight, by_scale, by_bias, None, None
+            grad_norm_O = -grad_factor_O * scale * inverse_norm**3
+            grad_weight = torch.addcmul((grad_y.T @ x.to(dtype)).to(weight.dtype), weight, grad_norm_O[:, None])
+            grad_scale = grad_factor_O * inverse_norm if needs_scale else None
+        grad_bias = grad.sum(0, dtype=torch.float32) if needs_bias else None
+        return grad_x, grad_weight, grad_scale, grad_bias, None, None
 
 
-def linear(inputs: int, outputs: int, **options: object) -> WeightNormLinear:
-    """(N, I) -> (N, O)."""
+def linear(inputs: int, outputs: int, **options: Any) -> WeightNormLinear:
+    """Weight-normalized linear layer: (N, I) -> (N, O)."""
     return WeightNormLinear(inputs, outputs, **options)
 
 
-def conv2d(
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, **options: object
-) -> WeightNormLayer:
-    """(N, I, H, W) -> (N, O, H', W')."""
+def conv2d(inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, **options: Any) -> WeightNormLayer:
+    """Weight-normalized convolution: (N, I, H, W) -> (N, O, H', W')."""
     return WeightNormLayer(partial(F.conv2d, stride=stride, padding=padding), outputs, inputs, kernel, kernel, **options)
 
 
-def conv_transpose2d(inputs: int, outputs: int, kernel: int, **options: object) -> WeightNormLayer:
-    """Transposed convolution: (N, I, H, W) -> (N, O, 2H, 2W)."""
-    return WeightNormLayer(transposed, outputs, inputs, kernel, kernel, **options)
+def conv_transpose2d(inputs: int, outputs: int, kernel: int, **options: Any) -> WeightNormLayer:
+    """Weight-normalized transposed convolution of stride 2: (N, I, H, W) -> (N, O, 2H, 2W)."""
+    return WeightNormLayer(transposed_conv2d, outputs, inputs, kernel, kernel, **options)
 
 
 @contextmanager
 def data_dependent_init(network: nn.Module) -> Iterator[None]:
-    """Around the one pass, before the first step, in which layers take what they need from the images (or latents) at hand:
-    those here, and any other with a `initializing` flag. Mutates them."""
-    layers = [layer for layer in network.modules() if hasattr(layer, "initializing")]
+    """Context for one forward pass, without gradients, in which layers initialize scale and bias from the images (or
+    latents) of the pass: all layers with an `initializing` flag, those of this file and minibatch discrimination. Mutates
+    them."""
+    layers: list[Any] = [layer for layer in network.modules() if hasattr(layer, "initializing")]
     for layer in layers:
         layer.initializing = True
     try:
@@ -161,5 +170,5 @@ def data_dependent_init(network: nn.Module) -> Iterator[None]:
 
 
 def needs_data_dependent_init(network: nn.Module) -> bool:
-    """Whether the network has layers that want that pass."""
+    """Whether the network has layers that are initialized from data."""
     return any(hasattr(layer, "initializing") for layer in network.modules())
