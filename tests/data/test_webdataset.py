@@ -404,7 +404,7 @@ def test_a_set_larger_than_memory(tmp_path):
     words = ["train", "biggan-128", "--model.width", "8", "--model.embedding-dim", "4", "--model.latent-dim", "6"]
     words += ["--train.batch", "8", "--train.micro-batch", "4", "--train.steps", "1", "--train.discriminator-steps", "1"]
     words += ["--train.standing-stats-batches", "1", "--data.shuffle-buffer", "256", "--data.cache", str(tmp_path / "cache")]
-    words += ["--model.generator-attention", "8", "--model.discriminator-attention", "8"]
+    words += ["--model.generator.attention", "8", "--model.discriminator.attention", "8"]
     results = {}
     for kind, where in (("wds", "tars"), ("folder", "set")):
         command = [sys.executable, "-c", LIMITED, *words, "--run", str(tmp_path / f"run-{kind}")]

@@ -20,7 +20,7 @@ def labeled_subset(source: object, per_class: int, seed: int) -> ResidentSource:
     fewest = min(range(len(indices_by_class)), key=lambda number: len(indices_by_class[number]))
     if len(indices_by_class[fewest]) < per_class:
         raise DataError(
-            f"data.labels_per_class={per_class}: class {source.class_names[fewest]} has only "
+            f"data.labels_per_class={per_class}: class {source.class_names[fewest]} has "
             f"{len(indices_by_class[fewest])} images: use at most that many"
         )
     chosen = []
