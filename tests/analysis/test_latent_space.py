@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from biggan.analysis.diagnostics import compute_confusion_matrix, fraction_classified_as_real, most_confused_pairs
-from biggan.analysis.latent_space import blends, linear, parse_class_weights, paths, spherical
-from biggan.analysis.nearest_neighbors import neighbors
+from biggan.analysis.latent_space import interpolate_images, lerp, mix_classes, parse_class_weights, slerp
+from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 from biggan.metrics.features import Extracted
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
@@ -27,40 +27,40 @@ def sampler(generator):
     network, _ = registry.build_networks(config, generator)
     for parameter in network.parameters():  # classes and latents must show
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
-    return Sampler(network.eval(), latent_dim=config.z_dim, class_names=NAMES, statistics_passes=2)
+    return Sampler(network.eval(), latent_dim=config.z_dim, class_names=NAMES, standing_stats_batches=2)
 
 
 def test_a_spherical_walk_goes_along_the_great_circle():
     first, second = torch.tensor([2.0, 0.0, 0.0]), torch.tensor([0.0, 4.0, 0.0])
-    way = spherical(first, second, 4)
+    way = slerp(first, second, 4)
     angles = [0, math.pi / 6, math.pi / 3, math.pi / 2]
     gradient_norms = [2, 2 + 2 / 3, 2 + 4 / 3, 4]
     expected = [[length * math.cos(a), length * math.sin(a), 0] for length, a in zip(gradient_norms, angles, strict=True)]
     assert torch.allclose(way, torch.tensor(expected), atol=1e-6)
-    assert torch.allclose(spherical(first, first, 3), first.expand(3, -1)), "no angle, no way"
-    assert spherical(first, -first, 3).isfinite().all()
-    assert torch.equal(linear(first, second, 3)[1], torch.tensor([1.0, 2.0, 0.0]))
+    assert torch.allclose(slerp(first, first, 3), first.expand(3, -1)), "no angle, no way"
+    assert slerp(first, -first, 3).isfinite().all()
+    assert torch.equal(lerp(first, second, 3)[1], torch.tensor([1.0, 2.0, 0.0]))
 
 
 def test_the_ends_of_walks_are_plain_samples(sampler):
-    images = paths(sampler, "both", [0, 2], rows=2, steps=5, way="spherical", truncation=None, seed=3)
+    images = interpolate_images(sampler, "both", [0, 2], rows=2, steps=5, interpolation="spherical", truncation=None, seed=3)
     assert images.shape == (2, 5, 3, 32, 32)
     z_NZ = torch.stack([sampler.latent(3, index, None) for index in range(4)])
     plain = sampler.images(z_NZ, torch.tensor([0, 2, 2, 0]))
     ends = torch.stack([images[0, 0], images[0, -1], images[1, 0], images[1, -1]])
     assert (ends.int() - plain.int()).abs().max() <= 1
     for what, still in (("latents", 0), ("classes", 1)):
-        walk = paths(sampler, what, [0, 2], rows=1, steps=3, way="linear", truncation=None, seed=3)[0]
+        walk = interpolate_images(sampler, what, [0, 2], rows=1, steps=3, interpolation="linear", truncation=None, seed=3)[0]
         end = sampler.images(z_NZ[[0 if still else 1]], torch.tensor([2 if still else 0]))
         assert (walk[-1].int() - end[0].int()).abs().max() <= 1, what
         assert (walk[0].int() - walk[-1].int()).abs().max() > 1
 
 
 def test_a_blend_of_one_class_is_the_class(sampler):
-    found = blends(sampler, torch.tensor([0.0, 1.0, 0.0]), 3, truncation=0.5, seed=1)
+    found = mix_classes(sampler, torch.tensor([0.0, 1.0, 0.0]), 3, truncation=0.5, seed=1)
     plain = sampler.sample(3, classes=["bee"], truncation=0.5, seed=1).images
     assert (found.int() - plain.int()).abs().max() <= 1
-    mixed = blends(sampler, torch.tensor([0.5, 0.5, 0.0]), 3, truncation=0.5, seed=1)
+    mixed = mix_classes(sampler, torch.tensor([0.5, 0.5, 0.0]), 3, truncation=0.5, seed=1)
     assert (mixed.int() - plain.int()).abs().max() > 1
 
 
@@ -74,7 +74,7 @@ def test_weights(sampler):
 def test_neighbours_are_the_nearest(generator):
     samples = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8, generator=generator)
     real = torch.randint(256, (50, 3, 2, 2), dtype=torch.uint8, generator=generator)
-    found = neighbors(samples, zip(real.split(7), range(8), strict=True), None, 3)
+    found = find_nearest_neighbors(samples, zip(real.split(7), range(8), strict=True), None, 3)
     table = np.linalg.norm(samples.flatten(1).double().numpy()[:, None] - real.flatten(1).double().numpy()[None], axis=2)
     places = np.argsort(table, axis=1)[:, :3]
     assert torch.equal(found.images, real[torch.from_numpy(places)])

@@ -9,7 +9,7 @@ from conftest import call
 from PIL import Image
 
 import biggan
-from biggan.analysis.truncation import Point, columns, thresholds_of
+from biggan.analysis.truncation import CurvePoint, parse_thresholds, table2_columns
 from biggan.metrics.evaluate import Evaluation
 from biggan.metrics.features import file_sha256, save_trust
 from biggan.runtime.errors import ConfigError
@@ -137,7 +137,7 @@ def test_truncation(capsys, run, ten, tmp_path):
     sampler = biggan.from_pretrained(run, device="cpu")
     assert sampler.statistics_table.truncations == (0.5, 1.0, 6.0)
     plain = biggan.from_pretrained(run, device="cpu")
-    plain.statistics_table, plain.statistics_at = None, "nowhere"
+    plain.statistics_table, plain.statistics_truncation = None, "unset"
     for truncation in (0.5, None):
         stored, collected = (which.sample(4, truncation=truncation).images.int() for which in (sampler, plain))
         assert (stored - collected).abs().max() <= 1, "what was stored is what is collected anew"
@@ -214,18 +214,18 @@ def test_bad_input(capsys, run, tmp_path, words, message):
 
 
 def test_thresholds():
-    assert thresholds_of("0.5,2,1") == [2, 1, 0.5]
-    assert thresholds_of("0.04:4:3") == pytest.approx([4, 0.4, 0.04])
+    assert parse_thresholds("0.5,2,1") == [2, 1, 0.5]
+    assert parse_thresholds("0.04:4:3") == pytest.approx([4, 0.4, 0.04])
     for text in ("", "x", "0,1", "1:2", "1:2:1", "-1,2", "nan", "1:2:1000"):
         with pytest.raises(ConfigError, match="LOW:HIGH:COUNT"):
-            thresholds_of(text)
+            parse_thresholds(text)
 
 
 def test_the_columns_of_table_2():
     scores = {None: (10.0, 5.0), 1.0: (8.0, 6.0), 0.5: (9.0, 7.0), 0.1: (20.0, 8.0)}
     points = [
-        Point(threshold, Evaluation({"fid": {"value": fid}, "inception_score": {"mean": score, "std": 0.0}}, {}))
+        CurvePoint(threshold, Evaluation({"fid": {"value": fid}, "inception_score": {"mean": score, "std": 0.0}}, {}))
         for threshold, (fid, score) in scores.items()
     ]
-    best = {what: point.threshold for what, point in columns(points, 7.2).items()}
+    best = {what: point.threshold for what, point in table2_columns(points, 7.2).items()}
     assert best == {"least fid": 1.0, "inception_score of real images": 0.5, "largest inception_score": 0.1}

@@ -69,7 +69,7 @@ def test_against_torch_fidelity_with_the_same_weights(pictures, inception_weight
     theirs = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(inception_weights))
     ours = open_extractor("inception", weights=inception_weights, cache=tmp_path, device=CPU)
     assert not ours.is_inception, "random weights may not call their distance FID"
-    first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+    first, second = (image_sets.real_images(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
     first = ImageSet(lambda n: limited(first_batches(), n), "a", {}, first.class_names, 16)
     all_images = [torch.cat([images for images, _ in batches]) for batches in (first.batches(16), second.batches(60))]
     all_images[1] = all_images[1][:16]
@@ -106,7 +106,7 @@ def limited(batches, count):
 
 
 def test_scores_of_two_sets(pictures, small, tmp_path):
-    first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+    first, second = (image_sets.real_images(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
     found = evaluate(first, second, opened(small), parse_recipe("fid90,is90,kid50,prdc60,intra90,accuracy90"))
     assert set(found.scores) == {
         *("frechet_distance", "exp_kl_score", "kernel_distance", "precision", "recall", "density", "coverage"),
@@ -139,7 +139,7 @@ def test_scores_of_two_sets(pictures, small, tmp_path):
 def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tmp_path, monkeypatch):
     def run(cache=tmp_path / "cache"):
         passes = []
-        first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+        first, second = (image_sets.real_images(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
 
         def progress(items, total, what):
             passes.append(what)
@@ -165,7 +165,7 @@ def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tm
 
 @pytest.mark.parametrize("interrupted", ["samples", "reference"])
 def test_what_was_interrupted_starts_clean(pictures, small, tmp_path, monkeypatch, interrupted):
-    first, second = (image_sets.real(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
+    first, second = (image_sets.real_images(open_source(str(folder), 16, cache=tmp_path)) for folder in pictures)
 
     def progress(items, total, what):
         for number, item in enumerate(items):
@@ -350,11 +350,11 @@ def test_bad_input(capsys, pictures, small, tmp_path, change, message):
 
 
 def test_what_a_score_cannot_do_without(pictures, small, tmp_path):
-    first = image_sets.real(open_source(str(pictures[0]), 16, cache=tmp_path))
+    first = image_sets.real_images(open_source(str(pictures[0]), 16, cache=tmp_path))
     with pytest.raises(ConfigError, match="add --data SOURCE"):
         evaluate(first, None, opened(small), parse_recipe("fid60"))
-    second = image_sets.real(open_source(str(pictures[1]), 16, cache=tmp_path))
-    other = image_sets.real(open_source("embedded:digits", 16, cache=tmp_path))
+    second = image_sets.real_images(open_source(str(pictures[1]), 16, cache=tmp_path))
+    other = image_sets.real_images(open_source("embedded:digits", 16, cache=tmp_path))
     with pytest.raises(ConfigError, match="samples and reference have different classes"):
         evaluate(first, other, opened(small), parse_recipe("intra60"))
     with pytest.raises(ConfigError, match="predicts 3 classes, the images have 10"):

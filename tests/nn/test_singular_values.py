@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from biggan.analysis.spectra import SpectrumTracker, matrices
+from biggan.analysis.spectra import SpectrumTracker, weight_matrices
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.nn import singular_values
@@ -66,7 +66,7 @@ def test_every_layer_of_a_128_px_model(generator):
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator)  # not orthogonal any more
     values = SpectrumTracker().measure(networks)
     sides = set()
-    for name, weight in matrices(networks):
+    for name, weight in weight_matrices(networks):
         exact = torch.linalg.svdvals(weight.double())[:3]
         found = torch.tensor([values[f"sigma{i}/{name}"] for i in range(len(exact))])
         assert torch.allclose(found.double(), exact, rtol=1e-5), name

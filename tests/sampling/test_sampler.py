@@ -12,7 +12,7 @@ from biggan.checkpoints.model_dir import ModelCard, save_model_dir
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.runtime.errors import CheckpointError, ConfigError, UserError
-from biggan.sampling.image_io import sheet, write_pictures
+from biggan.sampling.image_io import make_grid, write_images
 
 NAMES = ("ant", "bee", "walrus")
 
@@ -77,9 +77,9 @@ def test_two_iterators_keep_their_own_statistics(sampler):
 
 
 def test_the_grid_is_bounded(sampler, tmp_path):
-    labels = sampler.labels_in_turn(7, None)
+    labels = sampler.cycle_labels(7, None)
     batches = sampler.batches(range(7), labels, truncation=None, seed=0, batch=3)
-    grid = write_pictures(batches, labels, NAMES, tmp_path / "out", in_grid=4)
+    grid = write_images(batches, labels, NAMES, tmp_path / "out", in_grid=4)
     assert len(list((tmp_path / "out").glob("0*.png"))) == 7
     with Image.open(grid) as picture:
         assert picture.size == (2 * 33 + 1, 2 * 33 + 1)
@@ -116,7 +116,7 @@ def test_saved_files_are_the_images(sampler, tmp_path):
 
 def test_sheet_puts_images_where_they_belong():
     images = torch.arange(3, dtype=torch.uint8)[:, None, None, None].expand(3, 3, 4, 4) + 10
-    pixels = np.asarray(sheet(images, columns=2))
+    pixels = np.asarray(make_grid(images, columns=2))
     assert pixels.shape == (11, 11, 3)
     assert pixels[2, 2, 0] == 10
     assert pixels[2, 7, 0] == 11

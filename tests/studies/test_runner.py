@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import call
 
-from biggan.analysis.run_plots import KINDS
+from biggan.analysis.run_plots import WEIGHT_QUANTITIES
 from biggan.cli.main import main
 from biggan.cli.study import for_a_study
 from biggan.configs.overrides import replace_fields, to_command_line
@@ -212,7 +212,7 @@ def test_analyzing_a_run_and_an_old_log(capsys, tmp_path):
     code, out, err = call(capsys, "analyze", tmp_path / "run")
     assert code == 0, err
     assert out.startswith("no alarm in 3 steps\n")
-    plots = [tmp_path / "run" / "analysis" / f"{name}.png" for name in ("run", *KINDS)]
+    plots = [tmp_path / "run" / "analysis" / f"{name}.png" for name in ("run", *WEIGHT_QUANTITIES)]
     assert out.splitlines()[1:] == [f"plot {plot}" for plot in plots]
     assert all(plot.stat().st_size > 10_000 for plot in plots)
     old = tmp_path / "old"
@@ -224,4 +224,4 @@ def test_analyzing_a_run_and_an_old_log(capsys, tmp_path):
     (old / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, out, _ = call(capsys, "analyze", old)
     assert code == 0
-    assert "alarm at step 3100: D turns against real images (called real: 80% at step 2300, 10% now)" in out
+    assert "alarm at step 3100: D turns against real images (classified as real: 80% at step 2300, 10% now)" in out

@@ -1,8 +1,7 @@
-"""What a generator does between and beside its training images: paths through its latents and classes, blends of classes,
-the real images nearest to its own, the classes that leak into each other, and whom its discriminator believes.
+"""Images along paths between latents and classes, and images of mixtures of classes.
 
-Source: BigGAN sections 4 and 4.2 (docs/papers/biggan.md, "Collapse analysis", "Qualitative findings"). Shapes: N images,
-Z latent, K classes, F features."""
+Source: BigGAN section 4.2 (docs/papers/biggan.md, "Qualitative findings"). Shapes: N images, Z latent, K classes.
+"""
 
 import math
 
@@ -13,62 +12,74 @@ from biggan.runtime.errors import ConfigError
 from biggan.sampling.sampler import Sampler
 
 
-def spherical(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
-    """(steps, Z) from the one to the other at an even angle, lengths changing evenly, so that points on the way are as long
-    as latents are."""
-    shares = torch.linspace(0, 1, steps)[:, None]
-    gradient_norms = first_Z.norm(), second_Z.norm()
-    if min(gradient_norms) < 1e-6:
-        return linear(first_Z, second_Z, steps)
-    directions = first_Z / gradient_norms[0], second_Z / gradient_norms[1]
-    angle = torch.arccos((directions[0] @ directions[1]).clamp(-1, 1))
+def slerp(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
+    """Spherical interpolation: latents (steps, Z) from the first to the second, whose angle and norm both change linearly,
+    so that latents on the path have norms that are likely under a normal distribution."""
+    t = torch.linspace(0, 1, steps)[:, None]
+    first_norm, second_norm = first_Z.norm(), second_Z.norm()
+    if min(first_norm, second_norm) < 1e-6:
+        return lerp(first_Z, second_Z, steps)
+    first_direction, second_direction = first_Z / first_norm, second_Z / second_norm
+    angle = torch.arccos((first_direction @ second_direction).clamp(-1, 1))
     if angle.sin() < 1e-4:
-        return linear(first_Z, second_Z, steps)
-    way = (((1 - shares) * angle).sin() * directions[0] + (shares * angle).sin() * directions[1]) / angle.sin()
-    return way * ((1 - shares) * gradient_norms[0] + shares * gradient_norms[1])
+        return lerp(first_Z, second_Z, steps)
+    directions = (((1 - t) * angle).sin() * first_direction + (t * angle).sin() * second_direction) / angle.sin()
+    return directions * ((1 - t) * first_norm + t * second_norm)  # (steps, Z)
 
 
-def linear(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
-    """(steps, Z) along the straight line."""
-    shares = torch.linspace(0, 1, steps)[:, None]
-    return (1 - shares) * first_Z + shares * second_Z
+def lerp(first_Z: Tensor, second_Z: Tensor, steps: int) -> Tensor:
+    """Linear interpolation: latents (steps, Z) from the first to the second."""
+    t = torch.linspace(0, 1, steps)[:, None]
+    return (1 - t) * first_Z + t * second_Z  # (steps, Z)
 
 
-WAYS = {"spherical": spherical, "linear": linear}
+INTERPOLATIONS = {"spherical": slerp, "linear": lerp}
 
 
-def paths(
-    sampler: Sampler, what: str, classes: list[int], *, rows: int, steps: int, way: str, truncation: float | None, seed: int
+def interpolate_images(
+    sampler: Sampler,
+    between: str,
+    classes: list[int],
+    *,
+    rows: int,
+    steps: int,
+    interpolation: str,
+    truncation: float | None,
+    seed: int,
 ) -> Tensor:
-    """uint8 images (rows, steps, 3, R, R). Row r goes from latent 2r to latent 2r + 1 ("latents"; the class stays), from one
-    of the classes to the next ("classes"; the latent stays), or both."""
+    """uint8 images (rows, steps, 3, R, R) along paths: row r from latent 2r to latent 2r + 1 of the seed (`between`
+    "latents"; the class is fixed), from the r-th class to the next one ("classes"; the latent is fixed), or both ("both").
+
+    `interpolation`: of latents, one of `INTERPOLATIONS`; class embeddings are interpolated linearly."""
     sampler.set_statistics(truncation)
-    latents, weights, count = [], [], len(sampler.class_names)
+    latents, weights, num_classes = [], [], len(sampler.class_names)
     for row in range(rows):
-        ends = [sampler.latent(seed, 2 * row + end, truncation) for end in (0, 1)]
-        names = [classes[(row + end) % len(classes)] for end in (0, 1)]
-        ends = ends if what != "classes" else ends[:1] * 2
-        names = names if what != "latents" else names[:1] * 2
-        latents.append(WAYS[way](*ends, steps))
-        weights.append(linear(*torch.eye(count)[names], steps))
-    return chunked(sampler, torch.cat(latents), torch.cat(weights)).unflatten(0, (rows, steps))
+        end_latents = [sampler.latent(seed, 2 * row + end, truncation) for end in (0, 1)]
+        end_classes = [classes[(row + end) % len(classes)] for end in (0, 1)]
+        end_latents = end_latents if between != "classes" else end_latents[:1] * 2
+        end_classes = end_classes if between != "latents" else end_classes[:1] * 2
+        latents.append(INTERPOLATIONS[interpolation](*end_latents, steps))
+        weights.append(lerp(*torch.eye(num_classes)[end_classes], steps))
+    return synthesize_mixtures(sampler, torch.cat(latents), torch.cat(weights)).unflatten(0, (rows, steps))
 
 
-def blends(sampler: Sampler, weights_K: Tensor, n: int, *, truncation: float | None, seed: int) -> Tensor:
-    """uint8 images (n, 3, R, R) of a mixture of classes, and fresh latents."""
+def mix_classes(sampler: Sampler, weights_K: Tensor, n: int, *, truncation: float | None, seed: int) -> Tensor:
+    """uint8 images (n, 3, R, R) of the first n latents of the seed, with the mean of the class embeddings by these
+    weights."""
     sampler.set_statistics(truncation)
     z_NZ = torch.stack([sampler.latent(seed, index, truncation) for index in range(n)])
-    return chunked(sampler, z_NZ, weights_K.expand(n, -1))
+    return synthesize_mixtures(sampler, z_NZ, weights_K.expand(n, -1))
 
 
-def chunked(sampler: Sampler, z_NZ: Tensor, weights_NK: Tensor, size: int = 64) -> Tensor:
-    """`Sampler.blended` in batches."""
-    parts = zip(z_NZ.split(size), weights_NK.split(size), strict=True)
-    return torch.cat([sampler.blended(z, weights) for z, weights in parts])
+def synthesize_mixtures(sampler: Sampler, z_NZ: Tensor, weights_NK: Tensor, batch: int = 64) -> Tensor:
+    """`Sampler.mixture_images` in batches."""
+    batches = zip(z_NZ.split(batch), weights_NK.split(batch), strict=True)
+    return torch.cat([sampler.mixture_images(z, weights) for z, weights in batches])
 
 
 def parse_class_weights(text: str, sampler: Sampler) -> Tensor:
-    """(K,) of "cat:0.6,dog:0.4"; weights are divided by their sum. Raises ConfigError on unknown classes and bad weights."""
+    """Class weights (K,) with the sum 1 from a text such as "cat:0.6,dog:0.4". Raises ConfigError on an unknown class, on a
+    weight that is not a finite number of at least 0, and where all weights are 0."""
     weights = torch.zeros(len(sampler.class_names))
     for word in text.split(","):
         name, separator, number = word.strip().rpartition(":")
@@ -78,7 +89,7 @@ def parse_class_weights(text: str, sampler: Sampler) -> Tensor:
             value = math.nan
         if not 0 <= value < math.inf:
             raise ConfigError(f"--classes {text}: give each class and its weight, such as cat:0.6,dog:0.4")
-        weights[sampler.class_numbers([name])[0]] += value
+        weights[sampler.class_indices([name])[0]] += value
     if not weights.sum() > 0:
         raise ConfigError(f"--classes {text}: the weights must have a sum above 0")
     return weights / weights.sum()

@@ -1,4 +1,8 @@
-"""The real images nearest to generated ones, by features or by pixels (BigGAN appendix A)."""
+"""Nearest real images of samples, to see whether a generator copies its training images.
+
+Source: BigGAN section 4.2 (docs/papers/biggan.md, "Qualitative findings"). Shapes: N samples, B batch, F features, R
+resolution.
+"""
 
 import math
 from collections.abc import Iterable
@@ -11,28 +15,31 @@ from biggan.metrics.features import Extractor
 
 
 class NearestNeighbors(NamedTuple):
-    """For each sample the nearest real images, nearest first."""
+    """The real images nearest to each sample, in ascending order of their distance."""
 
     distances: Tensor
-    """(N, count)"""
+    """(N, count), Euclidean."""
     images: Tensor
-    """uint8 (N, count, 3, R, R)"""
+    """(N, count, 3, R, R) uint8."""
 
 
-def neighbors(samples: Tensor, batches: Iterable, extractor: Extractor | None, count: int) -> NearestNeighbors:
-    """The `count` nearest of the real `batches` to each of the samples (N, 3, R, R), by features, or by pixels (0 to 255)
-    for no extractor. Holds one batch and the best so far."""
+def find_nearest_neighbors(
+    samples: Tensor, batches: Iterable[tuple[Tensor, Tensor]], extractor: Extractor | None, count: int
+) -> NearestNeighbors:
+    """The `count` real images nearest to each of the uint8 samples (N, 3, R, R), among `batches` of images and labels.
+
+    Distances are between features, or without an extractor between pixels (0 to 255). One batch is in memory at a time."""
     queries = feature_vectors(samples, extractor)
     distances = torch.full((len(samples), count), math.inf)
-    found = samples.new_zeros(len(samples), count, *samples.shape[1:])
+    nearest = samples.new_zeros(len(samples), count, *samples.shape[1:])
     for images, _ in batches:
         table = torch.cat([distances, torch.cdist(queries, feature_vectors(images, extractor))], dim=1)  # (N, count + B)
-        distances, places = table.topk(count, dim=1, largest=False)
-        candidates = torch.cat([found, images[None].expand(len(samples), *images.shape)], dim=1)
-        found = candidates[torch.arange(len(samples))[:, None], places]
-    return NearestNeighbors(distances, found)
+        distances, indices = table.topk(count, dim=1, largest=False)
+        candidates = torch.cat([nearest, images[None].expand(len(samples), *images.shape)], dim=1)
+        nearest = candidates[torch.arange(len(samples))[:, None], indices]  # (N, count, 3, R, R)
+    return NearestNeighbors(distances, nearest)
 
 
 def feature_vectors(images: Tensor, extractor: Extractor | None) -> Tensor:
-    """(N, F): features, or pixels."""
+    """Features (N, F) of uint8 images; without an extractor their pixels, 0 to 255."""
     return images.flatten(1).float() if extractor is None else extractor(images).features

@@ -30,7 +30,7 @@ WEIGHT_QUANTITIES = {
     "ratio": "first / second singular value",
     "frobenius": "Frobenius norm",
     "grad_norm": "norm of the gradient",
-    "moment2": "root mean square of Adam's second moment",
+    "moment2": "square root of Adam's mean second moment",
 }
 
 LINE_STYLES = ("-", "--", ":", "-.")

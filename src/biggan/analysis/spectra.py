@@ -1,9 +1,10 @@
-"""What the paper watches of every weight while networks train, as plain numbers.
+"""Statistics of weights and samples to be logged while networks train: singular values, norms, Adam's moments, diversity.
 
-Source: BigGAN section 4 and appendix F (the first three singular values of each weight; Frobenius norms);
-docs/papers/biggan.md, "Collapse analysis". A weight is seen as (outputs, everything else), raw, before its rule; every
-parameter with two or more dimensions counts, class embeddings too. Numbers are named "sigma0/generator/linear.weight":
-what, network, parameter."""
+Source: BigGAN section 4 and appendix F (the first three singular values and Frobenius norms of each weight);
+docs/papers/biggan.md, "Collapse analysis". A weight is seen as a matrix (O outputs, M everything else), before spectral or
+weight normalization. All parameters with two or more dimensions count, class embeddings too. Log keys are named
+"sigma0/generator/linear.weight": quantity, network, parameter.
+"""
 
 import math
 from collections.abc import Iterator
@@ -15,31 +16,33 @@ from biggan.nn.embeddings import SharedEmbedding
 from biggan.nn.layers import Embedding
 from biggan.nn.singular_values import leading_singular_triplets, warm_start
 
-COUNT = 3
+NUM_SINGULAR_VALUES = 3
 
 
 class SpectrumTracker:
-    """The leading singular values of networks over time: each search begins from what the one before found."""
+    """Measures the `count` largest singular values of networks again and again; each search starts from the singular vectors
+    found before."""
 
-    def __init__(self, count: int = COUNT) -> None:
+    def __init__(self, count: int = NUM_SINGULAR_VALUES) -> None:
         self.count = count
         self.starts: dict[str, Tensor] = {}
 
     def measure(self, networks: dict[str, nn.Module]) -> dict[str, float]:
-        """sigma0, sigma1, ... and frobenius of each weight of each network. Waits for the device."""
+        """sigma0, sigma1, ... and frobenius of each weight, by log keys; NaN for a weight that is not finite. Synchronizes
+        with the device."""
         values: dict[str, float] = {}
-        for name, weight in matrices(networks):
+        for name, weight in weight_matrices(networks):
             if not weight.isfinite().all():
                 values |= {f"sigma0/{name}": math.nan, f"frobenius/{name}": math.nan}
                 continue
-            found = leading_singular_triplets(weight, self.count, self.starts.get(name))
-            self.starts[name] = warm_start(found)
-            values |= {f"sigma{index}/{name}": value for index, value in enumerate(found.values.tolist())}
+            triplets = leading_singular_triplets(weight, self.count, self.starts.get(name))
+            self.starts[name] = warm_start(triplets)
+            values |= {f"sigma{index}/{name}": value for index, value in enumerate(triplets.values.tolist())}
             values[f"frobenius/{name}"] = weight.norm(dim=1).double().norm().item()  # one long float32 sum errs by 1e-5
         return values
 
 
-def matrices(networks: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+def weight_matrices(networks: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     """("generator/linear.weight", its matrix (O, M)) for every weight of the networks."""
     for network_name, network in networks.items():
         for name, parameter in network.named_parameters():
@@ -48,8 +51,8 @@ def matrices(networks: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
 
 
 def class_embedding_norms(networks: dict[str, nn.Module]) -> dict[str, list[float]]:
-    """The length of each class's vector, by embedding: "class_norm/generator/embedding". Collapsed classes have very long
-    ones (BigGAN appendix H)."""
+    """The norm of each class's embedding vector, by embedding: {"class_norm/generator/embedding": [...]}. Classes that have
+    collapsed have vectors with large norms (BigGAN appendix H)."""
     return {
         f"class_norm/{network_name}/{name}": module.weight.detach().norm(dim=1).tolist()
         for network_name, network in networks.items()
@@ -59,7 +62,8 @@ def class_embedding_norms(networks: dict[str, nn.Module]) -> dict[str, list[floa
 
 
 def optimizer_moments(network_name: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Lengths of Adam's first moment, and root mean squares of its second, of each weight."""
+    """Adam's moments of each weight, by log keys: "moment1/..." is the norm of the first moment, "moment2/..." the square
+    root of the mean of the second one."""
     values = {}
     for name, parameter in network.named_parameters():
         state = optimizer.state.get(parameter, {})
@@ -70,10 +74,10 @@ def optimizer_moments(network_name: str, network: nn.Module, optimizer: torch.op
 
 
 def sample_diversity(images: Tensor, per_class: int) -> dict[str, float]:
-    """How different images are: the mean distance of pairs, of all and of those of one class.
+    """The mean distance between two samples: "diversity" over all pairs, "diversity_within_class" over pairs of one class.
 
-    `images` (N, 3, R, R) in [-1, 1], `per_class` of each class in a row; distances are root mean squares over pixels, 0 to
-    2."""
+    `images` (N, 3, R, R) in [-1, 1], in blocks of `per_class` images of one class. The distance of two images is the root
+    mean square of their difference, 0 to 2."""
     flat = images.float().flatten(1)  # (N, 3 R R)
     distance = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[1] ** 0.5  # (N, N)
     blocks = [distance[i : i + per_class, i : i + per_class] for i in range(0, len(flat), per_class)]

@@ -9,8 +9,9 @@ Path2D = Sequence[tuple[float, float]]
 
 
 def plot_game(title: str, equilibrium: tuple[float, float], paths: dict[str, Path2D], file: Path) -> None:
-    """One panel for each solver, and one for the distances over the steps, on a logarithmic axis. Raises ConfigError where
-    matplotlib is not installed, OSError where the file cannot be written."""
+    """Plot the path of each solver, and the distances to the equilibrium over the steps on a logarithmic axis.
+    `paths`: {solver: points (x, y)}. Raises ConfigError where matplotlib is not installed, OSError where the file cannot be
+    written."""
     figure = new_figure(3.2 * (len(paths) + 1), 3.6)
     panels = figure.subplots(1, len(paths) + 1)
     for index, (axes, (name, path)) in enumerate(zip(panels, paths.items(), strict=False)):
@@ -20,8 +21,8 @@ def plot_game(title: str, equilibrium: tuple[float, float], paths: dict[str, Pat
         axes.plot(*equilibrium, "+", color="red", ms=10)
         axes.set(title=name, xlabel="x", ylabel="y")
         axes.set_aspect("equal", "datalim")
-        away = [((a - equilibrium[0]) ** 2 + (b - equilibrium[1]) ** 2) ** 0.5 for a, b in path]
-        panels[-1].plot(away, color=f"C{index}", label=name, lw=1)
+        distances = [((a - equilibrium[0]) ** 2 + (b - equilibrium[1]) ** 2) ** 0.5 for a, b in path]
+        panels[-1].plot(distances, color=f"C{index}", label=name, lw=1)
     panels[-1].set(title="distance to the equilibrium", xlabel="step", yscale="log")
     panels[-1].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     figure.suptitle(f"{title}: start (dot), equilibrium (cross)")

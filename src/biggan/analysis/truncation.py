@@ -1,6 +1,6 @@
-"""The truncation curve: scores of one generator at many thresholds (BigGAN section 3.1 and Table 2).
+"""The truncation curve: scores of one generator at many truncation thresholds (BigGAN section 3.1 and Table 2).
 
-At each threshold the statistics of batch normalization are collected anew. Not here: files and plots of it (see plots).
+At each threshold the statistics of batch normalization are collected anew. Plots are in analysis/truncation_plots.
 """
 
 import math
@@ -18,105 +18,112 @@ from biggan.sampling.sampler import Sampler
 
 DISTANCES = ("fid", "frechet_distance")
 
-ENTROPIES = ("inception_score", "exp_kl_score")
+ENTROPY_SCORES = ("inception_score", "exp_kl_score")
 
-MOST_THRESHOLDS = 100
+MAX_THRESHOLDS = 100
 
 
-class Point(NamedTuple):
-    """The scores at one threshold; None is no truncation."""
+class CurvePoint(NamedTuple):
+    """The scores at one threshold; None: without truncation."""
 
     threshold: float | None
     evaluation: Evaluation
 
     @property
     def name(self) -> str:
-        """The threshold as a word."""
+        """The threshold as text, "none" without truncation."""
         return "none" if self.threshold is None else f"{self.threshold:.3g}"
 
     def record(self) -> dict[str, object]:
-        """For JSON."""
+        """Threshold, scores and recipe of the samples, for JSON."""
         samples = self.evaluation.recipe["samples"]
         return {"threshold": self.threshold, "scores": self.evaluation.scores, "samples": samples}
 
     def value(self, score: str) -> float:
-        """The score, or its mean over parts."""
-        found = self.evaluation.scores[score]
-        return found["mean"] if "mean" in found else found["value"]
+        """The value of a score; for one that is computed on several splits, their mean."""
+        values = self.evaluation.scores[score]
+        return values["mean"] if "mean" in values else values["value"]
 
 
-def thresholds_of(text: str) -> list[float]:
-    """Of "0.04:2:9", nine from 0.04 to 2 at equal ratios, or of "0.5,1,2". Descending. Raises ConfigError."""
+def parse_thresholds(text: str) -> list[float]:
+    """Thresholds in descending order from "LOW:HIGH:COUNT", such as "0.04:2:9" (geometrically spaced), or from a list such
+    as "0.5,1,2". Raises ConfigError on any other text."""
     try:
         if ":" in text:
             low, high, count = text.split(":")
             low, high, count = float(low), float(high), int(count)
-            if not (0 < low < high < math.inf and 2 <= count <= MOST_THRESHOLDS):
+            if not (0 < low < high < math.inf and 2 <= count <= MAX_THRESHOLDS):
                 raise ValueError
-            return [high * (low / high) ** (place / (count - 1)) for place in range(count)]
-        found = sorted({float(word) for word in text.split(",")}, reverse=True)
-        if not 0 < found[-1] <= found[0] < math.inf:
+            return [high * (low / high) ** (index / (count - 1)) for index in range(count)]
+        thresholds = sorted({float(word) for word in text.split(",")}, reverse=True)
+        if not 0 < thresholds[-1] <= thresholds[0] < math.inf:
             raise ValueError
-        return found
+        return thresholds
     except ValueError:
         raise ConfigError(f"--thresholds {text}: give LOW:HIGH:COUNT such as 0.04:2:9, or a list such as 0.5,1,2") from None
 
 
-def curve(
+def truncation_curve(
     sampler: Sampler,
     name: str,
     thresholds: list[float | None],
     reference: ImageSet,
     extractor: Extractor,
-    wanted: tuple[MetricRequest, ...],
+    metrics: tuple[MetricRequest, ...],
     *,
     seed: int,
     cache: Path | None,
     world: World,
-) -> Iterator[Point]:
-    """One point after the other; the same seed at each, so that neighboring points share their latents."""
+) -> Iterator[CurvePoint]:
+    """The points of the curve, as they are measured; at every threshold the same seed, so that the underlying latents are
+    the same up to resampled coordinates. All ranks must iterate together."""
     for threshold in thresholds:
         samples = image_sets.generated_images(sampler, name, truncation=threshold, seed=seed)
-        yield Point(
-            threshold,
-            evaluate(samples, reference, extractor, wanted, cache=cache, world=world),
-        )
+        evaluation = evaluate(samples, reference, extractor, metrics, cache=cache, world=world)
+        yield CurvePoint(threshold, evaluation)
 
 
-def survival(
+def measure_truncation_amenability(
     sampler: Sampler, name: str, extractor: Extractor, *, threshold: float = 0.5, images: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Whether a model is amenable to truncation (BigGAN section 3.1 calls 16 % of models so without, and 60 % with
-    orthogonal regularization, and gives no measure; this one is ours).
+    """Whether a model is amenable to truncation, with the numbers that decide it.
 
-    It survives (1, else 0) where truncated samples have at most 1 % plus twice as many saturated values (0 or 255) as
-    untruncated ones, and their exp-entropy score (the Inception Score of the extractor) is no lower. All ranks must call
-    it."""
+    BigGAN section 3.1 calls 16 % of its models amenable without orthogonal regularization and 60 % with it, and gives no
+    criterion; this one is ours. "survives" is 1, else 0, where truncated samples have at most 1 % more than twice as many
+    saturated values (0 or 255) as untruncated ones, and their entropy score (the Inception Score of the extractor) is no
+    lower. All ranks must call it together."""
     saturated, scores = [], []
     for truncation in (None, threshold):
         samples = image_sets.generated_images(sampler, name, truncation=truncation, seed=seed)
-        extreme = [((batch == 0) | (batch == 255)).float().mean() for batch, _ in samples.batches(min(images, 512))]
-        saturated.append(sum(extreme).item() / len(extreme))
+        batches = samples.batches(min(images, 512))
+        fractions = [((batch == 0) | (batch == 255)).float().mean() for batch, _ in batches]
+        saturated.append(sum(fractions).item() / len(fractions))
         evaluation = evaluate(samples, None, extractor, (MetricRequest("is", images),))
         scores.append(next(iter(evaluation.scores.values()))["mean"])
     survives = saturated[1] <= 2 * saturated[0] + 0.01 and scores[1] >= scores[0]
-    return {"survives": float(survives), "saturated": saturated[0], "saturated_truncated": saturated[1]} | {
+    return {
+        "survives": float(survives),
+        "saturated": saturated[0],
+        "saturated_truncated": saturated[1],
         "score": scores[0],
         "score_truncated": scores[1],
     }
 
 
-def columns(points: list[Point], real_entropy: float | None) -> dict[str, Point]:
-    """The three columns of the paper's Table 2: the threshold of the least distance, the one whose Inception Score is
-    nearest to that of real images, and that of the largest Inception Score; as far as the scores are there."""
+def table2_columns(points: list[CurvePoint], real_entropy_score: float | None) -> dict[str, CurvePoint]:
+    """The points of the three columns of BigGAN's Table 2, by column: with the smallest distance to the real images, with
+    the Inception Score nearest to that of real images, and with the largest Inception Score; as far as these were
+    measured."""
     scores = points[0].evaluation.scores
     distance = next((name for name in DISTANCES if name in scores), None)
-    entropy = next((name for name in ENTROPIES if name in scores), None)
-    found = {}
+    entropy_score = next((name for name in ENTROPY_SCORES if name in scores), None)
+    columns = {}
     if distance is not None:
-        found[f"least {distance}"] = min(points, key=lambda point: point.value(distance))
-    if entropy is not None and real_entropy is not None:
-        found[f"{entropy} of real images"] = min(points, key=lambda point: abs(point.value(entropy) - real_entropy))
-    if entropy is not None:
-        found[f"largest {entropy}"] = max(points, key=lambda point: point.value(entropy))
-    return found
+        columns[f"least {distance}"] = min(points, key=lambda point: point.value(distance))
+    if entropy_score is not None and real_entropy_score is not None:
+        columns[f"{entropy_score} of real images"] = min(
+            points, key=lambda point: abs(point.value(entropy_score) - real_entropy_score)
+        )
+    if entropy_score is not None:
+        columns[f"largest {entropy_score}"] = max(points, key=lambda point: point.value(entropy_score))
+    return columns

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from biggan.configs.migrations import FIELDS
 from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
 from biggan.configs.run import RunConfig
@@ -54,8 +55,20 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
     if unknown:
         known = {f"--{name.replace('_', '-')}" for name in option_names(command)}
         name = unknown[0].split("=")[0]
-        raise ConfigError(f"{prog}: unknown option {name}; {suggestion(name, known)}")
+        renamed = renamed_option(name)
+        hint = f"it is now {renamed}" if renamed in known else suggestion(name, known)
+        raise ConfigError(f"{prog}: unknown option {name}; {hint}")
     return command
+
+
+def renamed_option(name: str) -> str | None:
+    """Today's name of an option of earlier versions, by the table of renamed fields; None: it never was one."""
+    field = name.removeprefix("--").replace("-", "_")
+    for renamed in FIELDS:
+        if field == renamed.old or field.startswith(f"{renamed.old}."):
+            field = renamed.new + field.removeprefix(renamed.old)
+    option = f"--{field.replace('_', '-')}"
+    return None if option == name else option
 
 
 def option_names(command: Any) -> Iterable[str]:
@@ -109,9 +122,9 @@ def save_image(image: "Image.Image", out: Path) -> None:
 
 def save_image_grid(images: "Tensor", columns: int, out: Path) -> None:
     """Write uint8 images (N, 3, R, R) side by side. Raises ConfigError where the file cannot be written."""
-    from biggan.sampling.image_io import sheet
+    from biggan.sampling.image_io import make_grid
 
-    save_image(sheet(images, columns=columns), out)
+    save_image(make_grid(images, columns=columns), out)
 
 
 def check_at_least(**numbers: tuple[float | None, int]) -> None:

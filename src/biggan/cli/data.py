@@ -101,6 +101,7 @@ def prepare(arguments: list[str]) -> int:
 
     filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}
     listing = preparing.filter_listing(list_source(command.source), **filters)
+    layout: Packed | Shards
     if command.format == "packed":
         layout = Packed(command.resolution)
     else:

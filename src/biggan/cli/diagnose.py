@@ -58,7 +58,7 @@ def leakage(arguments: list[str]) -> int:
     )
     names = sampler.class_names
     total = command.per_class * len(names)
-    labels = sampler.labels_in_turn(total, None)
+    labels = sampler.cycle_labels(total, None)
     batches = sampler.batches(range(total), labels, truncation=command.truncation, seed=command.seed, batch=100)
     pictures = zip(batches, labels.split(100), strict=True)
     bar = image_progress_bar(pictures, total, "generating")
@@ -103,7 +103,7 @@ def memorization(arguments: list[str]) -> int:
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     config, device = sampler.generator.config, sampler.precision.device
     sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
-    sampler.statistics_at, sampler.statistics_table = "nowhere", None
+    sampler.statistics_truncation, sampler.statistics_table = "unset", None
     discriminator = FAMILIES[config.family].discriminator(config)
     discriminator.load_state_dict(weights["discriminator"])
     discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)

@@ -80,16 +80,16 @@ def interpolate(arguments: list[str]) -> int:
     """biggan interpolate RUN [options]"""
     command = parse(InterpolateCommand, arguments, "biggan interpolate")
     check_at_least(rows=(command.rows, 1), steps=(command.steps, 2))
-    from biggan.analysis.latent_space import paths
+    from biggan.analysis.latent_space import interpolate_images
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
-    images = paths(
+    images = interpolate_images(
         sampler,
         command.between,
-        sampler.class_numbers(split_names(command.classes)),
+        sampler.class_indices(split_names(command.classes)),
         rows=command.rows,
         steps=command.steps,
-        way=command.way,
+        interpolation=command.way,
         truncation=command.truncation,
         seed=command.seed,
     )
@@ -105,14 +105,14 @@ def mix(arguments: list[str]) -> int:
     """biggan mix RUN --classes A:0.6,B:0.4 [options]"""
     command = parse(MixCommand, arguments, "biggan mix")
     check_at_least(n=(command.n, 1))
-    from biggan.analysis.latent_space import blends, parse_class_weights
+    from biggan.analysis.latent_space import mix_classes, parse_class_weights
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     weights_K = parse_class_weights(command.classes, sampler)
     parts = weights_K.nonzero().flatten().tolist()
     rows = [weights_K, *torch.eye(len(weights_K))[parts]]
     options = {"truncation": command.truncation, "seed": command.seed}
-    save_image_grid(torch.cat([blends(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
+    save_image_grid(torch.cat([mix_classes(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
     shares = ", ".join(f"{weights_K[number]:.0%} {sampler.class_names[number]}" for number in parts)
     print(f"first row {shares}; then each alone: {command.out}")
     return 0
@@ -124,7 +124,7 @@ def neighbors(arguments: list[str]) -> int:
     check_at_least(n=(command.n, 1), count=(command.count, 1))
     if command.data is None:
         raise ConfigError("neighbors are looked for among real images: add --data SOURCE")
-    from biggan.analysis.nearest_neighbors import neighbors
+    from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS)
@@ -132,7 +132,7 @@ def neighbors(arguments: list[str]) -> int:
     classes = split_names(command.classes)
     generated_images = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)
-    found = neighbors(
+    found = find_nearest_neighbors(
         generated_images.images, image_progress_bar(real.batches(real.count), real.count, "looking"), extractor, count
     )
     rows = torch.cat([generated_images.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
@@ -150,11 +150,11 @@ def neighbors(arguments: list[str]) -> int:
 def write_video(images: Tensor, out: Path, *, per_second: int = 12) -> None:
     """uint8 (steps, rows, 3, R, R) as a GIF or an MP4, forward and back; rows side by side. Raises ConfigError where it
     cannot be written, or an MP4 is wanted without imageio."""
-    from biggan.sampling.image_io import sheet
+    from biggan.sampling.image_io import make_grid
 
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"--out {out}: use .png, .gif or .mp4")
-    frames = [sheet(step, columns=len(step)) for step in [*images, *images.flip(0)[1:-1]]]
+    frames = [make_grid(step, columns=len(step)) for step in [*images, *images.flip(0)[1:-1]]]
     with writing_to(out, "the video"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".gif":

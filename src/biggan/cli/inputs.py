@@ -52,7 +52,7 @@ def open_real(command: ScoringOptions, spec: str, size: int, world: "World") -> 
         source = open_source(spec, size, **options)
 
     local_rank_zero_first(open_here, world)
-    return image_sets.real(source)
+    return image_sets.real_images(source)
 
 
 def is_model(where: str) -> bool:

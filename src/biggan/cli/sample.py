@@ -48,10 +48,10 @@ def sample(arguments: list[str]) -> int:
 
 def draw(sampler: "Sampler", command: SampleCommand) -> Path:
     """Draw and write the images, as one of the ranks; the grid's path."""
-    from biggan.sampling.image_io import write_pictures
+    from biggan.sampling.image_io import write_images
 
     classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
-    labels = sampler.labels_in_turn(command.n, classes)
+    labels = sampler.cycle_labels(command.n, classes)
     batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
     if not sampler.world.is_rank_zero:
         for _ in batches:  # helping; the first rank writes
@@ -59,4 +59,4 @@ def draw(sampler: "Sampler", command: SampleCommand) -> Path:
         return command.out
     shown = progress_bar(batches, -(-command.n // 64), "drawing")
     with writing_to(command.out, "the images"):
-        return write_pictures(shown, labels, sampler.class_names, command.out)
+        return write_images(shown, labels, sampler.class_names, command.out)

@@ -19,7 +19,7 @@ from biggan.sampling.latents import LatentConfig
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from biggan.analysis.truncation import Point
+    from biggan.analysis.truncation import CurvePoint
     from biggan.runtime.distributed import World
 
 RESAMPLED = "drawn again"
@@ -50,7 +50,7 @@ def truncation(arguments: list[str]) -> int:
     command = parse(TruncationCommand, arguments, "biggan truncation")
     if command.data is None:
         raise ConfigError("a truncation curve compares with real images: add --data SOURCE")
-    from biggan.analysis.truncation import columns
+    from biggan.analysis.truncation import table2_columns
     from biggan.analysis.truncation_plots import plot_curves
     from biggan.runtime.distributed import process_group
 
@@ -60,7 +60,7 @@ def truncation(arguments: list[str]) -> int:
         measured = measure_curves(command, folder, world)
     if not world.is_rank_zero:
         return 0
-    best = columns(measured.curves[RESAMPLED], measured.real_entropy)
+    best = table2_columns(measured.curves[RESAMPLED], measured.real_entropy)
     for what, point in best.items():
         print(f"{what}: threshold {point.name}")
     record = {
@@ -81,7 +81,7 @@ def truncation(arguments: list[str]) -> int:
 class Measured(NamedTuple):
     """What a truncation curve is drawn from."""
 
-    curves: dict[str, list["Point"]]
+    curves: dict[str, list["CurvePoint"]]
     statistics: dict[float | None, dict[str, torch.Tensor]]
     """Of batch normalization, at each threshold."""
     real_entropy: float | None
@@ -90,10 +90,10 @@ class Measured(NamedTuple):
 
 def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> Measured:
     """Every point, printed as it comes, with its sheet; as one of the ranks."""
-    from biggan.analysis.truncation import curve, thresholds_of
+    from biggan.analysis.truncation import parse_thresholds, truncation_curve
     from biggan.metrics.evaluate import evaluate, parse_recipe
 
-    wanted, thresholds = parse_recipe(command.recipe), [None, *thresholds_of(command.thresholds)]
+    wanted, thresholds = parse_recipe(command.recipe), [None, *parse_thresholds(command.thresholds)]
     if command.store and thresholds[1] >= UNTRUNCATED:
         raise ConfigError(
             f"--store keeps thresholds below {UNTRUNCATED:g}, where they stop to matter: leave out larger ones"
@@ -103,7 +103,7 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
         samplers["scaled"] = scaled = load_sampler(command.model, command.device, world)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
-        sampler.statistics_at, sampler.statistics_table = "nowhere", None
+        sampler.statistics_truncation, sampler.statistics_table = "unset", None
     reference = open_real(command, command.data, samplers[RESAMPLED].generator.config.resolution, world)
     extractor = open_scoring_extractor(command, world)
     shared = {"cache": metrics_cache(command), "world": world}
@@ -113,10 +113,11 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     measured = Measured({}, {}, next((score["mean"] for score in real.values()), None))
     for label, sampler in samplers.items():
         asked = thresholds if label == RESAMPLED else [t for t in thresholds if t is not None and t <= 1]
-        points = curve(sampler, str(command.model), asked, reference, extractor, wanted, seed=command.seed, **shared)
+        options = {"seed": command.seed, **shared}
+        points = truncation_curve(sampler, str(command.model), asked, reference, extractor, wanted, **options)
         for point in points:
             measured.curves.setdefault(label, []).append(point)
-            sheet = sampler.class_sheet(truncation=point.threshold, seed=command.seed)
+            sheet = sampler.class_grid(truncation=point.threshold, seed=command.seed)
             if label == RESAMPLED:
                 buffers = sampler.generator.named_buffers()
                 measured.statistics[point.threshold] = {n: value.clone() for n, value in buffers if ".standing" in n}

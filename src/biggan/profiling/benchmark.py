@@ -26,7 +26,7 @@ from biggan.runtime.atomic_io import default_cache
 from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.memory import peak_memory
 from biggan.runtime.precision import Precision, choose_precision
-from biggan.sampling.compiled import Compiled
+from biggan.sampling.compiled import CompiledGenerator
 from biggan.training.setup import build_train_state, plan_batch
 from biggan.training.step import discriminator_step, generator_step, train_step
 from biggan.training.train_state import TrainState
@@ -175,7 +175,7 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, 
     y = torch.arange(batch, device=fast.device) % config.model.num_classes
     arms = {f"frozen, {fast.dtype}": lambda: copy(z, y), "as it is, float32": lambda: generator(z, y)}
     if compiled:
-        quick = Compiled(copy, fast.device)
+        quick = CompiledGenerator(copy, fast.device)
         arms = {f"compiled, {fast.dtype}": lambda: quick(z, y)} | arms
     rates: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(rounds):

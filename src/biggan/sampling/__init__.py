@@ -1,1 +1,1 @@
-"""Drawing images from a generator, and sets of images to be measured."""
+"""Sampling: latents, images of a generator, and sets of images to be scored."""

@@ -1,6 +1,6 @@
-"""Sets of images to be measured: drawn from a generator, or real.
+"""Sets of images to be scored: generated or real.
 
-Classes of drawn images are drawn too, evenly at random, as published scores have them. Not here: the scores (see metrics).
+The class labels of generated images are uniform over all classes, as for published scores. Scores are in metrics.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ BATCH = 64
 
 
 def generated_images(sampler: Sampler, name: str, *, truncation: float | None = None, seed: int = 0) -> ImageSet:
-    """As many images as are wanted from a generator; image number k and its class depend on the seed alone."""
+    """Images of a generator, in any number; image k and its class depend on the seed alone. `name`: of the generator, for
+    the recipe of scores."""
 
     def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
         labels = draw_labels(count, len(sampler.class_names), addressed_rng(seed, "classes to measure"))
@@ -26,10 +27,10 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
         yield from zip(images, labels.split(BATCH), strict=True)
 
     digest = hashlib.sha256()
-    statistics = statistics_of(sampler, truncation)
+    statistics = describe_statistics(sampler, truncation)
     stored = {} if sampler.statistics_table is None else sampler.statistics_table.values
     for key, value in [*sorted(sampler.generator.state_dict().items()), *sorted(stored.items())]:
-        if "standing" not in key or "stored" in statistics:  # others follow from the weights
+        if "standing" not in key or "stored" in statistics:  # statistics that are not stored follow from the weights
             digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
     description = {
         "generator": name,
@@ -38,7 +39,7 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
         "truncation": truncation,
         "truncation_by": "none" if truncation is None else type(sampler.prior).__name__,
         "statistics": statistics,
-        "statistics_seed": sampler.seed_of_statistics,
+        "statistics_seed": sampler.standing_stats_seed,
         "resolution": sampler.generator.config.resolution,
         "classes": "uniform",
         "arithmetic": "bf16" if sampler.precision.bf16 else "float32",
@@ -48,35 +49,35 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
     return ImageSet(batches, identity, description, sampler.class_names, None)
 
 
-def statistics_of(sampler: Sampler, truncation: float | None) -> str:
-    """Where the statistics of batch normalization come from."""
+def describe_statistics(sampler: Sampler, truncation: float | None) -> str:
+    """Where the statistics of batch normalization for a truncation come from, for the recipe of scores."""
     table = sampler.statistics_table
     if table is not None and table.covers(truncation):
         exact = truncation is None or truncation in table.truncations
         return "standing, stored with the model" if exact else "standing, between two that are stored with the model"
-    if truncation is None and sampler.statistics_at is None:
+    if truncation is None and sampler.statistics_truncation is None:
         return "standing, stored with the model"
-    return f"standing, {sampler.statistics_passes} batches of {sampler.statistics_batch}"
+    return f"standing, {sampler.standing_stats_batches} batches of {sampler.standing_stats_batch_size}"
 
 
-def limit_images(images: ImageSet, most: int) -> ImageSet:
-    """The set without what comes after its first `most` images."""
-    if images.count is not None and images.count <= most:
+def limit_images(images: ImageSet, count: int) -> ImageSet:
+    """The first `count` images of a set."""
+    if images.count is not None and images.count <= count:
         return images
-    identity = hashlib.sha256(f"{images.identity} {most}".encode()).hexdigest()
-    return ImageSet(images.batches, identity, images.description | {"first": most}, images.class_names, most)
+    identity = hashlib.sha256(f"{images.identity} {count}".encode()).hexdigest()
+    return ImageSet(images.batches, identity, images.description | {"first": count}, images.class_names, count)
 
 
-def real(source: Source) -> ImageSet:
+def real_images(source: Source) -> ImageSet:
     """All images of a data set, in a fixed random order."""
 
     def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        seen = 0
+        yielded = 0
         for images, labels in source.iterate_once(BATCH):
-            if seen >= count:
+            if yielded >= count:
                 return
-            yield images[: count - seen].cpu(), labels[: count - seen].cpu()
-            seen += len(labels)
+            yield images[: count - yielded].cpu(), labels[: count - yielded].cpu()
+            yielded += len(labels)
 
     description = {"data": source.name, "images": source.count, "resolution": source.resolution}
     description |= {"resizing": "center crop, area"}

@@ -1,8 +1,8 @@
-"""Drawing images from a generator: a seed per image, truncation, standing statistics, sheets.
+"""Sampling of images from a generator: a seed per image, truncation, standing statistics, class grids.
 
-Source: BigGAN section 3.1 (truncation by resampling) and appendix C.1 (standing statistics).
-Image number k of a seed is the same for any batch size and any device, to rounding. The files written are PNG.
-Shapes: N images, Z latent, R resolution.
+Source: BigGAN section 3.1 (truncation by resampling) and appendix C.1 (standing statistics). Image k of a seed is the same,
+up to rounding, for any batch size, number of ranks and device. Shapes: N images, Z latent, K classes, E class embedding, R
+resolution.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,35 +20,36 @@ from biggan.runtime.distributed import SINGLE_PROCESS, World, broadcast_batches,
 from biggan.runtime.errors import ConfigError, suggestion
 from biggan.runtime.precision import CPU_FLOAT32, Precision
 from biggan.runtime.rng import addressed_rng
-from biggan.sampling.compiled import Compiled
-from biggan.sampling.image_io import sheet, to_uint8, write_pictures
+from biggan.sampling.compiled import CompiledGenerator
+from biggan.sampling.image_io import make_grid, to_uint8, write_images
 from biggan.sampling.latents import LatentConfig, draw_labels
 from biggan.sampling.standing_statistics import StatisticsTable
 
 
 class Samples(NamedTuple):
-    """Images (N, 3, R, R) uint8 on the CPU and their class numbers (N,)."""
+    """Images (N, 3, R, R) uint8 on the CPU and their class labels (N,) int64."""
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
 
     def save(self, folder: str | Path) -> Path:
-        """As `write_pictures`."""
-        return write_pictures([self.images], self.labels, self.class_names, folder)
+        """Write a PNG file per image and grid.png; returns the path of the grid. Raises OSError where that fails."""
+        return write_images([self.images], self.labels, self.class_names, folder)
 
 
 class Sampler:
-    """Draws from a generator in evaluation mode.
+    """Draws images from a generator in evaluation mode.
 
-    `statistics_passes` batches of `statistics_batch` fresh samples set the standing statistics anew whenever the
-    truncation changes; they depend on `seed_of_statistics` alone. With `has_statistics` the generator comes with those of
-    untruncated sampling, with a `statistics_table` with those of other truncations too. `latent` is the distribution of z.
-    `precision` is that of the generator's place. Images come from a frozen copy of it (nn/frozen),
-    which is `compiled` if many are wanted. With several ranks in
-    `world`, whole batches are drawn in turn, the same ones as by one process; all ranks must call the methods together, and
-    all get all images.
-    """
+    `latent`: the distribution of z (None: normal), of size `latent_dim`. `precision`: where and in which dtype the generator
+    runs. Standing statistics of batch normalization are collected whenever the truncation changes, over
+    `standing_stats_batches` batches of `standing_stats_batch_size` samples that depend on `standing_stats_seed` alone. With
+    `has_statistics` the generator already holds those for untruncated sampling; a `statistics_table` holds those for several
+    truncations. Images are drawn by a copy of the generator for inference (nn/inference), with `compiled` through
+    torch.compile.
+
+    With several ranks in `world`, the batches are divided among them; all ranks must call the methods together, and all get
+    all images, which are those that one process would draw."""
 
     def __init__(
         self,
@@ -58,9 +59,9 @@ class Sampler:
         class_names: Sequence[str],
         latent: LatentConfig | None = None,
         precision: Precision = CPU_FLOAT32,
-        statistics_passes: int = 32,
-        statistics_batch: int = 64,
-        seed_of_statistics: int = 0,
+        standing_stats_batches: int = 32,
+        standing_stats_batch_size: int = 64,
+        standing_stats_seed: int = 0,
         has_statistics: bool = False,
         statistics_table: StatisticsTable | None = None,
         compiled: bool = False,
@@ -71,16 +72,16 @@ class Sampler:
         self.latent_dim = latent_dim
         self.class_names = tuple(class_names)
         self.precision = precision
-        self.statistics_passes = statistics_passes
-        self.statistics_batch = statistics_batch
-        self.seed_of_statistics = seed_of_statistics
+        self.standing_stats_batches = standing_stats_batches
+        self.standing_stats_batch_size = standing_stats_batch_size
+        self.standing_stats_seed = standing_stats_seed
         self.statistics_table = statistics_table
         self.compiled = compiled
         self.world = world
-        self.inference_generator: nn.Module | Compiled | None = (
-            None  # the generator as it draws with the statistics last set
-        )
-        self.statistics_at: float | Literal["nowhere"] | None = None if has_statistics else "nowhere"
+        # The copy for inference holds the standing statistics last set; None: to be made anew.
+        self.inference_generator: nn.Module | CompiledGenerator | None = None
+        # The truncation that the generator's standing statistics are for.
+        self.statistics_truncation: float | Literal["unset"] | None = None if has_statistics else "unset"
 
     def sample(
         self,
@@ -91,42 +92,43 @@ class Sampler:
         seed: int = 0,
         batch: int = 64,
     ) -> Samples:
-        """`n` images; `classes` (names or numbers, None: all) are given out in turn, so that each is equally frequent.
+        """`n` images; `classes` (names or numbers, None: all) are cycled through, so that they are equally frequent.
 
-        Raises ConfigError on an unknown class, n < 1, or a truncation that the distribution of z has no sense for.
+        Raises ConfigError on an unknown class, on n < 1, and on a truncation that the distribution of z does not support.
         """
-        labels = self.labels_in_turn(n, classes)
+        labels = self.cycle_labels(n, classes)
         images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
         return Samples(torch.cat(images), labels, self.class_names)
 
-    def labels_in_turn(self, n: int, classes: Sequence[int | str] | None) -> Tensor:
-        """Class numbers (N,) int64: the classes one after the other, over and over."""
+    def cycle_labels(self, n: int, classes: Sequence[int | str] | None) -> Tensor:
+        """Class labels (N,) int64: the classes (None: all) in their order, repeated as often as needed."""
         if n < 1:
             raise ConfigError(f"n={n} must be at least 1")
-        chosen = self.class_numbers(classes)
+        chosen = self.class_indices(classes)
         return torch.tensor([chosen[index % len(chosen)] for index in range(n)])
 
-    def class_numbers(self, classes: Sequence[int | str] | None) -> list[int]:
-        """Class numbers of names or numbers. A name wins over a number of the same spelling."""
+    def class_indices(self, classes: Sequence[int | str] | None) -> list[int]:
+        """Indices of classes given as names or numbers (None: all). Text that is a class name is not taken for a number.
+        Raises ConfigError on an unknown class and on an empty list."""
         if classes is None:
             return list(range(len(self.class_names)))
         if not classes:
             raise ConfigError("classes is empty: name at least one class, or leave it out for all")
-        numbers = []
-        for wanted in classes:
-            if str(wanted) in self.class_names:
-                numbers.append(self.class_names.index(str(wanted)))
-            elif str(wanted).isdecimal() and int(wanted) < len(self.class_names):
-                numbers.append(int(wanted))
+        indices = []
+        for name in map(str, classes):
+            if name in self.class_names:
+                indices.append(self.class_names.index(name))
+            elif name.isdecimal() and int(name) < len(self.class_names):
+                indices.append(int(name))
             else:
-                raise ConfigError(f"no class {str(wanted)!r} in this model; {suggestion(str(wanted), self.class_names)}")
-        return numbers
+                raise ConfigError(f"no class {name!r} in this model; {suggestion(name, self.class_names)}")
+        return indices
 
     def batches(
         self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
     ) -> Iterator[Tensor]:
-        """uint8 batches (<= batch, 3, R, R) on the CPU for images number `indices` with classes `labels`, drawn as they
-        are asked for. Raises ConfigError at once on a truncation without sense."""
+        """uint8 batches (<= batch, 3, R, R) on the CPU: the images `indices` of the seed with classes `labels`, each batch
+        drawn when it is asked for. Raises ConfigError at once on a truncation that is not supported."""
         self.prior.check_truncation(truncation)
         return self._batches(indices, labels, truncation=truncation, seed=seed, batch=batch)
 
@@ -135,35 +137,32 @@ class Sampler:
     ) -> Iterator[Tensor]:
         starts = range(0, len(indices), batch)
         for first in range(0, len(starts), self.world.size):
-            self.set_statistics(truncation)  # nothing to do, unless somebody drew at another truncation meanwhile
+            self.set_statistics(truncation)  # between batches the sampler may be used at another truncation
             group = starts[first : first + self.world.size]
-            start = group[min(self.world.rank, len(group) - 1)]  # a rank without a batch helps with the last
-            part = indices[start : start + batch]
-            z_NZ = torch.stack([self.latent(seed, index, truncation) for index in part])
-            mine = self.images(z_NZ, labels[start : start + batch])
-            yield from broadcast_batches(mine, [len(indices[start : start + batch]) for start in group], self.world)
+            start = group[min(self.world.rank, len(group) - 1)]  # a rank without a batch draws the last one again
+            batch_indices = indices[start : start + batch]
+            z_NZ = torch.stack([self.latent(seed, index, truncation) for index in batch_indices])
+            images = self.images(z_NZ, labels[start : start + batch])
+            yield from broadcast_batches(images, [len(indices[start : start + batch]) for start in group], self.world)
 
     def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
-        """The latent (Z,) of image number `index`."""
+        """The latent (Z,) of image `index` of the seed."""
         return self.prior.draw((1, self.latent_dim), addressed_rng(seed, "sample", index), truncation)[0]
 
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
-        """uint8 images (N, 3, R, R) on the CPU of given latents and classes, with the statistics last set."""
+        """uint8 images (N, 3, R, R) on the CPU from latents and class labels, with the standing statistics last set."""
         if self.inference_generator is None:
-            self.inference_generator = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
-            self.inference_generator = (
-                Compiled(self.inference_generator, self.precision.device) if self.compiled else self.inference_generator
-            )
-        x = self.inference_generator(
-            z_NZ.to(self.precision.device), y_N.to(self.precision.device)
-        )  # (N, 3, R, R) in [-1, 1]
+            copy = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
+            self.inference_generator = CompiledGenerator(copy, self.precision.device) if self.compiled else copy
+        device = self.precision.device
+        x = self.inference_generator(z_NZ.to(device), y_N.to(device))  # (N, 3, R, R) in [-1, 1]
         return to_uint8(x)
 
     @torch.no_grad()
-    def blended(self, z_NZ: Tensor, weights_NK: Tensor) -> Tensor:
-        """uint8 images (N, 3, R, R) on the CPU of latents and mixtures of classes: class embeddings are averaged with these
-        weights. With the statistics last set; never compiled."""
+    def mixture_images(self, z_NZ: Tensor, weights_NK: Tensor) -> Tensor:
+        """uint8 images (N, 3, R, R) on the CPU from latents and mixtures of classes: the mean of all class embeddings with
+        these weights. With the standing statistics last set; never through torch.compile."""
         device = self.precision.device
         copy = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
         table_KE = copy.embed(torch.arange(len(self.class_names), device=device))
@@ -171,35 +170,33 @@ class Sampler:
 
     @torch.no_grad()
     def set_statistics(self, truncation: float | None) -> None:
-        """Standing statistics for this truncation; nothing to do if they are already those. Mutates the generator's
-        buffers."""
-        if self.statistics_at == truncation:
+        """Set the standing statistics for a truncation, unless they are already set. Mutates the generator's buffers."""
+        if self.statistics_truncation == truncation:
             return
         self.inference_generator = None
         if self.statistics_table is not None and self.statistics_table.covers(truncation):
             for name, values in self.statistics_table.at(truncation).items():
                 self.generator.get_buffer(name).copy_(values)
-            self.statistics_at = truncation
+            self.statistics_truncation = truncation
             return
         self.generator.eval()
         if not any(isinstance(layer, BatchNorm) for layer in self.generator.modules()):
-            self.statistics_at = truncation  # nothing stands: virtual norms, or none
+            self.statistics_truncation = truncation  # no batch norm, but virtual batch norm or none
             return
-        everything = partial(interleave_ranks, count=self.statistics_passes)
-        with self.precision.autocast(), collect_standing_statistics(self.generator, everything):
-            mine = range(self.world.rank, self.statistics_passes, self.world.size)
-            for number in mine or [0]:  # a rank without a pass has something to offer too, which is left out
-                stream = addressed_rng(self.seed_of_statistics, "standing statistics", number)
-                z_NZ = self.prior.draw((self.statistics_batch, self.latent_dim), stream, truncation)
-                y_N = draw_labels(self.statistics_batch, len(self.class_names), stream)
+        gather = partial(interleave_ranks, count=self.standing_stats_batches)
+        with self.precision.autocast(), collect_standing_statistics(self.generator, gather):
+            own_batches = range(self.world.rank, self.standing_stats_batches, self.world.size)
+            for number in own_batches or [0]:  # a rank without a batch must take part; its statistics are not used
+                rng = addressed_rng(self.standing_stats_seed, "standing statistics", number)
+                z_NZ = self.prior.draw((self.standing_stats_batch_size, self.latent_dim), rng, truncation)
+                y_N = draw_labels(self.standing_stats_batch_size, len(self.class_names), rng)
                 self.generator(z_NZ.to(self.precision.device), y_N.to(self.precision.device))
-        self.statistics_at = truncation
+        self.statistics_truncation = truncation
 
-    def class_sheet(
+    def class_grid(
         self, *, rows: int = 20, columns: int = 10, seed: int = 0, truncation: float | None = None
     ) -> Image.Image:
-        """One row per class (the first `rows` of them), with fixed latents: for watching a generator learn."""
-        shown = min(rows, len(self.class_names))
-        labels = torch.arange(shown).repeat_interleave(columns)
+        """A grid with a row for each of the first `rows` classes, drawn from the fixed latents of the seed."""
+        labels = torch.arange(min(rows, len(self.class_names))).repeat_interleave(columns)
         batches = self.batches(range(len(labels)), labels, truncation=truncation, seed=seed, batch=100)
-        return sheet(torch.cat(list(batches)), columns=columns)
+        return make_grid(torch.cat(list(batches)), columns=columns)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from biggan.analysis.collapse_rules import NOT_FINITE
-from biggan.analysis.truncation import survival
+from biggan.analysis.truncation import measure_truncation_amenability
 from biggan.checkpoints.init_from import read_run_config
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.overrides import replace_fields, to_command_line
@@ -133,7 +133,7 @@ def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
         bf16=sampler.precision.bf16,
         trusted=trust_extractor,
     )
-    found = survival(sampler, str(run.folder.path), extractor) | {"step": steps[0]["step"]}
+    found = measure_truncation_amenability(sampler, str(run.folder.path), extractor) | {"step": steps[0]["step"]}
     write_file(survival_file(run), json.dumps(found).encode())
 
 

@@ -21,7 +21,7 @@ from biggan.metrics.statistics import ImageSet
 from biggan.runtime.atomic_io import default_cache
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.metric_logger import JsonlLog
-from biggan.sampling.image_sets import generated_images, limit_images, real
+from biggan.sampling.image_sets import generated_images, limit_images, real_images
 from biggan.sampling.sampler import Sampler
 from biggan.training.hooks import HookResult, RunEnd
 from biggan.training.outputs import build_model_card, build_sampler
@@ -45,7 +45,7 @@ class Evaluator:
         options |= {"device": state.precision.device, "bf16": state.precision.bf16, "trusted": trust_extractor}
         on_rank_zero(lambda: open_extractor(config.eval.extractor, **options) and None)  # fetches the weights for all
         self.extractor = open_extractor(config.eval.extractor, **options)
-        self.reference = limit_images(real(source), config.eval.reference_images)
+        self.reference = limit_images(real_images(source), config.eval.reference_images)
         self.pending = False
         self.refuse_early(source)
         self.log, lines = None, []

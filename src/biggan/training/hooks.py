@@ -86,7 +86,7 @@ class SampleSheetHook:
 
     def run(self, step: int) -> HookResult:
         sampler = build_sampler(self.state, self.config)
-        sheet = sampler.class_sheet()
+        sheet = sampler.class_grid()
         if sampler.world.is_rank_zero:
             with self.run_dir.writing():
                 sheet.save(self.run_dir.samples / f"step-{step:08d}.png")

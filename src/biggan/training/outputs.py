@@ -19,7 +19,7 @@ def build_sampler(state: TrainState, config: RunConfig) -> Sampler:
         latent=config.latent,
         class_names=config.dataset.class_names,
         precision=state.precision,
-        statistics_passes=config.train.standing_stats_batches,
+        standing_stats_batches=config.train.standing_stats_batches,
         world=state.plan.world,
     )
 
