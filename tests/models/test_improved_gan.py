@@ -10,7 +10,7 @@ from torch import nn
 
 from biggan.models import registry
 from biggan.models.improved_gan_config import ConvConfig, MLPConfig
-from biggan.models.improved_gan_imagenet import NOISE, ImprovedImageNetConfig
+from biggan.models.improved_gan_imagenet import NOISE_DIMS, ImprovedImageNetConfig
 from biggan.nn.noise import GaussianNoise
 from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init
 from biggan.runtime.errors import ConfigError
@@ -47,9 +47,9 @@ def test_the_sizes_of_the_convolutions(width, kernels):
 
 
 def test_the_sizes_for_imagenet():
-    assert NOISE == [1024, 4096, 8192, 16384, 32768, 131072]
+    assert NOISE_DIMS == [1024, 4096, 8192, 16384, 32768, 131072]
     config = ImprovedImageNetConfig(num_classes=1000)
-    assert config.z_dim == 8192 + sum(NOISE)
+    assert config.z_dim == 8192 + sum(NOISE_DIMS)
     with torch.device("meta"):
         g, d = (
             registry.FAMILIES["improved-imagenet"].generator(config),

@@ -15,7 +15,7 @@ from biggan.data.dataset import DataConfig, DatasetInfo
 from biggan.metrics.classification import ClassifyConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.models.biggan import BigGANConfig
-from biggan.models.registry import ModelConfig, check_layer
+from biggan.models.registry import ModelConfig, check_feature_layer
 from biggan.objectives.diffaugment import AugmentConfig
 from biggan.objectives.losses import ObjectiveConfig
 from biggan.objectives.regularization import RegularizationConfig
@@ -64,7 +64,7 @@ class RunConfig:
     def check_classes(self) -> None:
         """Raises ConfigError where a D shall tell classes that cannot, or is given labels that it does not use."""
         supervised, family = self.objective.loss == "semi-supervised", self.model.family
-        if supervised and not self.model.gives_classes:
+        if supervised and not self.model.has_class_logits:
             how = "use a preset improved-*, or --model.discriminator-head classes"
             raise ConfigError(f"objective.loss=semi-supervised: D of model.family={family} gives no class logits: {how}")
         if self.data.labels_per_class is not None and not supervised:
@@ -94,7 +94,7 @@ def resolve(config: RunConfig, facts: DatasetInfo) -> RunConfig:
     if latent.distribution == "annealed-normal" and latent.annealing_steps is None:
         latent = dataclasses.replace(latent, annealing_steps=config.train.steps)
     if config.objective.feature_layer is not None:
-        check_layer(model, config.objective.feature_layer)
+        check_feature_layer(model, config.objective.feature_layer)
     return dataclasses.replace(config, model=model, latent=latent, dataset=facts)
 
 

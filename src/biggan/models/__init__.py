@@ -1,1 +1,1 @@
-"""Networks: BigGAN, BigGAN-deep, SA-GAN, SN-GAN, and those of Salimans et al. 2016."""
+"""Generators and discriminators of BigGAN, BigGAN-deep, SA-GAN, SN-GAN, and of Salimans et al. 2016."""

@@ -1,7 +1,8 @@
-"""BigGAN (Brock, Donahue, Simonyan 2019, appendix B), and its ancestors SA-GAN and SN-GAN, which have the same layers.
+"""Layer tables and configs of BigGAN (Brock, Donahue, Simonyan 2019, appendix B), and of SA-GAN and SN-GAN, its predecessors
+with the same kinds of layers. The networks are in models/resnet.
 
-Layer tables: docs/papers/biggan.md, "BigGAN layer tables", which fit the paper's parameter counts (70.4M and 88.0M at 128
-px); the tables printed in the paper do not ("The printed tables" there). The networks themselves are in models/residual."""
+Source of the tables: docs/papers/biggan.md, "BigGAN layer tables". They give the paper's parameter counts (70.4M and 88.0M
+at 128 px); the tables printed in the paper do not ("The printed tables" there)."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -21,17 +22,17 @@ from biggan.nn.residual_blocks import DiscriminatorBlock, GeneratorBlock, LayerF
 
 
 class Layout(NamedTuple):
-    """One row of docs/papers/biggan.md, "BigGAN layer tables"; widths in units of the base width, block outputs in order."""
+    """One row of docs/papers/biggan.md, "BigGAN layer tables". Channels are multiples of the base width."""
 
-    first: int  # width of the generator's 4x4 input
-    generator: tuple[int, ...]  # each block doubles the size
-    generator_attention: tuple[int, ...]  # after the block that arrives at this resolution
-    discriminator: tuple[int, ...]
-    downsampled: int  # that many blocks halve the size, the rest keep it
-    discriminator_attention: tuple[int, ...]
+    input: int  # channels of the generator at 4x4 pixels
+    generator: tuple[int, ...]  # output channels of each block; each doubles the resolution
+    generator_attention: tuple[int, ...]  # resolutions; attention follows the last block of a resolution
+    discriminator: tuple[int, ...]  # output channels of each block
+    downsampling_blocks: int  # this many first blocks of the discriminator halve the resolution, the others preserve it
+    discriminator_attention: tuple[int, ...]  # resolutions
 
 
-# No source gives attention for 32 and 64 px. At 64 px we attend at 32x32, half the output size, as 128 px does.
+# No source gives attention for 32 and 64 px. At 64 px it is at 32x32, half the output resolution, as for 128 px.
 LAYOUTS: dict[int, Layout] = {
     32: Layout(4, (4, 4, 4), (), (4, 4, 4, 4), 2, ()),
     64: Layout(16, (16, 8, 4, 2), (32,), (1, 2, 4, 8, 16), 4, (32,)),
@@ -43,15 +44,15 @@ LAYOUTS: dict[int, Layout] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BigGANDiscriminatorConfig(ResNetDiscriminatorConfig):
-    """What the papers varied in the discriminator. Its weights are always spectrally normalized."""
+    """Discriminator options of the papers. All its weights are spectrally normalized."""
 
     hidden_width: Literal["outputs", "inputs"] = "outputs"
-    """Width between the convolutions of a block: that of its outputs (SA-GAN, BigGAN) or of its inputs (SN-GAN)."""
+    """Channels between the two convolutions of a block: as many as its outputs (SA-GAN, BigGAN) or its inputs (SN-GAN)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigGANConfig(ResNetConfig):
-    """Both networks of one BigGAN."""
+    """Generator and discriminator of BigGAN."""
 
     family: Literal["biggan"] = "biggan"
     discriminator: BigGANDiscriminatorConfig = BigGANDiscriminatorConfig()
@@ -61,28 +62,28 @@ class BigGANConfig(ResNetConfig):
         return tuple(LAYOUTS)
 
     def generator_stages(self) -> list[Stage]:
-        """docs/papers/biggan.md, "BigGAN layer tables", column G."""
+        """Stages of the generator (docs/papers/biggan.md, "BigGAN layer tables", column G)."""
         layout, stages = LAYOUTS[self.resolution], []
-        attended = or_default(self.generator.attention, layout.generator_attention)
-        inputs, resolution = layout.first * self.width, BASE_RESOLUTION
+        attention = or_default(self.generator.attention, layout.generator_attention)
+        inputs, resolution = layout.input * self.width, BASE_RESOLUTION
         for outputs in (multiple * self.width for multiple in layout.generator):
             resolution *= 2
             blocks = ((inputs, outputs, True), *[(outputs, outputs, False)] * self.extra_blocks)
-            stages.append(Stage(resolution, blocks, resolution in attended))
+            stages.append(Stage(resolution, blocks, resolution in attention))
             inputs = outputs
         return stages
 
     def discriminator_stages(self) -> list[Stage]:
-        """docs/papers/biggan.md, "BigGAN layer tables", column D."""
+        """Stages of the discriminator (docs/papers/biggan.md, "BigGAN layer tables", column D)."""
         layout, stages = LAYOUTS[self.resolution], []
-        attended = or_default(self.discriminator.attention, layout.discriminator_attention)
+        attention = or_default(self.discriminator.attention, layout.discriminator_attention)
         inputs, resolution = 3, self.resolution
         for index, outputs in enumerate(multiple * self.discriminator_width for multiple in layout.discriminator):
-            down = index < layout.downsampled
+            down = index < layout.downsampling_blocks
             resolution >>= down
             extra = self.extra_blocks if down else 0
             blocks = ((inputs, outputs, down), *[(outputs, outputs, False)] * extra)
-            stages.append(Stage(resolution, blocks, down and resolution in attended))
+            stages.append(Stage(resolution, blocks, down and resolution in attention))
             inputs = outputs
         return stages
 
@@ -96,10 +97,11 @@ class BigGANConfig(ResNetConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SAGANConfig(BigGANConfig):
-    """Self-attention GAN (Zhang et al. 2018): BigGAN's baseline, width 64, a table of gains and biases per class in each
-    norm, z at the input only. docs/papers/biggan.md, "SA-GAN"; attention at 64x64, which gave the paper's best figures."""
+    """Generator and discriminator of SA-GAN (Zhang et al. 2018), BigGAN's baseline: width 64, a gain and a bias per class in
+    each norm of the generator, z in the first layer only; attention at 64x64, which the paper found best. Source:
+    docs/papers/biggan.md, "SA-GAN"."""
 
-    family: Literal["sagan"] = "sagan"
+    family: Literal["sagan"] = "sagan"  # type: ignore[assignment]  # it tells families apart in JSON
     width: int = 64
     class_embedding: Literal["shared", "shared-with-discriminator", "per-class"] = "per-class"
     latent_injection: Literal["input", "chunks", "whole"] = "input"
@@ -110,7 +112,7 @@ class SAGANConfig(BigGANConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SNGANGeneratorConfig(ResNetGeneratorConfig):
-    """What the papers varied in the generator; by default no spectral normalization and no attention."""
+    """Generator options of the papers; by default without spectral normalization and attention."""
 
     reparametrization: Literal["spectral", "weight-norm", "plain"] = "plain"
     attention: tuple[int, ...] | None = ()
@@ -118,7 +120,7 @@ class SNGANGeneratorConfig(ResNetGeneratorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SNGANDiscriminatorConfig(BigGANDiscriminatorConfig):
-    """What the papers varied in the discriminator; by default blocks as wide as their inputs and no attention."""
+    """Discriminator options of the papers; by default with blocks as wide as their inputs and without attention."""
 
     hidden_width: Literal["outputs", "inputs"] = "inputs"
     attention: tuple[int, ...] | None = ()
@@ -126,13 +128,15 @@ class SNGANDiscriminatorConfig(BigGANDiscriminatorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SNGANConfig(SAGANConfig):
-    """Spectrally normalized GAN with the projection discriminator (Miyato et al. 2018, Miyato & Koyama 2018): no spectral
-    normalization in G, no attention, D's blocks as wide as their inputs. docs/papers/biggan.md, "SN-GAN".
+    """Generator and discriminator of SN-GAN with projection (Miyato et al. 2018, Miyato & Koyama 2018): no spectral
+    normalization in the generator, no attention, blocks of the discriminator as wide as their inputs. Source:
+    docs/papers/biggan.md, "SN-GAN".
 
-    DEVIATION from the released code: its last convolution of G starts with gain 1, ours as the other 3x3 kernels, sqrt(2).
+    DEVIATION from the released code: the generator's last convolution is initialized with gain sqrt(2) like all 3x3 kernels,
+    there with gain 1.
     """
 
-    family: Literal["sngan"] = "sngan"
+    family: Literal["sngan"] = "sngan"  # type: ignore[assignment]
     initialization: InitializerName = "glorot-residual"
     generator: SNGANGeneratorConfig = SNGANGeneratorConfig()
     discriminator: SNGANDiscriminatorConfig = SNGANDiscriminatorConfig()

@@ -1,7 +1,7 @@
-"""BigGAN-deep (Brock, Donahue, Simonyan 2019, appendix B, tables 7 to 9): bottleneck blocks, four times the depth,
-the whole of z joined to the class embedding everywhere. The networks themselves are in models/residual.
+"""Layer tables and config of BigGAN-deep (Brock, Donahue, Simonyan 2019, appendix B, tables 7 to 9): bottleneck blocks, four
+times the depth of BigGAN, all of z concatenated with the class embedding in every layer. The networks are in models/resnet.
 
-The 32 and 64 px rows follow the same rules; the paper has none.
+The paper has no tables for 32 and 64 px; those here follow the pattern of the others.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from biggan.runtime.errors import ConfigError
 
 
 class DeepLayout(NamedTuple):
-    """One row of BigGAN tables 7 to 9; widths in units of the base width, the outputs of each stage in order."""
+    """The networks of one resolution (BigGAN, tables 7 to 9). Channels are multiples of the base width."""
 
-    first: int  # width of the generator's 4x4 input
-    generator: tuple[int, ...]  # each stage: a block that keeps size and width, one that doubles the size
-    stem: int  # width of the discriminator's first convolution
-    discriminator: tuple[int, ...]  # each stage: a block that halves the size, one that keeps it
-    downsampled: int  # that many stages halve the size, the rest keep it
-    attention: tuple[int, ...]  # of both
+    input: int  # channels of the generator at 4x4 pixels
+    generator: tuple[int, ...]  # output channels of each stage: one block at its input resolution, one that doubles it
+    stem: int  # output channels of the convolution before the discriminator's blocks
+    discriminator: tuple[int, ...]  # output channels of each stage: one block that halves the resolution, one at the new one
+    downsampling_stages: int  # this many first stages of the discriminator halve the resolution, the others preserve it
+    attention: tuple[int, ...]  # resolutions, in both networks
 
 
 DEEP_LAYOUTS: dict[int, DeepLayout] = {
@@ -38,14 +38,14 @@ DEEP_LAYOUTS: dict[int, DeepLayout] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DeepGeneratorConfig(ResNetGeneratorConfig):
-    """What the papers varied in the generator; by default the last convolution has as many outputs as the width."""
+    """Generator options of the papers; by default the last convolution has as many outputs as the base width."""
 
-    output_channels: Annotated[int, Ge(3), Remedy("three make the image")] | None = None
+    output_channels: Annotated[int, Ge(3), Remedy("the first three are the image")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BigGANDeepConfig(ResNetConfig):
-    """Both networks of one BigGAN-deep."""
+    """Generator and discriminator of BigGAN-deep."""
 
     family: Literal["biggan-deep"] = "biggan-deep"
     width: int = 128
@@ -57,32 +57,32 @@ class BigGANDeepConfig(ResNetConfig):
         return tuple(DEEP_LAYOUTS)
 
     @property
-    def stem(self) -> int:
+    def stem_channels(self) -> int:
         return DEEP_LAYOUTS[self.resolution].stem * self.discriminator_width
 
     def generator_stages(self) -> list[Stage]:
-        """BigGAN tables 7 to 9, column G."""
+        """Stages of the generator (BigGAN, tables 7 to 9, column G)."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
-        attended = or_default(self.generator.attention, layout.attention)
-        inputs, resolution = layout.first * self.width, BASE_RESOLUTION
+        attention = or_default(self.generator.attention, layout.attention)
+        inputs, resolution = layout.input * self.width, BASE_RESOLUTION
         for outputs in (multiple * self.width for multiple in layout.generator):
             resolution *= 2
             blocks = (*[(inputs, inputs, False)] * (1 + self.extra_blocks), (inputs, outputs, True))
-            stages.append(Stage(resolution, blocks, resolution in attended))
+            stages.append(Stage(resolution, blocks, resolution in attention))
             inputs = outputs
         return stages
 
     def discriminator_stages(self) -> list[Stage]:
-        """BigGAN tables 7 to 9, column D."""
+        """Stages of the discriminator (BigGAN, tables 7 to 9, column D)."""
         layout, stages = DEEP_LAYOUTS[self.resolution], []
-        attended = or_default(self.discriminator.attention, layout.attention)
-        inputs, resolution = self.stem, self.resolution
+        attention = or_default(self.discriminator.attention, layout.attention)
+        inputs, resolution = self.stem_channels, self.resolution
         for index, outputs in enumerate(multiple * self.discriminator_width for multiple in layout.discriminator):
-            down = index < layout.downsampled
+            down = index < layout.downsampling_stages
             resolution >>= down
             extra = self.extra_blocks if down else 0
             blocks = ((inputs, outputs, down), *[(outputs, outputs, False)] * (1 + extra))
-            stages.append(Stage(resolution, blocks, down and resolution in attended))
+            stages.append(Stage(resolution, blocks, down and resolution in attention))
             inputs = outputs
         return stages
 
@@ -93,8 +93,8 @@ class BigGANDeepConfig(ResNetConfig):
         return DeepDiscriminatorBlock(inputs, outputs, down=down, layers=layers)
 
     def check(self) -> None:
-        """Raises ConfigError where the family has no such network."""
+        """Raises ConfigError if the family has no such network."""
         for name, width in (("width", self.width), ("discriminator.width", self.discriminator_width)):
             if width < 4:
-                raise ConfigError(f"model.{name}={width} must be at least 4: the bottlenecks have a quarter of it")
+                raise ConfigError(f"model.{name}={width} must be at least 4: bottlenecks have a quarter of it")
         super().check()

@@ -1,10 +1,10 @@
-"""The networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): perceptrons for MNIST, convolutions for
-CIFAR-10 and SVHN.
+"""The MNIST, CIFAR-10 and SVHN networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): perceptrons for
+MNIST, convolutional networks for CIFAR-10 and SVHN.
 
-Source: section 5 and the published code's tables (docs/papers/improved_gan.md, "Network and training tables"). They know no
-class of what they draw: labels are looked at by nobody. D gives K class logits l; its score is log Z, Z = sum exp l, so that
-D(x) = Z / (Z + 1) is the logistic function of the score (section 5). Departures of the published code from the paper (two
-hidden layers in MNIST's G instead of five; narrower SVHN nets) are followed.
+Source: section 5 and the published code (docs/papers/improved_gan.md, "Network and training tables"). Where the published
+code differs from the paper (two hidden layers in the MNIST generator instead of five; narrower SVHN networks), the code is
+followed. The networks are unconditional: neither has the class as input. The discriminator outputs K class logits l; its
+real/fake logit is log Z with Z = sum exp l, so that D(x) = Z / (Z + 1) is its sigmoid (section 5).
 
 Shapes: N batch, Z latent, F features, K classes, R resolution.
 """
@@ -28,90 +28,96 @@ from biggan.nn.noise import GaussianNoise, NormalTable
 from biggan.nn.reparametrization import Identity
 from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
 
-SLOPE = 0.2  # of the leaky ReLU
+LEAKY_RELU_SLOPE = 0.2
 
-BASE_RESOLUTION = 4  # convolutional generators start at 4x4 pixels
+BASE_RESOLUTION = 4  # the convolutional generator starts at 4x4 pixels
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, 3, R, R) in [-1, 1], float32: `blocks` one after the other, then `finish`, which makes images
-    of what they give. Classes are ignored."""
+    """Unconditional generator: z (N, Z) -> images (N, 3, R, R) in [-1, 1], float32. The class is ignored.
 
-    def __init__(self, config: ImprovedGANConfig, blocks: list[nn.Module], finish: Callable[[Tensor], Tensor]) -> None:
+    `blocks` are applied in sequence; `to_images` maps the output of the last to images."""
+
+    def __init__(self, config: ImprovedGANConfig, blocks: list[nn.Module], to_images: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.config, self.finish = config, finish
+        self.config, self.to_images = config, to_images
         self.embedding = NoClassEmbedding()
         self.blocks = nn.ModuleList(blocks)
         self.reference = build_reference_batch(config.generator, config.z_dim)
 
     def embed(self, y_N: Tensor) -> Tensor:
-        """Nothing of a class: (N,) int64 -> (N, 0)."""
+        """Empty class embeddings: (N,) int64 -> (N, 0)."""
         return self.embedding(y_N)
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
-        """Latents -> images (N, 3, R, R) in [-1, 1]."""
+        """Latents (N, Z) and empty class embeddings (N, 0) -> images (N, 3, R, R) in [-1, 1]."""
         x, _ = self.reference.prepend_reference(z_NZ, e_NE, self.embed)
         for block in self.blocks:
-            x = block(x)
-        return self.finish(self.reference.drop_reference(x.float()))  # (N, 3, R, R)
+            x = block(x)  # (N, F) or (N, C, H, W)
+        return self.to_images(self.reference.drop_reference(x.float()))  # (N, 3, R, R)
 
     def forward(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
         return self.synthesize(z_NZ, self.embed(y_N))  # (N, 3, R, R)
 
 
 class Discriminator(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] -> DiscriminatorOutput: `blocks` one after the other, to features (N, F); noise;
-    perhaps minibatch features; class logits. Classes of images are ignored."""
+    """Images (N, 3, R, R) in [-1, 1] -> DiscriminatorOutput with K class logits. The class of an image is no input.
+
+    `blocks` are applied in sequence and give `features` features. `noise` is applied to the features before the last layer,
+    which also gets minibatch features if the config has them. `init_std`: standard deviation of the class logits after
+    data-dependent initialization."""
 
     def __init__(
-        self, config: ImprovedGANConfig, blocks: list[nn.Module], features: int, noise: nn.Module, std: float
+        self, config: ImprovedGANConfig, blocks: list[nn.Module], features: int, noise: nn.Module, init_std: float
     ) -> None:
         super().__init__()
-        assert config.num_classes is not None, "num_classes is found before networks are built"
+        assert config.num_classes is not None, "num_classes must be known before networks are built"
         self.config, self.noise = config, noise
         self.blocks = nn.ModuleList(blocks)
         self.minibatch, kernels = build_minibatch_discrimination(
             features, config.discriminator.minibatch_kernels, config.discriminator.minibatch_kernel_dim
         )
-        last = weight_norm.linear(features + kernels, config.num_classes, init_std=std, learnable_scale=True)
-        self.head = ClassHead(last)
+        linear = weight_norm.linear(features + kernels, config.num_classes, init_std=init_std, learnable_scale=True)
+        self.head = ClassHead(linear)
 
     def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
-        """The batch consists of `groups` equal groups, which minibatch features keep apart."""
+        """The batch consists of `groups` equal groups, such as real and generated images; minibatch discrimination compares
+        images within their group only."""
         for block in self.blocks:
-            x = block(x)
-        near = self.minibatch(x, groups)  # (N, kernels)
-        return self.head(x, torch.cat([self.noise(x), near.to(x.dtype)], dim=1))
+            x = block(x)  # (N, C, H, W) or (N, F), at last (N, F)
+        similarities = self.minibatch(x, groups)  # (N, kernels)
+        return self.head(x, torch.cat([self.noise(x), similarities.to(x.dtype)], dim=1))
 
 
-class GrayscaleRows(nn.Module):
-    """Images (N, 3, R, R) in [-1, 1] -> rows (N, R R) in [0, 1], the mean of their channels."""
+class FlattenGrayscale(nn.Module):
+    """Images (N, 3, R, R) in [-1, 1] -> flattened gray values (N, R R) in [0, 1], the mean of the channels."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x.mean(1).flatten(1) + 1) / 2  # (N, R R)
 
 
-def grayscale_images(x: Tensor, resolution: int) -> Tensor:
-    """Rows (N, R R) of logits -> images (N, 3, R, R) in [-1, 1], all channels alike."""
+def logits_to_grayscale(x: Tensor, resolution: int) -> Tensor:
+    """Logits (N, R R) -> images (N, 3, R, R) in [-1, 1] with three equal channels."""
     return (2 * torch.sigmoid(x) - 1).view(-1, 1, resolution, resolution).expand(-1, 3, -1, -1)
 
 
 def mlp_generator(config: MLPConfig) -> Generator:
-    """For MNIST: softplus and batch norm."""
+    """MNIST generator: a perceptron with softplus and batch normalization."""
     blocks: list[nn.Module] = []
     sizes = (config.z_dim, *config.generator.hidden)
     for inputs, outputs in pairwise(sizes):
         linear = Linear(inputs, outputs, reparametrization=Identity, bias=False)
-        blocks.append(nn.Sequential(linear, FeatureNorm(norm_of(config, outputs)), nn.Softplus()))  # (N, outputs)
+        blocks.append(nn.Sequential(linear, FeatureNorm(build_norm(config, outputs)), nn.Softplus()))  # (N, outputs)
     blocks.append(weight_norm.linear(sizes[-1], config.resolution**2, init_std=None, learnable_scale=True))  # (N, R R)
-    return Generator(config, blocks, partial(grayscale_images, resolution=config.resolution))
+    return Generator(config, blocks, partial(logits_to_grayscale, resolution=config.resolution))
 
 
 def mlp_discriminator(config: MLPConfig) -> Discriminator:
-    """For MNIST: ReLU, and noise before every layer; the features are those before the last noise."""
+    """MNIST discriminator: a perceptron with ReLU and Gaussian noise before every layer. The features are the output of the
+    last hidden layer, without noise."""
     table = NormalTable()
     noise = GaussianNoise(config.discriminator.input_noise, table)
-    blocks: list[nn.Module] = [GrayscaleRows()]  # (N, R R)
+    blocks: list[nn.Module] = [FlattenGrayscale()]  # (N, R R)
     sizes = (config.resolution**2, *config.discriminator.hidden)
     for inputs, outputs in pairwise(sizes):
         blocks.append(nn.Sequential(noise, weight_norm.linear(inputs, outputs), nn.ReLU()))  # (N, outputs)
@@ -120,23 +126,23 @@ def mlp_discriminator(config: MLPConfig) -> Discriminator:
 
 
 def conv_generator(config: ConvConfig) -> Generator:
-    """For CIFAR-10 and SVHN: ReLU and batch norm."""
-    wide = config.generator.width
-    first = Linear(config.z_dim, wide * BASE_RESOLUTION**2, reparametrization=Identity, bias=False)
-    rows = FeatureNorm(norm_of(config, wide * BASE_RESOLUTION**2))  # each number of the 4x4 map has its own statistics
+    """CIFAR-10 and SVHN generator: transposed convolutions with ReLU and batch normalization."""
+    width = config.generator.width
+    linear = Linear(config.z_dim, width * BASE_RESOLUTION**2, reparametrization=Identity, bias=False)
+    norm = FeatureNorm(build_norm(config, width * BASE_RESOLUTION**2))  # separate statistics for each of the 4x4 pixels
     blocks: list[nn.Module] = [
-        nn.Sequential(first, rows, nn.ReLU(), nn.Unflatten(1, (wide, BASE_RESOLUTION, BASE_RESOLUTION)))
+        nn.Sequential(linear, norm, nn.ReLU(), nn.Unflatten(1, (width, BASE_RESOLUTION, BASE_RESOLUTION)))
     ]
-    for inputs, outputs in ((wide, wide // 2), (wide // 2, wide // 4)):
+    for inputs, outputs in ((width, width // 2), (width // 2, width // 4)):
         up = TransposedConv2d(inputs, outputs, 5, reparametrization=Identity, bias=False)
-        blocks.append(nn.Sequential(up, norm_of(config, outputs), nn.ReLU()))  # (N, C, 2H, 2W)
-    blocks.append(weight_norm.conv_transpose2d(wide // 4, 3, 5, init_std=0.1, learnable_scale=True))  # (N, 3, 32, 32)
+        blocks.append(nn.Sequential(up, build_norm(config, outputs), nn.ReLU()))  # (N, C, 2H, 2W)
+    blocks.append(weight_norm.conv_transpose2d(width // 4, 3, 5, init_std=0.1, learnable_scale=True))  # (N, 3, 32, 32)
     return Generator(config, blocks, torch.tanh)
 
 
 def conv_discriminator(config: ConvConfig) -> Discriminator:
-    """For CIFAR-10 and SVHN: leaky ReLU, dropout, and a mean over pixels, which gives the features."""
-    width, leaky = config.discriminator.width, nn.LeakyReLU(SLOPE)
+    """CIFAR-10 and SVHN discriminator: convolutions with leaky ReLU and dropout. Features: global average pooling."""
+    width, activation = config.discriminator.width, nn.LeakyReLU(LEAKY_RELU_SLOPE)
     noise = GaussianNoise(config.discriminator.input_noise, NormalTable())
     blocks: list[nn.Module] = [nn.Sequential(nn.Dropout(config.discriminator.input_dropout), noise)]
     for inputs, outputs, kernel, stride, padding in (
@@ -150,7 +156,8 @@ def conv_discriminator(config: ConvConfig) -> Discriminator:
         (2 * width, 2 * width, 1, 1, 0),
         (2 * width, 2 * width, 1, 1, 0),
     ):
-        blocks.append(nn.Sequential(weight_norm.conv2d(inputs, outputs, kernel, stride=stride, padding=padding), leaky))
+        conv = weight_norm.conv2d(inputs, outputs, kernel, stride=stride, padding=padding)
+        blocks.append(nn.Sequential(conv, activation))
         if stride == 2:
             blocks.append(nn.Dropout(config.discriminator.dropout))
     blocks.append(GlobalAveragePool())
@@ -158,14 +165,15 @@ def conv_discriminator(config: ConvConfig) -> Discriminator:
 
 
 class GlobalAveragePool(nn.Module):
-    """(N, C, H, W) -> (N, C), float32."""
+    """Mean over pixels: (N, C, H, W) -> (N, C), float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3), dtype=torch.float32)  # (N, C)
 
 
-def norm_of(config: ImprovedGANConfig, channels: int) -> nn.Module:
-    """A norm of the generator: batch norm with a bias and no gain, as published, or virtual batch norm with both."""
+def build_norm(config: ImprovedGANConfig, channels: int) -> nn.Module:
+    """A norm of the generator: batch normalization with bias and without gain, as published, or virtual batch normalization
+    with both."""
     if config.generator.norm == "batch":
         return BiasOnlyNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon))
     return AffineNorm(
@@ -173,17 +181,17 @@ def norm_of(config: ImprovedGANConfig, channels: int) -> nn.Module:
     )
 
 
-FAMILIES = {
+BUILDERS = {
     "improved-mlp": (mlp_generator, mlp_discriminator),
     "improved-conv": (conv_generator, conv_discriminator),
 }
 
 
-def build(config: ImprovedGANConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:
-    """Both networks with freshly drawn weights, in training mode, float32 on the CPU; layers that start from data have not
-    seen any."""
-    make_generator, make_discriminator = FAMILIES[config.family]
-    networks = make_generator(config), make_discriminator(config)
+def build(config: ImprovedGANConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator with random weights, in training mode, float32 on the CPU. Data-dependent initialization
+    (nn/weight_norm) is left to the caller."""
+    build_generator, build_discriminator = BUILDERS[config.family]
+    networks = build_generator(config), build_discriminator(config)
     for network, initializer in zip(networks, config.initializers, strict=True):
-        initialize(network, initializer, generator)
+        initialize(network, initializer, rng)
     return networks

@@ -1,5 +1,6 @@
-"""The networks of "Improved Techniques for Training GANs" (Salimans et al. 2016) as configs: an MLP for MNIST,
-convolutions for CIFAR-10 and SVHN. The networks themselves are in models/improved_gan."""
+"""Configs of the networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): perceptrons for MNIST,
+convolutional networks for CIFAR-10 and SVHN. The networks are in models/improved_gan; docs/papers/improved_gan.md,
+"Network and training tables"."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -22,49 +23,52 @@ AtLeastFour = Annotated[int, Ge(4)]
 
 @dataclass(frozen=True, kw_only=True)
 class ImprovedGeneratorConfig:
-    """What all these generators have."""
+    """Options of all generators of the paper."""
 
     norm: Literal["batch", "virtual"] = "batch"
-    """virtual: with the statistics of a fixed reference batch and the example itself."""
+    """Normalization of activations: batch normalization, or virtual batch normalization, with the statistics of a fixed
+    reference batch and of the image itself."""
     reference_batch_size: PositiveInt = 100
-    """Images in the reference batch of virtual batch norm."""
+    """Number of images in the reference batch of virtual batch normalization."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImprovedDiscriminatorConfig:
-    """What all these discriminators have."""
+    """Options of all discriminators of the paper."""
 
     input_noise: NonNegativeFloat = 0.0
-    """Standard deviation of the Gaussian noise on its images; 0: none."""
+    """Standard deviation of the Gaussian noise that is added to input images in training; 0: no noise."""
     minibatch_kernels: PositiveInt | None = None
-    """Features of minibatch discrimination; None: none."""
+    """Number of minibatch discrimination features that are added to the last features; None: none."""
     minibatch_kernel_dim: PositiveInt = 5
-    """Dimensions of each of those features."""
+    """Dimensions of each minibatch discrimination kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImprovedGANConfig:
-    """What these families share. Their discriminators give class logits; their generators know no classes."""
+    """Base config: unconditional generator, and discriminator with class logits."""
 
     family: str
+    """Name of the model family."""
     resolution: int
+    """Height and width of an image in pixels."""
     num_classes: PositiveInt | None = None
-    """None: found in the data."""
+    """Number of classes; None: that of the dataset."""
     latent_dim: PositiveInt = 100
     """Size of z."""
     norm_epsilon: PositiveFloat = 1e-6
-    """Added to the variance in batch normalization."""
+    """Constant that is added to the variance in batch normalization."""
     generator: ImprovedGeneratorConfig = ImprovedGeneratorConfig()
     discriminator: ImprovedDiscriminatorConfig = ImprovedDiscriminatorConfig()
 
     @property
     def initializers(self) -> tuple[Initializer, Initializer]:
-        """How the weights of generator and discriminator are drawn."""
+        """Initializers of the weights of generator and discriminator."""
         raise NotImplementedError
 
     @property
-    def gives_classes(self) -> bool:
-        """Whether D gives class logits."""
+    def has_class_logits(self) -> bool:
+        """Whether the discriminator outputs class logits."""
         return True
 
     @property
@@ -73,7 +77,7 @@ class ImprovedGANConfig:
         return self.latent_dim
 
     def check(self) -> None:
-        """Raises ConfigError where there is no such network."""
+        """Raises ConfigError if there is no such network."""
         check_fields(self, "model")
         check_fields(self.generator, "model.generator")
         check_fields(self.discriminator, "model.discriminator")
@@ -81,7 +85,7 @@ class ImprovedGANConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPGeneratorConfig(ImprovedGeneratorConfig):
-    """Sizes and norm of the generator."""
+    """Layer sizes and norm of the MNIST generator."""
 
     hidden: HiddenSizes = (500, 500)
     """Sizes of the hidden layers."""
@@ -89,19 +93,20 @@ class MLPGeneratorConfig(ImprovedGeneratorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MLPDiscriminatorConfig(ImprovedDiscriminatorConfig):
-    """Sizes and noise of the discriminator."""
+    """Layer sizes and noise of the MNIST discriminator."""
 
     hidden: HiddenSizes = (1000, 500, 250, 250, 250)
     """Sizes of the hidden layers."""
     input_noise: NonNegativeFloat = 0.3
-    """Standard deviation of the Gaussian noise on its images; 0: none."""
+    """Standard deviation of the Gaussian noise that is added to input images in training; 0: no noise."""
     noise: NonNegativeFloat = 0.5
-    """Standard deviation of the Gaussian noise after each hidden layer; 0: none."""
+    """Standard deviation of the Gaussian noise that is added to the output of each hidden layer in training; 0: no noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(ImprovedGANConfig):
-    """Multilayer perceptrons that see an image as one row of gray values: nothing in them knows where a pixel is."""
+    """Generator and discriminator for MNIST: multilayer perceptrons on flattened gray values, independent of the order of
+    pixels."""
 
     family: Literal["improved-mlp"] = "improved-mlp"
     resolution: PositiveInt = 28
@@ -116,27 +121,27 @@ class MLPConfig(ImprovedGANConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvGeneratorConfig(ImprovedGeneratorConfig):
-    """Width and norm of the generator."""
+    """Width and norm of the CIFAR-10 and SVHN generator."""
 
     width: AtLeastFour = 512
-    """Channels at 4x4 pixels, halved with each doubling of the size."""
+    """Number of channels at 4x4 pixels, halved with each doubling of the resolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvDiscriminatorConfig(ImprovedDiscriminatorConfig):
-    """Width, noise and dropout of the discriminator."""
+    """Width, noise and dropout of the CIFAR-10 and SVHN discriminator."""
 
     width: AtLeastFour = 96
-    """Channels of the first three layers; the others have twice as many. 96 for CIFAR-10, 64 for SVHN."""
+    """Number of channels of the first three layers; the others have twice as many. 96 for CIFAR-10, 64 for SVHN."""
     input_dropout: Fraction = 0.2
-    """Share of its input that is dropped."""
+    """Fraction of the input values that is set to zero in training; 0: no dropout."""
     dropout: Fraction = 0.5
-    """Share of its activations dropped before each group of three layers but the first."""
+    """Fraction of the activations that is set to zero in training after the third and sixth convolution; 0: no dropout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvConfig(ImprovedGANConfig):
-    """Convolutions for 32 px."""
+    """Generator and discriminator for CIFAR-10 and SVHN: convolutional networks at 32 px."""
 
     family: Literal["improved-conv"] = "improved-conv"
     resolution: Literal[32] = 32

@@ -1,15 +1,17 @@
-"""The 128 px networks of "Improved Techniques for Training GANs": a G with virtual batch norm whose every stage gets fresh
-noise, a D with minibatch features and K + 1 logits.
+"""The 128 px ImageNet networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): a generator with virtual
+batch normalization and noise channels at every resolution, a discriminator with minibatch discrimination and K + 1 class
+logits.
 
 Source: section 6.4 and the published code (docs/papers/improved_gan.md, "ImageNet configuration"). The noise of all stages
-is part of z, so that z alone decides an image.
+is part of z, so that z alone determines an image.
 
-DEVIATION from the published code: D's layers are weight-normalized with a start from data, as in the other networks of the
-paper, instead of batch norm with the statistics of the real half for half of the channels and of the generated half for the
-others, which a generated batch alone does not have. Minibatch features compare each half with itself, as the paper's text
-has it (the code compares each image with both halves), and are sums.
+DEVIATION from the published code: D's layers are weight-normalized with data-dependent initialization, as in the other
+networks of the paper, instead of batch-normalized with the statistics of the real images for half of the channels and of the
+generated images for the other half, because a batch of generated images alone does not have both. Minibatch discrimination
+compares real with real and generated with generated images, as the paper's text says (the code compares each image with
+both), and sums over images.
 
-Shapes: N batch, Z latent, F features, K classes.
+Shapes: N batch, Z latent, C channels, K classes, H W pixels.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from biggan.models.improved_gan import SLOPE
+from biggan.models.improved_gan import LEAKY_RELU_SLOPE
 from biggan.models.improved_gan_config import ImprovedDiscriminatorConfig, ImprovedGANConfig, ImprovedGeneratorConfig
 from biggan.nn import weight_norm
 from biggan.nn.batch_norm import AffineNorm, BatchNorm
@@ -33,7 +35,7 @@ from biggan.nn.reparametrization import Identity
 from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
 from biggan.runtime.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
 
-BASE_LATENT = 8192  # numbers of z that enter at 4x4 pixels
+INPUT_LATENT_DIM = 8192  # size of the part of z that enters the first layer
 
 STAGES = (
     (512, 64),
@@ -44,14 +46,14 @@ STAGES = (
     (64, 8),
 )  # channels and noise channels at 4x4, 8x8, ... 128x128
 
-NOISE = [noise * (4 << index) ** 2 for index, (_, noise) in enumerate(STAGES)]
+NOISE_DIMS = [noise * (4 << index) ** 2 for index, (_, noise) in enumerate(STAGES)]  # size of each stage's part of z
 
-OUTPUT_BIAS = -0.45  # bias of the last layer at the start
+OUTPUT_BIAS = -0.45  # initial bias of the last layer
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetGeneratorConfig(ImprovedGeneratorConfig):
-    """Norm of the generator."""
+    """Norm of the ImageNet generator."""
 
     norm: Literal["batch", "virtual"] = "virtual"
     reference_batch_size: PositiveInt = 64
@@ -59,7 +61,7 @@ class ImageNetGeneratorConfig(ImprovedGeneratorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetDiscriminatorConfig(ImprovedDiscriminatorConfig):
-    """Noise and minibatch features of the discriminator."""
+    """Input noise and minibatch discrimination of the ImageNet discriminator."""
 
     input_noise: NonNegativeFloat = 0.1
     minibatch_kernels: PositiveInt | None = 300
@@ -68,42 +70,42 @@ class ImageNetDiscriminatorConfig(ImprovedDiscriminatorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImprovedImageNetConfig(ImprovedGANConfig):
-    """Both networks at 128 px."""
+    """Generator and discriminator for ImageNet at 128 px."""
 
     family: Literal["improved-imagenet"] = "improved-imagenet"
     resolution: Literal[128] = 128
     latent_dim: Literal[201728] = 201728
-    """8192 numbers for the first layer, and the noise of all stages."""
+    """Size of z: 8192 numbers for the first layer, followed by the noise of all stages."""
     norm_epsilon: PositiveFloat = 1e-5
     generator: ImageNetGeneratorConfig = ImageNetGeneratorConfig()
     discriminator: ImageNetDiscriminatorConfig = ImageNetDiscriminatorConfig()
 
 
 class Generator(nn.Module):
-    """z (N, Z) -> images (N, 3, 128, 128) in [-1, 1], float32. Classes are ignored."""
+    """Unconditional generator: z (N, Z) -> images (N, 3, 128, 128) in [-1, 1], float32. The class is ignored."""
 
     def __init__(self, config: ImprovedImageNetConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = NoClassEmbedding()
         self.reference = build_reference_batch(config.generator, config.z_dim)
-        self.linear = Linear(BASE_LATENT, 16 * STAGES[0][0], reparametrization=Identity, bias=False)
-        self.norms = nn.ModuleList(norm_of(config, channels) for channels, _ in STAGES)
+        self.linear = Linear(INPUT_LATENT_DIM, 16 * STAGES[0][0], reparametrization=Identity, bias=False)
+        self.norms = nn.ModuleList(build_norm(config, channels) for channels, _ in STAGES)
         self.blocks = nn.ModuleList(
-            TransposedConv2d(channels + noise, following[0], 5, reparametrization=Identity, bias=False)
-            for (channels, noise), following in pairwise(STAGES)
+            TransposedConv2d(channels + noise, next_channels, 5, reparametrization=Identity, bias=False)
+            for (channels, noise), (next_channels, _) in pairwise(STAGES)
         )
         self.output = OutputConv(sum(STAGES[-1]))
 
     def embed(self, y_N: Tensor) -> Tensor:
-        """Nothing of a class: (N,) int64 -> (N, 0)."""
+        """Empty class embeddings: (N,) int64 -> (N, 0)."""
         return self.embedding(y_N)
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
-        """Latents -> images (N, 3, 128, 128) in [-1, 1]."""
+        """Latents (N, Z) and empty class embeddings (N, 0) -> images (N, 3, 128, 128) in [-1, 1]."""
         z, _ = self.reference.prepend_reference(z_NZ, e_NE, self.embed)
-        first, *noises = z.split([BASE_LATENT, *NOISE], dim=1)
-        x = self.linear(first).unflatten(1, (-1, 4, 4))  # (N, 512, 4, 4)
+        inputs, *noises = z.split([INPUT_LATENT_DIM, *NOISE_DIMS], dim=1)
+        x = self.linear(inputs).unflatten(1, (-1, 4, 4))  # (N, 512, 4, 4)
         for index, (norm, noise) in enumerate(zip(self.norms, noises, strict=True)):
             x = torch.relu(norm(x))  # (N, C, H, W)
             x = torch.cat([x, noise.unflatten(1, (-1, *x.shape[2:])).to(x.dtype)], dim=1)  # (N, C + noise, H, W)
@@ -117,19 +119,20 @@ class Generator(nn.Module):
 
 
 class OutputConv(nn.Conv2d):
-    """5x5, to 3 channels, with weights N(0, 0.075) and a bias that starts below 0."""
+    """5x5 convolution to 3 channels: (N, I, H, W) -> (N, 3, H, W)."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__(inputs, 3, 5, padding=2)
 
-    def initialize(self, initializer: Initializer, generator: torch.Generator) -> None:
-        """Draw the weight anew; mutates the layer."""
-        normal_with_std(0.075)(self.weight, generator)
+    def initialize(self, initializer: Initializer, rng: torch.Generator) -> None:
+        """Draw the weight from a normal distribution with standard deviation 0.075; set the bias to OUTPUT_BIAS. Mutates the
+        layer; ignores `initializer`."""
+        normal_with_std(0.075)(self.weight, rng)
         nn.init.constant_(self.bias, OUTPUT_BIAS)
 
 
-def norm_of(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
-    """With gain and bias, over the reference batch or the live one."""
+def build_norm(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
+    """A norm of the generator, with gain and bias: virtual batch normalization or batch normalization."""
     if config.generator.norm == "virtual":
         return AffineNorm(
             channels, normalize=VirtualBatchNorm(config.generator.reference_batch_size, epsilon=config.norm_epsilon)
@@ -138,18 +141,19 @@ def norm_of(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
 
 
 class Discriminator(nn.Module):
-    """Images (N, 3, 128, 128) in [-1, 1] -> DiscriminatorOutput with K + 1 class logits. Classes of images are ignored."""
+    """Images (N, 3, 128, 128) in [-1, 1] -> DiscriminatorOutput with K + 1 class logits, the last of which is for generated
+    images. The class of an image is no input."""
 
     def __init__(self, config: ImprovedImageNetConfig) -> None:
         super().__init__()
-        assert config.num_classes is not None, "num_classes is found before networks are built"
+        assert config.num_classes is not None, "num_classes must be known before networks are built"
         self.config = config
         self.noise = GaussianNoise(config.discriminator.input_noise, NormalTable())
-        leaky, blocks, inputs = nn.LeakyReLU(SLOPE), [], 3
+        activation, blocks, inputs = nn.LeakyReLU(LEAKY_RELU_SLOPE), [], 3
         for outputs, stride in ((64, 2), (128, 2), (256, 2), (256, 1), (256, 1), (512, 2), (512, 2)):
-            blocks.append(nn.Sequential(weight_norm.conv2d(inputs, outputs, 3, stride=stride, padding=1), leaky))
+            blocks.append(nn.Sequential(weight_norm.conv2d(inputs, outputs, 3, stride=stride, padding=1), activation))
             inputs = outputs
-        blocks.append(nn.Sequential(nn.Flatten(), weight_norm.linear(8192, 2560), leaky))
+        blocks.append(nn.Sequential(nn.Flatten(), weight_norm.linear(8192, 2560), activation))
         self.blocks = nn.ModuleList(blocks)
         self.minibatch, kernels = build_minibatch_discrimination(
             2560, config.discriminator.minibatch_kernels, config.discriminator.minibatch_kernel_dim
@@ -159,17 +163,19 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
-        """The batch consists of `groups` equal groups, which minibatch features keep apart."""
+        """The batch consists of `groups` equal groups, such as real and generated images; minibatch discrimination compares
+        images within their group only."""
         x = self.noise(x)  # (N, 3, 128, 128)
         for block in self.blocks:
             x = block(x)  # (N, C, H, W), at last (N, 2560)
-        near = self.minibatch(x, groups)  # (N, kernels)
-        return self.head(x, torch.cat([x, near.to(x.dtype)], dim=1))
+        similarities = self.minibatch(x, groups)  # (N, kernels)
+        return self.head(x, torch.cat([x, similarities.to(x.dtype)], dim=1))
 
 
-def build(config: ImprovedImageNetConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:
-    """Both networks with freshly drawn weights, N(0, 0.02), in training mode, float32 on the CPU."""
+def build(config: ImprovedImageNetConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator with weights from a normal distribution with standard deviation 0.02, in training mode,
+    float32 on the CPU. Data-dependent initialization (nn/weight_norm) is left to the caller."""
     networks = Generator(config), Discriminator(config)
     for network in networks:
-        initialize(network, normal_with_std(0.02), generator)
+        initialize(network, normal_with_std(0.02), rng)
     return networks

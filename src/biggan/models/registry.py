@@ -1,4 +1,4 @@
-"""The table of model families: one line each."""
+"""Table of the model families: their configs, and how to build their networks."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,30 +13,33 @@ from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.runtime.errors import ConfigError, suggestion
 
-ModelConfig = (  # told apart by `family`
+ModelConfig = (  # distinguished by the field `family` in JSON
     BigGANConfig | BigGANDeepConfig | SAGANConfig | SNGANConfig | MLPConfig | ConvConfig | ImprovedImageNetConfig
 )
 
 
 class Family(NamedTuple):
-    """How to make the networks of a family from its config."""
+    """The config class of a model family and functions that build its networks."""
 
     config: type[ModelConfig]
     generator: Callable[[ModelConfig], nn.Module]
+    """Builds the generator, with uninitialized weights."""
     discriminator: Callable[[ModelConfig], nn.Module]
+    """Builds the discriminator, with uninitialized weights."""
     build: Callable[[ModelConfig, torch.Generator], tuple[nn.Module, nn.Module]]
+    """Builds generator and discriminator, with weights initialized from a random number generator."""
 
 
-def residual_family(config: type[ModelConfig]) -> Family:
-    """A family that differs from the others by its config alone."""
+def resnet_family(config: type[ModelConfig]) -> Family:
+    """A residual family; residual families differ in their config alone."""
     return Family(config, resnet.Generator, resnet.Discriminator, resnet.build)
 
 
 FAMILIES: dict[str, Family] = {
-    "biggan": residual_family(BigGANConfig),
-    "biggan-deep": residual_family(BigGANDeepConfig),
-    "sagan": residual_family(SAGANConfig),
-    "sngan": residual_family(SNGANConfig),
+    "biggan": resnet_family(BigGANConfig),
+    "biggan-deep": resnet_family(BigGANDeepConfig),
+    "sagan": resnet_family(SAGANConfig),
+    "sngan": resnet_family(SNGANConfig),
     "improved-mlp": Family(MLPConfig, improved_gan.mlp_generator, improved_gan.mlp_discriminator, improved_gan.build),
     "improved-conv": Family(ConvConfig, improved_gan.conv_generator, improved_gan.conv_discriminator, improved_gan.build),
     "improved-imagenet": Family(
@@ -48,9 +51,9 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def check_layer(config: ModelConfig, name: str) -> None:
-    """Raises ConfigError where the family's discriminator has no layer of this name whose output is one tensor of features
-    per image. `config` is resolved; nothing is computed."""
+def check_feature_layer(config: ModelConfig, name: str) -> None:
+    """Raises ConfigError if the discriminator has no layer of this name whose output is one tensor with an entry per image.
+    `config.num_classes` must be known. Runs the network on the meta device, without computation."""
     outputs: list[object] = []
     with torch.device("meta"), torch.no_grad():
         network, y_N = FAMILIES[config.family].discriminator(config), torch.zeros(2, dtype=torch.int64)
@@ -59,13 +62,13 @@ def check_layer(config: ModelConfig, name: str) -> None:
             layers[name].register_forward_hook(lambda layer, inputs, output: outputs.append(output))
             network(torch.empty(2, 3, config.resolution, config.resolution), y_N)
     if not outputs or not all(isinstance(output, torch.Tensor) and len(output) == 2 for output in outputs):
-        known = [layer for layer in layers if layer not in ("", "head", name) and layer.count(".") < 2]
+        candidates = [layer for layer in layers if layer not in ("", "head", name) and layer.count(".") < 2]
         raise ConfigError(
-            f"objective.feature_layer={name} is no layer of this discriminator that gives features; "
-            f"{suggestion(name, known)}"
+            f"objective.feature_layer={name} is no layer of this discriminator whose output is features; "
+            f"{suggestion(name, candidates)}"
         )
 
 
-def build_networks(config: ModelConfig, generator: torch.Generator) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator with freshly drawn weights, in training mode, float32 on the CPU."""
-    return FAMILIES[config.family].build(config, generator)
+def build_networks(config: ModelConfig, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator with weights initialized from `rng`, in training mode, float32 on the CPU."""
+    return FAMILIES[config.family].build(config, rng)

@@ -1,23 +1,27 @@
-"""The generator and the discriminator of every residual family: what BigGAN, BigGAN-deep, SA-GAN and SN-GAN have in common.
+"""Generator and discriminator of all residual families: BigGAN, BigGAN-deep, SA-GAN and SN-GAN.
 
 Source: Brock, Donahue, Simonyan 2019, section 3 and appendix B (docs/papers/biggan.md, "Generator" and "Discriminator").
-Blocks, their order and the places of attention come from the family's config, layers from models/options. Single-device
-mathematics: nothing here knows ranks, precision or optimizers.
+Blocks, their order and the resolutions of attention come from the family's config, layers from models/layer_factory. Ranks,
+precision and optimizers are unknown here.
 
-Shapes: N batch, Z latent, E class embedding (class weights (N, K) with tables per class), F features, R resolution.
+Shapes: N batch, Z latent, E class embedding (for per-class tables one-hot class weights, E = K), C channels, F features,
+R resolution, H W pixels.
 """
+
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.models.layer_factory import (
-    class_embedding_layer,
-    discriminator_condition,
-    discriminator_head,
+    build_class_embedding,
+    build_discriminator_condition,
+    build_discriminator_head,
     discriminator_layers,
     generator_layers,
-    normalize,
+    generator_normalization,
 )
 from biggan.models.resnet_config import BASE_RESOLUTION, ResNetConfig, Stage
 from biggan.nn.attention import SelfAttention
@@ -34,36 +38,36 @@ class Generator(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        assert config.num_classes is not None, "num_classes is found before networks are built"
+        assert config.num_classes is not None, "num_classes must be known before networks are built"
         self.config = config
         stages = config.generator_stages()
-        embedding, embedded = class_embedding_layer(config)
+        embedding, embedding_dim = build_class_embedding(config)
         self.injection = LATENT_INJECTIONS[config.latent_injection](
-            config.z_dim, embedded, [len(stage.blocks) for stage in stages]
+            config.z_dim, embedding_dim, [len(stage.blocks) for stage in stages]
         )
-        layers = generator_layers(config, self.injection.condition)
+        layers = generator_layers(config, self.injection.condition_dim)
 
         self.embedding = embedding
         self.reference = build_reference_batch(config.generator, config.z_dim)
-        self.linear = layers.linear(self.injection.first, BASE_RESOLUTION**2 * stages[0].blocks[0][0])
+        self.linear = layers.linear(self.injection.input_dim, BASE_RESOLUTION**2 * stages[0].blocks[0][0])
         self.blocks = nn.ModuleList(
             config.generator_block(inputs, outputs, up, layers) for stage in stages for inputs, outputs, up in stage.blocks
         )
         self.attention, self.attention_after = attention_layers(stages, layers)
         channels = stages[-1].outputs
-        self.output_norm = AffineNorm(channels, normalize=normalize(config, channels))
+        self.output_norm = AffineNorm(channels, normalize=generator_normalization(config, channels))
         self.output_conv = layers.conv(channels, config.output_channels, computed_outputs=3)
 
     def embed(self, y_N: Tensor) -> Tensor:
-        """Class numbers (N,) int64 -> class embeddings (N, E). Blends of classes are blends of these."""
+        """Class numbers (N,) int64 -> class embeddings (N, E). To mix classes, average their embeddings."""
         return self.embedding(y_N)
 
     def synthesize(self, z_NZ: Tensor, e_NE: Tensor) -> Tensor:
         """Latents and class embeddings -> images (N, 3, R, R) in [-1, 1]."""
-        first, conditions = self.injection.distribute(*self.reference.prepend_reference(z_NZ, e_NE, self.embed))
-        x = self.linear(first)  # (N, 4 4 16ch)
+        inputs, conditions = self.injection.distribute(*self.reference.prepend_reference(z_NZ, e_NE, self.embed))
+        x = self.linear(inputs)  # (N, 4 4 16ch)
         x = x.unflatten(1, (-1, BASE_RESOLUTION, BASE_RESOLUTION))  # (N, 16ch, 4, 4)
-        x = x.contiguous(memory_format=memory_format_of(self.output_conv.weight))
+        x = x.contiguous(memory_format=detect_memory_format(self.output_conv.weight))
         for index, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
             x = block(x, condition)  # (N, C, 2H, 2W) or (N, C, H, W)
             if index in self.attention_after:
@@ -76,48 +80,66 @@ class Generator(nn.Module):
         return self.synthesize(z_NZ, self.embed(y_N))  # (N, 3, R, R)
 
 
-class InputInjection:
-    """z enters the first layer only; blocks are conditioned on the class. SN-GAN, SA-GAN."""
+class LatentInjection(Protocol):
+    """How z and the class embedding enter the generator. `input_dim`: size of the input of the first layer; `condition_dim`:
+    size of the condition of a block's norms."""
 
-    def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
-        self.blocks = sum(blocks)
-        self.first = z_dim
-        self.condition = embedded
+    input_dim: int
+    condition_dim: int
+
+    def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The input of the first layer (N, input_dim) and the condition (N, condition_dim) of each block."""
+        ...
+
+
+class InputInjection:
+    """z enters the first layer only; blocks are conditioned on the class (SN-GAN, SA-GAN)."""
+
+    def __init__(self, z_dim: int, embedding_dim: int, blocks_per_stage: list[int]) -> None:
+        self.num_blocks = sum(blocks_per_stage)
+        self.input_dim = z_dim
+        self.condition_dim = embedding_dim
 
     def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The input of the first layer and the condition of each block."""
-        return z_NZ, [e_NE] * self.blocks
+        return z_NZ, [e_NE] * self.num_blocks
 
 
 class ChunkInjection:
-    """z is split into equal chunks, one for the first layer and one for each stage, joined with the class. BigGAN."""
+    """skip-z (BigGAN): z is split into equal chunks, one for the first layer and one for each stage, where it is
+    concatenated with the class embedding."""
 
-    def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
-        self.blocks = blocks
-        self.first = z_dim // (len(blocks) + 1)
-        self.condition = embedded + self.first
+    def __init__(self, z_dim: int, embedding_dim: int, blocks_per_stage: list[int]) -> None:
+        self.blocks_per_stage = blocks_per_stage
+        self.input_dim = z_dim // (len(blocks_per_stage) + 1)
+        self.condition_dim = embedding_dim + self.input_dim
 
     def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The input of the first layer and the condition of each block."""
-        first, *chunks = z_NZ.split(self.first, dim=1)  # stages + 1 pieces of (N, 20)
+        inputs, *chunks = z_NZ.split(self.input_dim, dim=1)  # stages + 1 chunks of (N, 20)
         conditions = [torch.cat([e_NE, chunk], dim=1) for chunk in chunks]  # each (N, E + 20)
-        return first, [condition for condition, blocks in zip(conditions, self.blocks, strict=True) for _ in range(blocks)]
+        repeated = zip(conditions, self.blocks_per_stage, strict=True)
+        return inputs, [condition for condition, num_blocks in repeated for _ in range(num_blocks)]
 
 
 class ConcatInjection:
-    """The first layer and every block are conditioned on the class and all of z. BigGAN-deep."""
+    """The first layer and every block get the class embedding concatenated with all of z (BigGAN-deep)."""
 
-    def __init__(self, z_dim: int, embedded: int, blocks: list[int]) -> None:
-        self.blocks = sum(blocks)
-        self.first = self.condition = embedded + z_dim
+    def __init__(self, z_dim: int, embedding_dim: int, blocks_per_stage: list[int]) -> None:
+        self.num_blocks = sum(blocks_per_stage)
+        self.input_dim = self.condition_dim = embedding_dim + z_dim
 
     def distribute(self, z_NZ: Tensor, e_NE: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The input of the first layer and the condition of each block."""
-        both = torch.cat([e_NE, z_NZ], dim=1)  # (N, E + Z)
-        return both, [both] * self.blocks
+        condition = torch.cat([e_NE, z_NZ], dim=1)  # (N, E + Z)
+        return condition, [condition] * self.num_blocks
 
 
-LATENT_INJECTIONS = {"input": InputInjection, "chunks": ChunkInjection, "whole": ConcatInjection}
+LATENT_INJECTIONS: dict[str, Callable[[int, int, list[int]], LatentInjection]] = {
+    "input": InputInjection,
+    "chunks": ChunkInjection,
+    "whole": ConcatInjection,
+}
 
 
 class Discriminator(nn.Module):
@@ -125,22 +147,22 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        assert config.num_classes is not None, "num_classes is found before networks are built"
+        assert config.num_classes is not None, "num_classes must be known before networks are built"
         self.config = config
         stages = config.discriminator_stages()
         layers = discriminator_layers(config)
-        self.condition = discriminator_condition(config)
-        self.stem = nn.Identity() if config.stem is None else layers.conv(3, config.stem)
+        self.condition = build_discriminator_condition(config)
+        self.stem = nn.Identity() if config.stem_channels is None else layers.conv(3, config.stem_channels)
         self.blocks = nn.ModuleList()
         for inputs, outputs, down in (block for stage in stages for block in stage.blocks):
-            first = not self.blocks and config.stem is None
+            first = not self.blocks and config.stem_channels is None
             self.blocks.append(config.discriminator_block(inputs, outputs, down, first, layers))
         self.attention, self.attention_after = attention_layers(stages, layers)
-        features = stages[-1].outputs
-        self.head = discriminator_head(config, layers, features)
+        self.head = build_discriminator_head(config, layers, features=stages[-1].outputs)
 
     def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
-        """The batch consists of `groups` equal groups, generated and real ones, which minibatch features keep apart."""
+        """The batch consists of `groups` equal groups, such as real and generated images; minibatch discrimination compares
+        images within their group only."""
         condition = self.condition(y_N)
         x = self.stem(x)  # (N, ch, R, R)
         for index, block in enumerate(self.blocks):
@@ -151,32 +173,33 @@ class Discriminator(nn.Module):
 
 
 def attention_layers(stages: list[Stage], layers: LayerFactory) -> tuple[nn.ModuleDict, dict[int, str]]:
-    """Self-attention layers by resolution, and {number of the block before it: resolution}."""
-    attention, after, blocks = nn.ModuleDict(), {}, 0
+    """Self-attention layers {resolution: layer}, and their places {index of the preceding block: resolution}."""
+    attention, attention_after, num_blocks = nn.ModuleDict(), {}, 0
     for stage in stages:
-        blocks += len(stage.blocks)
+        num_blocks += len(stage.blocks)
         if stage.attention:
             attention[str(stage.resolution)] = SelfAttention(stage.outputs, conv=layers.conv)
-            after[blocks - 1] = str(stage.resolution)
-    return attention, after
+            attention_after[num_blocks - 1] = str(stage.resolution)
+    return attention, attention_after
 
 
-def memory_format_of(weight: Tensor) -> torch.memory_format:
-    """The layout in which the caller has put the convolution weights, and so wants the activations."""
+def detect_memory_format(weight: Tensor) -> torch.memory_format:
+    """The memory format of a convolution weight (O, I, k, k); activations should have the same."""
     channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def build(config: ResNetConfig, generator: torch.Generator) -> tuple[Generator, Discriminator]:
-    """Both networks with freshly drawn weights, in training mode, float32 on the CPU."""
+def build(config: ResNetConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator with initialized weights, in training mode, float32 on the CPU."""
     networks = Generator(config), Discriminator(config)
-    share_table(*networks)
+    share_class_embedding(*networks)
     for network in networks:
-        initialize(network, INITIALIZERS[config.initialization], generator)
+        initialize(network, INITIALIZERS[config.initialization], rng)
     return networks
 
 
-def share_table(generator: Generator, discriminator: Discriminator) -> None:
-    """Where D's class embedding is a projection of G's, use one table for both: both networks then train it. Mutates D."""
+def share_class_embedding(generator: Generator, discriminator: Discriminator) -> None:
+    """If the discriminator's class embedding is a projection of the generator's (ProjectedEmbedding), make it use the
+    generator's table, which both networks then train. Mutates the discriminator."""
     if isinstance(getattr(discriminator.head, "embedding", None), ProjectedEmbedding):
         discriminator.head.embedding.table = generator.embedding

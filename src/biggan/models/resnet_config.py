@@ -1,7 +1,7 @@
-"""What the papers varied, as one config for every residual family: BigGAN, BigGAN-deep, SA-GAN, SN-GAN.
+"""Config of the residual families: BigGAN, BigGAN-deep, SA-GAN, SN-GAN. Its fields are the options that the papers varied.
 
-A family subclasses `ResNetConfig` with its own defaults and its table of layers (models/biggan, models/biggan_deep); how
-each choice becomes layers is in models/layer_factory. Sources: BigGAN appendices B, H and I."""
+A family subclasses `ResNetConfig` with its defaults and layer table (models/biggan, models/biggan_deep);
+models/layer_factory builds the layers. Sources: BigGAN appendices B, H and I."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -15,7 +15,7 @@ from biggan.nn.residual_blocks import LayerFactory
 from biggan.runtime.constraints import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Remedy, check_fields
 from biggan.runtime.errors import ConfigError
 
-SKIP_Z_CHUNK = 20  # size of one piece of z in the skip connections from z (appendix B)
+SKIP_Z_CHUNK = 20  # size of one chunk of z with skip-z (appendix B)
 
 BASE_RESOLUTION = 4  # the generator starts at 4x4 pixels
 
@@ -23,128 +23,135 @@ KernelSize = Literal[3, 5, 7]
 
 
 class Stage(NamedTuple):
-    """The blocks that work at one resolution: (inputs, outputs, whether it resamples) of each, and attention after them."""
+    """Consecutive residual blocks, at most one of which resamples, and optional self-attention after them."""
 
     resolution: int
-    """Height and width after the stage."""
+    """Height and width in pixels of the output."""
     blocks: tuple[tuple[int, int, bool], ...]
+    """(input channels, output channels, whether it resamples) of each block."""
     attention: bool
+    """Whether a self-attention layer follows the blocks."""
 
     @property
     def outputs(self) -> int:
+        """Output channels."""
         return self.blocks[-1][1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetGeneratorConfig:
-    """What the papers varied in the generator."""
+    """Generator options of the papers."""
 
     kernel_size: KernelSize = 3
-    """Of the 3x3 convolutions of its blocks, when they are not 3x3."""
+    """Kernel size in pixels of all convolutions except the 1x1 ones."""
     dilation: PositiveInt = 1
-    """Spacing of the taps of those kernels."""
+    """Dilation in pixels of all convolutions except the 1x1 ones; 1: none."""
     upsampling: Interpolation = "nearest"
-    """How an image is enlarged between resolutions."""
+    """Interpolation with which feature maps are upsampled between resolutions."""
     reparametrization: Literal["spectral", "weight-norm", "plain"] = "spectral"
-    """Of every weight: spectral normalization (SA-GAN, BigGAN), weight normalization, or none (SN-GAN)."""
+    """Reparametrization of all weights: spectral normalization (SA-GAN, BigGAN), weight normalization, or none (SN-GAN)."""
     norm: Literal["batch", "virtual", "none"] = "batch"
-    """virtual: with the statistics of a fixed reference batch and the example itself. none: the conditional gains and
-    biases act on the activations as they are."""
+    """Normalization of activations: batch normalization; virtual batch normalization, with the statistics of a fixed
+    reference batch and of the image itself; or none, with conditional gains and biases only."""
     reference_batch_size: PositiveInt = 100
-    """Images in the reference batch of virtual batch norm."""
+    """Number of images in the reference batch of virtual batch normalization."""
     attention: tuple[int, ...] | None = None
-    """Resolutions of self-attention; None: the family's own."""
-    output_channels: Annotated[int, Ge(3), Remedy("three make the image")] | None = 3
-    """Outputs of the last convolution, of which the first 3 are the image; None: the width."""
+    """Resolutions in pixels with self-attention; None: those of the family."""
+    output_channels: Annotated[int, Ge(3), Remedy("the first three are the image")] | None = 3
+    """Output channels of the last convolution, of which the first 3 are the image; None: the base width."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetDiscriminatorConfig:
-    """What the papers varied in the discriminator. Its weights are always spectrally normalized."""
+    """Discriminator options of the papers. All its weights are spectrally normalized."""
 
     width: PositiveInt | None = None
-    """Base channel count; None: the generator's."""
+    """Base number of channels; None: that of the generator."""
     kernel_size: KernelSize = 3
-    """Of the 3x3 convolutions of its blocks, when they are not 3x3."""
+    """Kernel size in pixels of all convolutions except the 1x1 ones."""
     dilation: PositiveInt = 1
-    """Spacing of the taps of those kernels."""
+    """Dilation in pixels of all convolutions except the 1x1 ones; 1: none."""
     norm: Literal["none", "batch", "conditional-batch"] = "none"
-    """Statistics are those of the batch at hand: generated and real together in D's step, generated alone in G's."""
+    """Normalization of activations: none, batch normalization, or class-conditional batch normalization. Batch statistics
+    are over real and generated images together in the discriminator's step, over generated ones alone in the generator's."""
     head: Literal["projection", "classes"] = "projection"
-    """projection: one logit, conditional on the class; classes: class logits, and a real/fake logit from them, as
-    semi-supervised learning needs it; D then ignores the class."""
+    """projection: a real/fake logit that is conditional on the class. classes: class logits and a real/fake logit computed
+    from them, for semi-supervised learning; the class of an image is then no input."""
     dropout: Fraction = 0.0
-    """Share of its last features dropped in training; 0: none."""
+    """Fraction of the last features that is set to zero in training; 0: no dropout."""
     attention: tuple[int, ...] | None = None
-    """Resolutions of self-attention; None: the family's own."""
+    """Resolutions in pixels with self-attention; None: those of the family."""
     minibatch_kernels: PositiveInt | None = None
-    """Features of minibatch discrimination beside the last features; None: none."""
+    """Number of minibatch discrimination features that are added to the last features; None: none."""
     minibatch_kernel_dim: PositiveInt = 5
-    """Dimensions of each of those features."""
+    """Dimensions of each minibatch discrimination kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResNetConfig:
-    """Both networks of one model."""
+    """Generator and discriminator of a residual family."""
 
     family: str
+    """Name of the model family."""
     resolution: int = 128
     """Height and width of an image in pixels: 32, 64, 128, 256 or 512."""
     num_classes: PositiveInt | None = None
-    """None: found in the data."""
+    """Number of classes; None: that of the dataset."""
     width: PositiveInt = 96
-    """Base channel count "ch" of the generator."""
+    """Base number of channels of the generator, "ch" in the paper."""
     class_embedding: Literal["shared", "shared-with-discriminator", "per-class"] = "shared"
-    """What conditions the generator's norms: maps of one class embedding (its table may be D's too), or a table in each."""
+    """Class information of the generator's norms: one embedding shared by all norms; one that the discriminator uses too,
+    through a projection; or a separate gain and bias per class in each norm."""
     embedding_dim: PositiveInt = 128
     """Size of the shared class embedding."""
     latent_injection: Literal["input", "chunks", "whole"] = "chunks"
-    """Where z enters: the first layer only; that and each stage in its own chunk (skip-z); or whole, with the class,
-    everywhere."""
+    """Where z enters the generator. input: the first layer only. chunks: the first layer and each stage get a chunk of z
+    (skip-z). whole: the first layer and each block get all of z, concatenated with the class embedding."""
     latent_dim: PositiveInt | None = None
-    """Size of z; None: 20 per chunk (80, 100, 120, 140, 160 for 32 to 512 px), else 128."""
+    """Size of z; None: 20 per chunk with skip-z (80, 100, 120, 140, 160 for 32, 64, 128, 256, 512 px), else 128."""
     conditioning: Literal["linear", "mlp"] = "linear"
-    """Maps from the condition to gains and biases: linear, or with one hidden layer."""
+    """Map from the condition to the gain and bias of a norm: a linear layer, or a perceptron with one hidden layer."""
     extra_blocks: NonNegativeInt = 0
-    """Further residual blocks after each one that doubles or halves the size (before it in deep generators)."""
+    """Number of additional residual blocks after each block that resamples (before it in BigGAN-deep generators)."""
     initialization: InitializerName = "orthogonal"
-    """Of every weight: orthogonal (BigGAN), normal N(0, 0.02), glorot (SA-GAN), glorot-residual (SN-GAN)."""
+    """Initialization of all weights: orthogonal (BigGAN), normal with standard deviation 0.02, glorot (SA-GAN), or
+    glorot-residual (glorot with gain sqrt(2) for kernels larger than 1x1; SN-GAN)."""
     norm_epsilon: PositiveFloat = 1e-4
-    """Added to the variance in batch normalization."""
+    """Constant that is added to the variance in batch normalization."""
     spectral_norm_epsilon: PositiveFloat = 1e-4
-    """Shortest length that a vector of the power iteration is divided by."""
+    """Lower bound of the norm by which the vectors of the power iteration are divided."""
     generator: ResNetGeneratorConfig = ResNetGeneratorConfig()
     discriminator: ResNetDiscriminatorConfig = ResNetDiscriminatorConfig()
 
     @property
     def resolutions(self) -> tuple[int, ...]:
-        """The sizes that the family has layers for."""
+        """Resolutions in pixels for which the family has a layer table."""
         raise NotImplementedError
 
     def generator_stages(self) -> list[Stage]:
-        """Stages from 4x4 pixels to the image."""
+        """Stages of the generator, from 4x4 pixels to the image."""
         raise NotImplementedError
 
     def discriminator_stages(self) -> list[Stage]:
-        """Stages from the image to 4x4 pixels (8x8 for 32 px)."""
+        """Stages of the discriminator, from the image to 4x4 pixels (8x8 for 32 px)."""
         raise NotImplementedError
 
     def generator_block(self, inputs: int, outputs: int, up: bool, layers: LayerFactory) -> nn.Module:
-        """A residual block of the family."""
+        """A generator block of the family; `up`: doubles the resolution."""
         raise NotImplementedError
 
     def discriminator_block(self, inputs: int, outputs: int, down: bool, first: bool, layers: LayerFactory) -> nn.Module:
-        """A residual block of the family; `first` is true for the one that sees the image."""
+        """A discriminator block of the family; `down`: halves the resolution, `first`: its input is the image."""
         raise NotImplementedError
 
     @property
-    def stem(self) -> int | None:
-        """Outputs of a convolution in front of D's blocks; None: there is none."""
+    def stem_channels(self) -> int | None:
+        """Output channels of the convolution before the discriminator's blocks; None: no such convolution."""
         return None
 
     @property
-    def gives_classes(self) -> bool:
-        """Whether D gives class logits."""
+    def has_class_logits(self) -> bool:
+        """Whether the discriminator outputs class logits."""
         return self.discriminator.head == "classes"
 
     @property
@@ -156,16 +163,16 @@ class ResNetConfig:
 
     @property
     def discriminator_width(self) -> int:
-        """Effective base channel count of the discriminator."""
+        """Effective base number of channels of the discriminator."""
         return self.width if self.discriminator.width is None else self.discriminator.width
 
     @property
     def output_channels(self) -> int:
-        """Effective number of outputs of the generator's last convolution."""
+        """Effective number of output channels of the generator's last convolution."""
         return self.width if self.generator.output_channels is None else self.generator.output_channels
 
     def check(self) -> None:
-        """Raises ConfigError where the family has no such network."""
+        """Raises ConfigError if the family has no such network."""
         check_fields(self, "model")
         check_fields(self.generator, "model.generator")
         check_fields(self.discriminator, "model.discriminator")
@@ -180,7 +187,7 @@ class ResNetConfig:
             raise ConfigError(f"model.latent_dim={self.z_dim} is not divisible by the {chunks} chunks of skip-z: use {near}")
         if self.class_embedding == "per-class" and (self.latent_injection != "input" or self.conditioning != "linear"):
             raise ConfigError(
-                "model.class_embedding=per-class: its tables take no z and need no maps, but "
+                "model.class_embedding=per-class: gains and biases per class depend on no z and need no map, but "
                 f"model.latent_injection={self.latent_injection} and model.conditioning={self.conditioning}: "
                 "use --model.latent-injection input and --model.conditioning linear"
             )
@@ -188,18 +195,19 @@ class ResNetConfig:
         check_attention("model.discriminator.attention", self.discriminator.attention, self.discriminator_stages())
 
 
-def check_attention(name: str, wanted: tuple[int, ...] | None, stages: list[Stage]) -> None:
-    """Raises ConfigError for a resolution that the network does not pass through, or too narrow for attention there."""
-    passed = sorted({stage.resolution for stage in stages})
-    for resolution in wanted or ():
-        if resolution not in passed:
-            raise ConfigError(f"{name}={resolution}: the network passes through {passed}")
+def check_attention(name: str, resolutions: tuple[int, ...] | None, stages: list[Stage]) -> None:
+    """Raises ConfigError if no stage has one of the resolutions, or if a stage has too few channels for its attention.
+    `name`: the config field that the message names."""
+    available = sorted({stage.resolution for stage in stages})
+    for resolution in resolutions or ():
+        if resolution not in available:
+            raise ConfigError(f"{name}={resolution}: the network passes through {available}")
     for stage in stages:
         if stage.attention and stage.outputs < 8:
-            text = f"attention needs 8 channels there, this width gives {stage.outputs}"
-            raise ConfigError(f"{name}={stage.resolution}: {text}")
+            problem = f"attention needs 8 channels there, this width gives {stage.outputs}"
+            raise ConfigError(f"{name}={stage.resolution}: {problem}")
 
 
-def or_default(wanted: tuple[int, ...] | None, default: tuple[int, ...]) -> tuple[int, ...]:
-    """The resolutions asked for; None: the family's own."""
-    return default if wanted is None else wanted
+def or_default(resolutions: tuple[int, ...] | None, default: tuple[int, ...]) -> tuple[int, ...]:
+    """The resolutions with attention from the config, or the family's default if it has None."""
+    return default if resolutions is None else resolutions

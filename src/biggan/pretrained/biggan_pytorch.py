@@ -2,7 +2,7 @@
 
 The files hold no config that could be read safely, so it is read off names and shapes. What shapes do not tell, the
 epsilons, are arguments; the defaults are those of its launch scripts. Nor do they tell another nonlinearity than ReLU or
-another norm than batch normalisation (--G_nl, --D_nl, --norm_style): such a run is not recognised as what it is.
+another norm than batch normalization (--G_nl, --D_nl, --norm_style): such a run is not recognized as what it is.
 
 In a condition vector the class stands before z, there as here, but for the deep generators of its pull request 72, which are
 made for the TensorFlow Hub weights: those put z first, and are told by their 128 output channels instead of 3.
@@ -26,7 +26,7 @@ from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.tensor_files import read_tensors
 from biggan.sampling.latents import LatentConfig
 
-# Singular values kept for its log, and counters of its batch normalisation.
+# Singular values kept for its log, and counters of its batch normalization.
 EXCEPTIONS = (r".*\.sv\d+", r"sv\d+", r".*num_batches_tracked", r".*accumulation_counter")
 
 SUFFIXES = (
@@ -77,9 +77,9 @@ def places(source: Tensors) -> list[tuple[int, int]]:
     return sorted({(int(match[1]), int(match[2])) for match in found})
 
 
-def attention_resolutions(source: Tensors, config: ModelConfig, player: str) -> tuple[int, ...]:
+def attention_resolutions(source: Tensors, config: ModelConfig, side: str) -> tuple[int, ...]:
     """Where its attention layers stand: the size after the block before them."""
-    stages = config.generator_stages() if player == "G" else config.discriminator_stages()
+    stages = config.generator_stages() if side == "G" else config.discriminator_stages()
     sizes = [stage.resolution for stage in stages for _ in stage.blocks]
     blocks, attended = 0, []
     for place in places(source):
@@ -102,7 +102,7 @@ def generator_config(source: Tensors, what: str) -> ModelConfig:
         raise CheckpointError(f"{what}: {blocks} blocks are no network of {', '.join(map(str, layouts))} px")
     common = {
         "resolution": resolution,
-        "width": divided(len(linear), BASE_RESOLUTION**2 * layouts[resolution].first, "linear.weight", what),
+        "width": divided(len(linear), BASE_RESOLUTION**2 * layouts[resolution].input, "linear.weight", what),
     }
     output_channels = len(needed(source, "output_layer.2.weight", 4, what))
     first = linear.shape[1]
@@ -144,19 +144,19 @@ def check(config: ModelConfig, what: str) -> None:
         raise CheckpointError(f"{what} is no network that biggan has: {error}") from error
 
 
-def translated(source: Tensors, config: ModelConfig, player: str, what: str) -> Tensors:
+def translated(source: Tensors, config: ModelConfig, side: str, what: str) -> Tensors:
     """The state of one network in our names. Raises CheckpointError as `translate`."""
     family = FAMILIES[config.family]
     with torch.device("meta"):
-        network = family.generator(config) if player == "G" else family.discriminator(config)
+        network = family.generator(config) if side == "G" else family.discriminator(config)
     where = new_places(source, network)
-    z_first = player == "G" and config.family == "biggan-deep" and config.output_channels != 3
+    z_first = side == "G" and config.family == "biggan-deep" and config.output_channels != 3
 
     def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
         """Our name for one of its tensors, and the tensor in our order."""
         match = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", name)
         ours = name if match is None else f"{where[int(match[1]), int(match[2])]}.{match[3]}"
-        if player == "D" and re.match(r"(linear|embed)\.", ours):
+        if side == "D" and re.match(r"(linear|embed)\.", ours):
             ours = "head." + re.sub(r"^embed\b", "embedding", ours)
         for pattern, replacement in SUFFIXES:
             ours = re.sub(pattern, replacement, ours)
