@@ -1,7 +1,7 @@
-"""Regularizers of what D makes of images: R1, R2, LeCam, consistency.
+"""Gradient penalties of D at its input images: R1 and R2.
 
-Sources: Mescheder et al. 2018 (R1, R2); BigGAN section 4.2 (R1 on D, gamma 10: stable, 45 % of the Inception Score lost);
-Karras et al. 2020 (lazy intervals); Tseng et al. 2021 (LeCam); Zhang et al. 2020 (consistency, CR-GAN). Shapes: N batch.
+Sources: Mescheder et al. 2018; Karras et al. 2020 (lazy regularization: at intervals); BigGAN section 4.2 (R1 with gamma 10
+makes training stable and costs 45 % of the Inception Score). Shapes: N batch, R resolution.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 
 
 def squared_gradient(network: nn.Module, images: Tensor, y_N: Tensor, inputs: PenaltyInputs) -> Tensor:
-    """E || gradient of D's score by the image ||^2, in a pass of its own that moves no vector of the spectral norms.
+    """E ||gradient of D's logit with respect to the image||^2, in a forward pass of its own that makes no power iteration.
 
-    Attention keeps its table here: torch's fused kernel has no second derivative."""
+    Attention is computed without the fused kernel, which has no second derivative in torch."""
     images = images.detach().requires_grad_(True)
     with freeze_power_iteration(network), sdpa_kernel(SDPBackend.MATH), inputs.autocast():
         logits_N = network(images, y_N).logits
@@ -27,32 +27,32 @@ def squared_gradient(network: nn.Module, images: Tensor, y_N: Tensor, inputs: Pe
 
 @dataclass(frozen=True)
 class GradientPenalty(Regularizer):
-    """gamma / 2 E || grad D ||^2 over the images of one side; times the interval, where it is lazy."""
+    """gamma / 2 E ||grad D||^2 over one kind of images, times the interval to make up for the steps without it."""
 
     gamma: float
     interval: int = 1
 
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
-        return self.interval * self.gamma / 2 * squared_gradient(network, *self.side(inputs), inputs)
+        return self.interval * self.gamma / 2 * squared_gradient(network, *self.images_and_labels(inputs), inputs)
 
-    def side(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
-        """Images (N, 3, R, R) and their classes (N,)."""
+    def images_and_labels(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
+        """Images (N, 3, R, R) and their class labels (N,)."""
         raise NotImplementedError
 
 
 class R1(GradientPenalty):
-    """Over real images."""
+    """The gradient penalty at real images."""
 
     name = "r1"
 
-    def side(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
+    def images_and_labels(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
         return inputs.real.images, inputs.real.labels
 
 
 class R2(GradientPenalty):
-    """Over generated images."""
+    """The gradient penalty at generated images."""
 
     name = "r2"
 
-    def side(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
+    def images_and_labels(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:
         return inputs.fake.images, inputs.fake.labels

@@ -1,6 +1,6 @@
 """Regularizers of D's logits: LeCam and consistency.
 
-Sources: Tseng et al. 2021 (LeCam); Zhang et al. 2020 (consistency, CR-GAN). Shapes: N batch.
+Sources: Tseng et al. 2021 (LeCam); Zhang et al. 2020 (consistency regularization, CR-GAN). Shapes: N batch.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from biggan.runtime.distributed import mean_over_ranks
 
 
 class LeCam(Regularizer):
-    """strength * (E relu(D(x) - f)^2 + E relu(r - D(G))^2), r and f the running means of D's scores on real and generated
-    images, as the released code has it; the paper's equation 5 has no relu."""
+    """strength * (E relu(D(x) - f)^2 + E relu(r - D(G))^2), where r and f are the running means of D's logits for real and
+    generated images. This is the released code; equation 5 of the paper has no relu."""
 
     name = "lecam"
 
     def __init__(self, strength: float, decay: float) -> None:
         self.strength, self.decay = strength, decay
-        self.anchors: Tensor | None = None  # r and f
+        self.anchors: Tensor | None = None  # (2,): r, f
 
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         real_N, fake_N = inputs.real.output.logits, inputs.fake.output.logits
-        now = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
-        before = now if self.anchors is None else self.anchors.to(now)
-        self.anchors = before.lerp(now, 1 - self.decay)
+        means = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
+        previous = means if self.anchors is None else self.anchors.to(means)
+        self.anchors = previous.lerp(means, 1 - self.decay)
         real, fake = self.anchors
         return self.strength * (F.relu(real_N - fake).square().mean() + F.relu(real - fake_N).square().mean())
 
@@ -42,7 +42,8 @@ class LeCam(Regularizer):
 
 @dataclass(frozen=True)
 class Consistency(Regularizer):
-    """strength * E (D(x) - D(T(x)))^2, T a random mirroring and a shift by up to an eighth; no vector is moved."""
+    """strength * E (D(x) - D(T(x)))^2, T a random horizontal flip and a shift by up to an eighth of the size. The pass on
+    T(x) makes no power iteration."""
 
     name = "consistency"
 
@@ -50,5 +51,5 @@ class Consistency(Regularizer):
 
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         with freeze_power_iteration(network), inputs.autocast():
-            moved_N = network(translate(flip(inputs.real.images)), inputs.real.labels).logits
-        return self.strength * (inputs.real.output.logits - moved_N).square().mean()
+            augmented_N = network(translate(flip(inputs.real.images)), inputs.real.labels).logits
+        return self.strength * (inputs.real.output.logits - augmented_N).square().mean()

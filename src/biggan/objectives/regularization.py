@@ -1,4 +1,4 @@
-"""Which regularizers a run has: strengths as a config, and the regularizers built from it."""
+"""Config of the regularizers of both networks, and their construction. None is off, everywhere."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -33,54 +33,57 @@ class WeightRegularization:
     orthogonal: Strength | None = None
     """Strength of orthogonal regularization (BigGAN section 3.1)."""
     orthogonal_form: OrthogonalForm = "off-diagonal"
-    """off-diagonal: the paper's; full: W'W - I; gradient: added to the gradient as the author's code does, which at the same
-    strength is half of the paper's."""
+    """off-diagonal: the penalty of BigGAN, ||W'W * (1 - I)||^2. full: ||W'W - I||^2. gradient: a term added to the gradient,
+    as in the author's PyTorch code, half as strong as off-diagonal at the same strength."""
     sigma_penalty: Strength | None = None
-    """Strength of a penalty on the distance of the first singular value from its bound."""
+    """Strength of a penalty on the squared distance of each weight's first singular value from its bound. Needs sigma_bound
+    or sigma_ratio."""
     sigma_clamp: bool = False
-    """After each step the first singular value is clamped to its bound."""
+    """After each optimizer step the first singular value of each weight is clamped to its bound. Needs sigma_bound or
+    sigma_ratio."""
     sigma_bound: Strength | None = None
     """Bound of the first singular value for sigma_penalty and sigma_clamp, as a number."""
     sigma_ratio: Ratio | None = None
-    """That bound as a multiple of the second singular value."""
+    """Bound of the first singular value for sigma_penalty and sigma_clamp, as a multiple of the second singular value, at
+    least 1."""
     sigma_layers: str = ""
     """sigma_penalty and sigma_clamp act on weights whose name contains this; empty: all."""
     l2: Strength | None = None
     """Strength of L2 regularization: the sum of all squared weights."""
     historical_averaging: Strength | None = None
-    """Strength of historical averaging: the squared distance of all parameters from their mean so far."""
+    """Strength of historical averaging: the squared distance of all parameters from their running mean over all steps."""
     max_grad_norm: Strength | None = None
-    """Gradients of the whole network are clipped to this norm."""
+    """The gradient of all parameters of the network together is clipped to this norm."""
 
     def check(self, network: str) -> None:
-        """Raises ConfigError on strengths out of range; `network`: "generator" or "discriminator"."""
-        where = f"regularization.{network}"
-        check_fields(self, where)
+        """Raises ConfigError on values out of range; `network`, "generator" or "discriminator", is for the message."""
+        path = f"regularization.{network}"
+        check_fields(self, path)
         if self.sigma_penalty is not None or self.sigma_clamp:
             if (self.sigma_bound is None) == (self.sigma_ratio is None):
-                raise ConfigError(f"{where}: give one of sigma_bound and sigma_ratio, not both or none")
+                raise ConfigError(f"{path}: give one of sigma_bound and sigma_ratio, not both or none")
         elif self.sigma_bound is not None or self.sigma_ratio is not None:
-            raise ConfigError(f"{where}: a bound of sigma needs sigma_penalty or sigma_clamp")
+            raise ConfigError(f"{path}: a bound of sigma needs sigma_penalty or sigma_clamp")
 
     def build(self) -> tuple[Regularizer, ...]:
         """The regularizers that are on."""
         bound = SigmaBound(self.sigma_bound, self.sigma_ratio, self.sigma_layers)
-        found: list[Regularizer] = []
+        regularizers: list[Regularizer] = []
         if self.orthogonal is not None and self.orthogonal_form == "gradient":
-            found.append(OrthogonalGradient(self.orthogonal))
+            regularizers.append(OrthogonalGradient(self.orthogonal))
         elif self.orthogonal is not None:
-            found.append(Orthogonal(self.orthogonal, full=self.orthogonal_form == "full"))
+            regularizers.append(Orthogonal(self.orthogonal, full=self.orthogonal_form == "full"))
         if self.sigma_penalty is not None:
-            found.append(SigmaPenalty(bound, strength=self.sigma_penalty))
+            regularizers.append(SigmaPenalty(bound, strength=self.sigma_penalty))
         if self.l2 is not None:
-            found.append(L2(self.l2))
+            regularizers.append(L2(self.l2))
         if self.historical_averaging is not None:
-            found.append(HistoricalAverage(self.historical_averaging))
+            regularizers.append(HistoricalAverage(self.historical_averaging))
         if self.max_grad_norm is not None:
-            found.append(GradientClip(self.max_grad_norm))
+            regularizers.append(GradientClip(self.max_grad_norm))
         if self.sigma_clamp:
-            found.append(SigmaClamp(bound))
-        return tuple(found)
+            regularizers.append(SigmaClamp(bound))
+        return tuple(regularizers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ class GeneratorRegularization(WeightRegularization):
     """Regularizers of the generator. None: off."""
 
     orthogonal: Strength | None = 1e-4
-    """Strength of orthogonal regularization; BigGAN's 1e-4."""
+    """Strength of orthogonal regularization; 1e-4 in BigGAN (section 3.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,27 +103,29 @@ class DiscriminatorRegularization(WeightRegularization):
     r2: Strength | None = None
     """gamma of R2: gamma / 2 times the squared gradient norm of D's logits at generated images."""
     r1_interval: PositiveInt = 1
-    """Steps between evaluations of R1 and R2, which are weighted by as much (lazy regularization)."""
+    """R1 and R2 are computed at every r1_interval-th generator step, with r1_interval times the weight (lazy regularization,
+    Karras et al. 2020)."""
     lecam: Strength | None = None
-    """Strength of LeCam: D's logits are held near the running mean of the logits of the other kind of images."""
+    """Strength of LeCam (Tseng et al. 2021): a penalty on D's logits for real images above the running mean of those for
+    generated images, and the other way around."""
     lecam_decay: Annotated[float, Gt(0), Lt(1)] = 0.99
-    """Decay of the running means of LeCam."""
+    """Decay of the running means of LeCam, per step."""
     consistency: Strength | None = None
-    """Strength of consistency: a real image and its shifted, mirrored copy should have the same logit. Not for images whose
-    mirror image means something else, such as digits."""
+    """Strength of consistency regularization (Zhang et al. 2020): the squared difference of D's logits for a real image and
+    for a randomly mirrored and shifted copy. Not for images that change their class when mirrored, such as digits."""
 
     def build(self) -> tuple[Regularizer, ...]:
         """The regularizers that are on."""
-        found: list[Regularizer] = list(super().build())
+        regularizers: list[Regularizer] = list(super().build())
         if self.r1 is not None:
-            found.append(R1(self.r1, self.r1_interval))
+            regularizers.append(R1(self.r1, self.r1_interval))
         if self.r2 is not None:
-            found.append(R2(self.r2, self.r1_interval))
+            regularizers.append(R2(self.r2, self.r1_interval))
         if self.lecam is not None:
-            found.append(LeCam(self.lecam, self.lecam_decay))
+            regularizers.append(LeCam(self.lecam, self.lecam_decay))
         if self.consistency is not None:
-            found.append(Consistency(self.consistency))
-        return tuple(found)
+            regularizers.append(Consistency(self.consistency))
+        return tuple(regularizers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +136,6 @@ class RegularizationConfig:
     discriminator: DiscriminatorRegularization = field(default_factory=DiscriminatorRegularization)
 
     def check(self) -> None:
-        """Raises ConfigError on strengths that make no sense."""
+        """Raises ConfigError on values out of range, and on a bound without use."""
         self.generator.check("generator")
         self.discriminator.check("discriminator")

@@ -1,8 +1,9 @@
-"""What a regularizer is: a penalty on the loss before backward, edits of gradients before the optimizer's step, edits of
-weights after it.
+"""Interface of regularizers: a penalty on the loss before backward, and edits of gradients before and of weights after the
+optimizer step.
 
-Gradients came in as a third place because two of the paper's remedies (the author's direct form of orthogonal
-regularization, and clipping) are neither penalties nor edits of weights."""
+Gradients are edited by two of BigGAN's remedies for collapse, the author's form of orthogonal regularization and gradient
+clipping, which are neither penalties nor edits of weights. Shapes: N batch, R resolution.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,8 @@ from biggan.nn.heads import DiscriminatorOutput
 
 
 class DiscriminatorPass(NamedTuple):
-    """Images (N, 3, R, R) in [-1, 1] as D saw them, their classes (N,) int64, and D's output for them, with gradients."""
+    """A forward pass of D: its input images (N, 3, R, R) in [-1, 1], after augmentation, their class labels (N,) int64, and
+    its output, with gradients."""
 
     images: Tensor
     labels: Tensor
@@ -24,8 +26,8 @@ class DiscriminatorPass(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyInputs:
-    """What a penalty may look at: the generator step (from 1) and, in a discriminator step, real and generated images.
-    `autocast` is the arithmetic of the run."""
+    """Inputs of a penalty: the generator step, from 1; in a discriminator step D's passes on real and on generated images;
+    and the context manager for mixed precision, `autocast`."""
 
     step: int
     real: DiscriminatorPass | None = None
@@ -34,26 +36,26 @@ class PenaltyInputs:
 
 
 class Regularizer:
-    """Acts on one network, at every step that `interval` divides. `name` is that of its penalty in the logs. All ranks call
-    its methods together."""
+    """A regularizer of one network, active at every step that `interval` divides. `name` is the log key of its penalty. All
+    ranks must call its methods together."""
 
     name: str
     interval: int = 1
 
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
-        """A scalar added to the loss of the network before backward, or None. Called outside autocast; with accumulated
-        gradients only for the first micro-batch, at full weight."""
+        """A scalar to be added to the loss of the network before backward, or None. Called outside autocast; with gradient
+        accumulation only for the first micro-batch, at full weight."""
         return None
 
     def before_step(self, network: nn.Module) -> None:
-        """Edits of gradients before the optimizer's step."""
+        """Edit the gradients of the network in place, before the optimizer step."""
 
     def after_step(self, network: nn.Module) -> None:
-        """Edits of weights after the optimizer's step; nothing else may touch a weight."""
+        """Edit the weights of the network in place, after the optimizer step."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What it keeps from step to step; saved with the run."""
+        """Tensors that last from step to step, for checkpoints."""
         return {}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state_dict` gave; mutates this."""
+        """Restore the tensors of `state_dict`."""

@@ -1,8 +1,9 @@
-"""Regularizers of weights, of either network: orthogonal in three forms, the first singular value, L2, clipped gradients.
+"""Regularizers of weights: orthogonal, first singular value, L2, historical averaging, gradient clipping.
 
 Source: BigGAN sections 3.1 and 4, appendices F to H; docs/papers/biggan.md, "Orthogonal regularization" and "Collapse
-analysis". A weight is seen as (outputs, everything else), raw, before its rule; class embeddings (shared, D's, tables in
-the norms) are left out. Shapes: O outputs, M everything else."""
+analysis"; Salimans et al. 2016, section 3.3. A weight is seen as a matrix W (O outputs, M everything else), before spectral
+or weight normalization. Class embeddings are not regularized. ' is the transpose.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,17 +21,17 @@ OrthogonalForm = Literal["off-diagonal", "full", "gradient"]
 
 
 def regularized_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of every layer that is regularized."""
+    """Name and weight of every layer to be regularized: all but biases, norms and class embeddings."""
     layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, ReparametrizedLayer))
     return ((name, layer.weight) for name, layer in layers if not isinstance(layer, Embedding))
 
 
 @dataclass(frozen=True)
 class Orthogonal(Regularizer):
-    """strength * sum over weights of || W W' * (1 - I) ||_F^2; `full`: of || W W' - I ||_F^2, Brock et al. 2017, which holds
-    the norms too.
+    """strength * sum over weights of ||W W' * (1 - I)||_F^2; with `full`, of ||W W' - I||_F^2 (Brock et al. 2017), which
+    also regularizes the norms.
 
-    BigGAN section 3.1 prints W'W, with W as (inputs, outputs): in both, pairs of filters.
+    BigGAN section 3.1 writes W'W for W (inputs, outputs); both are the inner products of pairs of filters.
     """
 
     name = "orthogonal"
@@ -45,8 +46,8 @@ class Orthogonal(Regularizer):
 
 @dataclass(frozen=True)
 class OrthogonalGradient(Regularizer):
-    """Adds strength * 2 (W W' * (1 - I)) W to the gradient, as the author's PyTorch code does. The gradient of the printed
-    loss has a 4 there: at the same strength this is half of it (docs/papers/biggan.md, "Orthogonal regularization")."""
+    """Adds strength * 2 (W W' * (1 - I)) W to the gradient, as the author's PyTorch code does. The gradient of the penalty
+    in the paper has a factor 4 instead of 2 (docs/papers/biggan.md, "Orthogonal regularization")."""
 
     name = "orthogonal_gradient"
 
@@ -55,46 +56,47 @@ class OrthogonalGradient(Regularizer):
     @torch.no_grad()
     def before_step(self, network: nn.Module) -> None:
         for _, weight in regularized_weights(network):
-            rows_OM = weight.flatten(1)
-            gram_OO = rows_OM @ rows_OM.T
+            weight_OM = weight.flatten(1)
+            gram_OO = weight_OM @ weight_OM.T
             gram_OO.fill_diagonal_(0)
-            weight.grad += (2 * self.strength * gram_OO @ rows_OM).view_as(weight)
+            weight.grad += (2 * self.strength * gram_OO @ weight_OM).view_as(weight)
 
 
 def gram_energy(weight_OM: Tensor) -> Tensor:
-    """|| W W' ||_F^2 = || W' W ||_F^2, on the smaller side, so that the larger product is never formed."""
+    """||W W'||_F^2 = ||W' W||_F^2, computed from the smaller of the two products."""
     rows, columns = weight_OM.shape
     gram = weight_OM @ weight_OM.T if rows <= columns else weight_OM.T @ weight_OM
     return gram.square().sum()
 
 
 def off_diagonal_energy(weight_OM: Tensor) -> Tensor:
-    """|| W W' * (1 - I) ||_F^2 = || W W' ||_F^2 - sum of squares of its diagonal, which holds the rows' squared norms."""
+    """||W W' * (1 - I)||_F^2: ||W W'||_F^2 less the squares of its diagonal, which are the squared norms of the rows."""
     return gram_energy(weight_OM) - weight_OM.square().sum(1).square().sum()
 
 
 def full_energy(weight_OM: Tensor) -> Tensor:
-    """|| W W' - I ||_F^2 = || W W' ||_F^2 - 2 || W ||_F^2 + O."""
+    """||W W' - I||_F^2 = ||W W'||_F^2 - 2 ||W||_F^2 + O."""
     return gram_energy(weight_OM) - 2 * weight_OM.square().sum() + len(weight_OM)
 
 
 class SigmaBound(NamedTuple):
-    """What first singular values are held to: a number, or a multiple of the second; of weights whose name has `layers`."""
+    """The bound of first singular values: a `value`, or a `ratio` times the second singular value. It applies to the weights
+    whose name contains `layers`."""
 
     value: float | None
     ratio: float | None
     layers: str
 
-    def of(self, values: Tensor) -> Tensor:
-        """The bound of one weight, from its singular values."""
+    def compute(self, values: Tensor) -> Tensor:
+        """The bound of one weight, from its singular values in descending order."""
         if self.value is not None:
             return torch.full_like(values[0], self.value)
         return self.ratio * values[1]
 
-    def weights(self, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-        """The weights that it is for. Raises ConfigError where there are none."""
+    def select_weights(self, network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """Name and weight of the layers that the bound applies to. Raises ConfigError where there are none."""
         chosen = [(name, weight) for name, weight in regularized_weights(network) if self.layers in name]
-        if self.ratio is not None:  # one row has no second singular value
+        if self.ratio is not None:  # a single row or column has no second singular value
             chosen = [(name, weight) for name, weight in chosen if min(weight.flatten(1).shape) > 1]
         if not chosen:
             names = ", ".join(name for name, _ in regularized_weights(network))
@@ -104,16 +106,17 @@ class SigmaBound(NamedTuple):
 
 @dataclass(frozen=True)
 class SingularValueRegularizer(Regularizer):
-    """What the two below share: the leading pairs of each weight, each search begun from the one before."""
+    """Base of regularizers that need the leading singular vectors of each weight; each search starts from the vectors of the
+    step before."""
 
     bound: SigmaBound
     starts: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def leading_singular_triplets(self, name: str, weight: Tensor) -> SingularTriplets:
-        """The first two singular values and their vectors."""
-        found = leading_singular_triplets(weight.detach().flatten(1), 2, self.starts.get(name))
-        self.starts[name] = warm_start(found)
-        return found
+        """The first two singular values of a weight and their vectors."""
+        triplets = leading_singular_triplets(weight.detach().flatten(1), 2, self.starts.get(name))
+        self.starts[name] = warm_start(triplets)
+        return triplets
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self.starts)
@@ -124,7 +127,7 @@ class SingularValueRegularizer(Regularizer):
 
 @dataclass(frozen=True)
 class SigmaPenalty(SingularValueRegularizer):
-    """strength * sum over weights of (sigma_0 - bound)^2; no gradient goes through the bound. BigGAN section 4.1."""
+    """strength * sum over weights of (sigma_0 - bound)^2, without gradient through the bound (BigGAN section 4.1)."""
 
     name = "sigma_penalty"
 
@@ -132,30 +135,31 @@ class SigmaPenalty(SingularValueRegularizer):
 
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         total: Tensor | float = 0.0
-        for name, weight in self.bound.weights(network):
+        for name, weight in self.bound.select_weights(network):
             values, left, right = self.leading_singular_triplets(name, weight)
-            sigma = left[:, 0] @ weight.flatten(1) @ right[:, 0]  # its gradient is u v'
-            total = total + (sigma - self.bound.of(values)).square()
+            sigma = left[:, 0] @ weight.flatten(1) @ right[:, 0]  # differentiable, with the gradient u v'
+            total = total + (sigma - self.bound.compute(values)).square()
         return self.strength * total
 
 
 @dataclass(frozen=True)
 class SigmaClamp(SingularValueRegularizer):
-    """W <- W - max(0, sigma_0 - bound) u0 v0' after each step: partial SVD, BigGAN section 4.1, whose W is transposed."""
+    """W <- W - max(0, sigma_0 - bound) u_0 v_0' after each step: the partial SVD of BigGAN section 4.1, where W is
+    transposed."""
 
     name = "sigma_clamp"
 
     @torch.no_grad()
     def after_step(self, network: nn.Module) -> None:
-        for name, weight in self.bound.weights(network):
+        for name, weight in self.bound.select_weights(network):
             values, left, right = self.leading_singular_triplets(name, weight)
-            excess = (values[0] - self.bound.of(values)).clamp(min=0)
+            excess = (values[0] - self.bound.compute(values)).clamp(min=0)
             weight -= (excess * torch.outer(left[:, 0], right[:, 0])).view_as(weight)
 
 
 @dataclass(frozen=True)
 class L2(Regularizer):
-    """strength * sum of all squared weights. BigGAN section 4.2, on D."""
+    """strength * sum of all squared weights (BigGAN section 4.2, on D)."""
 
     name = "l2"
 
@@ -166,9 +170,8 @@ class L2(Regularizer):
 
 
 class HistoricalAverage(Regularizer):
-    """strength * || theta - mean of all that theta has been ||^2, over every parameter; the mean, kept online, counts the
-    weights that the run began with, and is held fixed in the gradient. Salimans et al. 2016, section 3.3, which gives no
-    strength."""
+    """strength * ||theta - mean of theta over all steps so far||^2 over all parameters theta of the network. The mean is
+    kept online, includes the initial weights, and gets no gradient. Salimans et al. 2016, section 3.3, give no strength."""
 
     name = "historical_averaging"
 
@@ -198,11 +201,11 @@ class HistoricalAverage(Regularizer):
 
 @dataclass(frozen=True)
 class GradientClip(Regularizer):
-    """Clips the norm of the gradient of the whole network. BigGAN appendix H: no cure."""
+    """Clips the gradient of all parameters together to a norm (BigGAN appendix H: does not prevent collapse)."""
 
     name = "gradient_clip"
 
-    longest: float
+    max_norm: float
 
     def before_step(self, network: nn.Module) -> None:
-        nn.utils.clip_grad_norm_(network.parameters(), self.longest)
+        nn.utils.clip_grad_norm_(network.parameters(), self.max_norm)
