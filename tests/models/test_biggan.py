@@ -1,4 +1,4 @@
-"""Where things stand in a BigGAN; networks that cannot be."""
+"""Positions of attention and chunks of z in BigGAN; impossible networks are refused."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def small(resolution: int, **changes: object) -> BigGANConfig:
     return model_config(BigGANConfig, resolution=resolution, num_classes=3, **(settings | changes))
 
 
-def test_attention_stands_where_the_config_says(generator):
+def test_attention_is_where_the_config_says(generator):
     config = model_config(
         BigGANConfig, resolution=32, num_classes=3, width=4, generator__attention=(16,), discriminator__attention=(8, 16)
     )
@@ -23,12 +23,12 @@ def test_attention_stands_where_the_config_says(generator):
     g, d = registry.build_networks(config, generator)
     assert list(g.attention) == ["16"]
     assert list(d.attention) == ["16", "8"]
-    seen = []
+    sizes = []
     for network in (g, d):
         for layer in network.attention.values():
-            layer.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[-1]))
+            layer.register_forward_hook(lambda _, inputs, __: sizes.append(inputs[0].shape[-1]))
     d(g(torch.randn(2, 80), torch.tensor([0, 1])), torch.tensor([0, 1]))
-    assert seen == [16, 16, 8]
+    assert sizes == [16, 16, 8]
 
 
 def test_each_block_has_its_own_chunk_of_z(generator):

@@ -1,5 +1,5 @@
 """Every family of the table against the parameter counts of docs/papers/biggan.md, sums of products written out, and
-itself in parts."""
+its own output for other batches."""
 
 import pytest
 import torch
@@ -150,7 +150,7 @@ def test_evaluation_does_not_depend_on_the_batch(name, generator):
 
 
 def products(layer: nn.Module, x: torch.Tensor, out: torch.Tensor) -> int:
-    """Multiply-adds of one layer on what came in and went out, with those of its spectral norm (three passes of the
+    """Multiply-adds of one layer for this input and output, with those of its spectral norm (three passes of the
     matrix, and one dot product)."""
     if isinstance(layer, SelfAttention):
         pixels = x.shape[2] * x.shape[3]

@@ -1,5 +1,5 @@
 """The networks of Salimans et al. 2016 against docs/papers/improved_gan.md, "Network and training tables" and "ImageNet
-configuration": layers, parameter counts, images, verdicts."""
+configuration": layers, parameter counts, images, outputs of D."""
 
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init
 from biggan.runtime.errors import ConfigError
 
 
-def learned(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -24,8 +24,8 @@ def test_the_sizes_of_the_perceptrons():
     g, d = registry.build_networks(MLPConfig(num_classes=10), torch.Generator())
     sizes = [784, 1000, 500, 250, 250, 250]
     hidden = sum(a * b + b for a, b in pairwise(sizes))  # weights and biases; scales are fixed
-    assert learned(d) == hidden + 250 * 10 + 2 * 10
-    assert learned(g) == 100 * 500 + 500 + 500 * 500 + 500 + 500 * 784 + 2 * 784
+    assert count_parameters(d) == hidden + 250 * 10 + 2 * 10
+    assert count_parameters(g) == 100 * 500 + 500 + 500 * 500 + 500 + 500 * 784 + 2 * 784
     noises = [m.std for block in [*d.blocks, d.noise] for m in block.modules() if isinstance(m, GaussianNoise)]
     assert noises == [0.3, 0.5, 0.5, 0.5, 0.5, 0.5]
 
@@ -42,8 +42,8 @@ def test_the_sizes_of_the_convolutions(width, kernels):
     expected += (2 * width + (kernels or 0)) * 10 + 2 * 10
     if kernels:
         expected += 2 * width * kernels * 5 + kernels * 5 + kernels
-    assert learned(d) == expected
-    assert learned(g) == 100 * 8192 + 8192 + 25 * (512 * 256 + 256 * 128 + 128 * 3) + 256 + 128 + 2 * 3
+    assert count_parameters(d) == expected
+    assert count_parameters(g) == 100 * 8192 + 8192 + 25 * (512 * 256 + 256 * 128 + 128 * 3) + 256 + 128 + 2 * 3
 
 
 def test_the_sizes_for_imagenet():
@@ -57,11 +57,11 @@ def test_the_sizes_for_imagenet():
         )
     widths = [512, 256, 128, 64, 64, 64]
     ups = zip([576, 320, 160, 80, 72], widths[1:], strict=True)
-    assert learned(g) == 8192 * 8192 + 2 * sum(widths) + 25 * sum(i * o for i, o in ups) + 25 * 72 * 3 + 3
+    assert count_parameters(g) == 8192 * 8192 + 2 * sum(widths) + 25 * sum(i * o for i, o in ups) + 25 * 72 * 3 + 3
     convs = [(3, 64), (64, 128), (128, 256), (256, 256), (256, 256), (256, 512), (512, 512)]
     expected = sum(9 * i * o + o for i, o in convs) + 8192 * 2560 + 2560
     expected += 2560 * 300 * 50 + 300 * 50 + 300 + 2860 * 1001 + 2 * 1001
-    assert learned(d) == expected
+    assert count_parameters(d) == expected
 
 
 SMALL = {
@@ -80,7 +80,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_images_and_verdicts(name, generator):
+def test_images_and_discriminator_outputs(name, generator):
     config = SMALL[name]
     config.check()
     g, d = registry.build_networks(config, generator)
@@ -97,11 +97,11 @@ def test_images_and_verdicts(name, generator):
     assert torch.allclose(output.logits, output.class_logits.exp().sum(1).log(), atol=1e-5)
     output.logits.sum().backward()
     assert all(parameter.grad is not None for network in (g, d) for parameter in network.parameters())
-    assert torch.equal(d.eval()(image, y).logits, d(image, 2 - y).logits), "no label is looked at"
+    assert torch.equal(d.eval()(image, y).logits, d(image, 2 - y).logits), "labels are ignored"
     assert torch.equal(g.eval()(z, y), g(z, 2 - y))
 
 
-def test_perceptrons_do_not_know_the_places_of_pixels(generator):
+def test_perceptrons_ignore_the_order_of_pixels(generator):
     """The same function of permuted pixels, with the first layer's columns permuted alike."""
     config = SMALL["mlp"]
     _, d = registry.build_networks(config, generator)

@@ -18,7 +18,7 @@ from biggan.nn.weight_norm import WeightNormLayer
 CONV_STRIDES, CONV_PADDINGS = [1, 1, 2, 1, 1, 2, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0]
 
 
-def shaken(network, generator):
+def randomized(network, generator):
     """Biases and scales that are not what they start at."""
     with torch.no_grad():
         for module in network.modules():
@@ -48,8 +48,8 @@ def batch_normed(x, bias, epsilon=1e-6):
     return y + bias.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def test_the_perceptron_that_judges(generator):
-    d = shaken(registry.build_networks(MLPConfig(num_classes=10), generator)[1], generator).eval()
+def test_the_perceptron_discriminator(generator):
+    d = randomized(registry.build_networks(MLPConfig(num_classes=10), generator)[1], generator).eval()
     pixels = torch.rand(4, 784, generator=generator)
     *hidden, last = of_type(d, WeightNormLayer)
     h = pixels
@@ -73,8 +73,8 @@ def test_noise_comes_before_every_layer_of_the_perceptron(generator):
     assert not torch.allclose(noisy.class_logits, still.class_logits)
 
 
-def test_the_perceptron_that_draws(generator):
-    g = shaken(registry.build_networks(MLPConfig(num_classes=10), generator)[0], generator)
+def test_the_perceptron_generator(generator):
+    g = randomized(registry.build_networks(MLPConfig(num_classes=10), generator)[0], generator)
     z = torch.rand(8, 100, generator=generator)
     h, norms, (last,) = z, of_type(g, BiasOnlyNorm), of_type(g, WeightNormLayer)
     for layer, norm in zip(of_type(g, Linear), norms, strict=True):
@@ -85,9 +85,9 @@ def test_the_perceptron_that_draws(generator):
     assert torch.allclose((drawn[:, 0].flatten(1) + 1) / 2, expected, atol=1e-4)
 
 
-def test_the_convolutions_that_judge(generator):
+def test_the_convolutional_discriminator(generator):
     config = ConvConfig(num_classes=10)
-    d = shaken(registry.build_networks(config, generator)[1], generator).eval()
+    d = randomized(registry.build_networks(config, generator)[1], generator).eval()
     x = image = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
     *convs, last = of_type(d, WeightNormLayer)
     sizes = []
@@ -100,14 +100,14 @@ def test_the_convolutions_that_judge(generator):
     assert torch.allclose(d(image, torch.zeros(2)).class_logits, expected, atol=1e-4)
 
 
-def test_what_the_convolutions_drop(generator):
-    """0.2 of the input, 0.5 after the third and the sixth convolution; for pictures noise on the input instead."""
+def test_dropout_and_noise_of_the_convolutions(generator):
+    """0.2 of the input, 0.5 after the third and sixth convolution; in the minibatch preset input noise instead."""
 
     def order(config):
         kinds = of_type(registry.build_networks(config, generator)[1], WeightNormLayer, nn.Dropout, GaussianNoise)
-        return [getattr(m, "p", None) or getattr(m, "std", None) or "conv" for m in kinds if shows(m)]
+        return [getattr(m, "p", None) or getattr(m, "std", None) or "conv" for m in kinds if is_active(m)]
 
-    def shows(module):
+    def is_active(module):
         return isinstance(module, WeightNormLayer) or (module.p if isinstance(module, nn.Dropout) else module.std) > 0
 
     groups = ["conv"] * 3 + [0.5] + ["conv"] * 3 + [0.5] + ["conv"] * 4
@@ -117,8 +117,8 @@ def test_what_the_convolutions_drop(generator):
     ) == [0.2, *groups]
 
 
-def test_the_convolutions_that_draw(generator):
-    g = shaken(registry.build_networks(ConvConfig(num_classes=10), generator)[0], generator)
+def test_the_convolutional_generator(generator):
+    g = randomized(registry.build_networks(ConvConfig(num_classes=10), generator)[0], generator)
     z = torch.rand(8, 100, generator=generator)
     (linear,), ups, (last,) = of_type(g, Linear), of_type(g, TransposedConv2d), of_type(g, WeightNormLayer)
     norms = of_type(g, BiasOnlyNorm)
@@ -132,23 +132,23 @@ def test_the_convolutions_that_draw(generator):
 
 
 @pytest.mark.parametrize(
-    ("config", "drawing", "judging", "started", "learns"),
+    ("config", "g_std", "d_std", "init_stds", "learnable"),
     [
         (MLPConfig(num_classes=10), None, 0.1, [None] + [1.0] * 6, [True] + [False] * 5 + [True]),
         (ConvConfig(num_classes=10), 0.05, 0.05, [0.1] + [1.0] * 9 + [0.1], [True] + [False] * 9 + [True]),
     ],
     ids=["mlp", "conv"],
 )
-def test_how_weights_start(config, drawing, judging, started, learns, generator):
-    """Their deviation (None: Glorot's), that of a layer's outputs on the first data (None: left alone), learned scales."""
+def test_initialization(config, g_std, d_std, init_stds, learnable, generator):
+    """Standard deviations of weights (None: Glorot) and of outputs on the first data (None: not set); learned scales."""
     g, d = registry.build_networks(config, generator)
-    for network, deviation in ((g, drawing), (d, judging)):
+    for network, std in ((g, g_std), (d, d_std)):
         for layer in of_type(network, WeightNormLayer, Linear, TransposedConv2d):
-            expected = deviation or (2 / sum(layer.weight.shape)) ** 0.5
+            expected = std or (2 / sum(layer.weight.shape)) ** 0.5
             assert layer.weight.std().item() == pytest.approx(expected, rel=0.1)
     layers = of_type(g, WeightNormLayer) + of_type(d, WeightNormLayer)
-    assert [layer.init_std for layer in layers] == started
-    assert [isinstance(layer.scale, nn.Parameter) for layer in layers] == learns
+    assert [layer.init_std for layer in layers] == init_stds
+    assert [isinstance(layer.scale, nn.Parameter) for layer in layers] == learnable
 
 
 def test_the_generator_for_imagenet(generator):
@@ -175,14 +175,14 @@ def test_the_generator_for_imagenet(generator):
 
 
 def test_the_discriminator_for_imagenet(generator):
-    """Its score keeps the logit of the further class, the last."""
+    """Its real/fake logit depends on the learned logit of the class "generated", the last."""
     config = model_config(ImprovedImageNetConfig, num_classes=3, discriminator__minibatch_kernels=None)
     with torch.device("meta"):
         d = registry.FAMILIES["improved-imagenet"].discriminator(config)
     d = d.to_empty(device="cpu").eval()
     for layer in of_type(d, WeightNormLayer):
         nn.init.normal_(layer.weight, std=0.02, generator=generator)
-    shaken(d, generator)
+    randomized(d, generator)
     *convs, dense, last = of_type(d, WeightNormLayer)
     x = image = torch.rand(2, 3, 128, 128, generator=generator) * 2 - 1
     for layer, stride in zip(convs, [2, 2, 2, 1, 1, 2, 2], strict=True):

@@ -1,4 +1,4 @@
-"""Each thing that the papers varied: it trains on the digits, and it changes what it should in the networks."""
+"""Each option of the residual networks trains on the digits, and changes what it should in the networks."""
 
 import dataclasses
 import math
@@ -31,23 +31,23 @@ def digits():
 
 
 def train_20_steps(config, digits):
-    """20 steps; every logged value and every weight stays finite, and both players move."""
+    """20 steps; every logged value and every weight stays finite, and both networks change."""
     facts = dataset_info(digits)
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, num_classes=len(facts.class_names)), dataset=facts
     )
     config.check()
     state = build_train_state(config)
-    players = (state.generator.network, state.discriminator.network)
-    before = [[p.detach().clone() for p in player.parameters()] for player in players]
+    networks = (state.generator.network, state.discriminator.network)
+    before = [[p.detach().clone() for p in network.parameters()] for network in networks]
     stream = digits.stream(state.plan.micro_batch, start_image=0, seed=0)
     for step in range(1, 21):
         scalars = train_step(state, step, stream)
         assert all(math.isfinite(value) for value in scalars.values()), (step, scalars)
-    for player, old in zip(players, before, strict=True):
-        assert all(p.isfinite().all() for p in player.parameters())
-        moved = [not torch.equal(p, q) for p, q in zip(player.parameters(), old, strict=True)]
-        assert sum(moved) > 0.9 * len(moved)
+    for network, old in zip(networks, before, strict=True):
+        assert all(p.isfinite().all() for p in network.parameters())
+        changed = [not torch.equal(p, q) for p, q in zip(network.parameters(), old, strict=True)]
+        assert sum(changed) > 0.9 * len(changed)
     return state
 
 
@@ -131,19 +131,19 @@ def test_class_embeddings():
     assert torch.equal(tables.embed(y), F.one_hot(y, 3).float())
 
 
-def test_one_table_for_both_players_is_trained_by_both(digits):
+def test_a_table_of_both_networks_is_trained_by_both(digits):
     config = dataclasses.replace(tiny_config(discriminator_steps=1), model=OPTIONS["embedding shared by G and D"])
     state = train_20_steps(config, digits)
     g, d = state.generator.network, state.discriminator.network
     assert isinstance(d.head.embedding, ProjectedEmbedding)
     assert d.head.embedding.table.weight is g.embedding.weight
-    for player in (state.generator, state.discriminator):
-        state = player.optimizer.state[g.embedding.weight]
+    for trainer in (state.generator, state.discriminator):
+        state = trainer.optimizer.state[g.embedding.weight]
         assert state["step"] == 20
         assert state["exp_avg_sq"].any()
 
 
-def test_where_z_enters():
+def test_latent_injection():
     whole, _ = pair(latent_injection="whole", latent_dim=20)
     z, e = torch.randn(2, 20), torch.randn(2, 8)
     first, conditions = whole.injection.distribute(z, e)
@@ -170,14 +170,14 @@ def test_extra_blocks_keep_size_and_width():
     assert d.blocks[1](x, None).shape == x.shape
 
 
-@pytest.mark.parametrize(("player", "index"), [("generator", 0), ("discriminator", 1)])
-def test_kernels_and_dilation(player, index):
+@pytest.mark.parametrize(("side", "index"), [("generator", 0), ("discriminator", 1)])
+def test_kernels_and_dilation(side, index):
     for kernel in (3, 5, 7):
-        networks = pair(**{f"{player}__kernel_size": kernel})
+        networks = pair(**{f"{side}__kernel_size": kernel})
         spatial = [[conv.weight.shape[-1] for conv in layers(n, Conv2d) if conv.weight.shape[-1] > 1] for n in networks]
         assert set(spatial[index]) == {kernel}
         assert set(spatial[1 - index]) == {3}
-    networks = pair(**{f"{player}__dilation": 2})
+    networks = pair(**{f"{side}__dilation": 2})
     dilations = [{conv.dilation for conv in layers(n, Conv2d) if conv.weight.shape[-1] > 1} for n in networks]
     assert dilations[index] == {2}
     assert dilations[1 - index] == {1}
@@ -195,7 +195,7 @@ def test_bilinear_upsampling_is_what_the_block_does():
     assert torch.allclose(block(x, condition), h + conv(block.skip, up(x)), atol=1e-5)
 
 
-def test_weight_rules_and_norms_of_the_generator():
+def test_reparametrizations_and_norms_of_the_generator():
     for name, reparametrization in (("spectral", "SpectralNorm"), ("weight-norm", "WeightNorm"), ("plain", "Identity")):
         g, d = pair(generator__reparametrization=name)
         assert {type(layer.reparametrization).__name__ for layer in layers(g, ReparametrizedLayer)} == {reparametrization}
@@ -261,10 +261,10 @@ def test_output_channels_beyond_three_are_only_kept_as_parameters():
     assert wide(torch.randn(2, 80), torch.tensor([0, 1])).shape == (2, 3, 32, 32)
 
 
-@pytest.mark.parametrize(("name", "spread"), [("normal", 0.02), ("glorot", math.sqrt(2 / ((16 + 16) * 9)))])
-def test_initialisations_reach_the_layers(name, spread):
+@pytest.mark.parametrize(("name", "std"), [("normal", 0.02), ("glorot", math.sqrt(2 / ((16 + 16) * 9)))])
+def test_initialization_reaches_the_layers(name, std):
     for network in pair(initialization=name):
-        assert network.blocks[1].conv_2.weight.detach().std().item() == pytest.approx(spread, rel=0.1)
+        assert network.blocks[1].conv_2.weight.detach().std().item() == pytest.approx(std, rel=0.1)
     g, _ = pair(initialization="orthogonal")
     rows = g.blocks[1].conv_2.weight.detach().flatten(1)
     assert torch.allclose(rows @ rows.T, torch.eye(16), atol=1e-5)

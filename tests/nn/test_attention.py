@@ -31,17 +31,17 @@ def test_against_explicit_sums(generator):
     assert torch.allclose(layer(x), x + 0.7 * layer.o(attended), atol=1e-5)
 
 
-def test_zeros_that_fill_up_change_nothing(generator):
+def test_zero_padding_changes_nothing(generator):
     """Against the definition, in float64, values and gradients; and the products that are counted are those of it."""
     shapes = ((2, 1, 64, 4), (2, 1, 16, 4), (2, 1, 16, 16))
     tensors = [torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes]
     query, key, value = tensors
     weights = torch.randn(2, 1, 64, 16, generator=generator, dtype=torch.float64)
     expected = torch.softmax(query @ key.transpose(2, 3), dim=3) @ value
-    found = attend(*tensors)
-    assert torch.allclose(found, expected, atol=1e-12)
-    grads = [torch.autograd.grad((result * weights).sum(), tensors) for result in (found, expected)]
-    assert all(torch.allclose(mine, theirs, atol=1e-10) for mine, theirs in zip(*grads, strict=True))
+    result = attend(*tensors)
+    assert torch.allclose(result, expected, atol=1e-12)
+    grads = [torch.autograd.grad((output * weights).sum(), tensors) for output in (result, expected)]
+    assert all(torch.allclose(grad, expected_grad, atol=1e-10) for grad, expected_grad in zip(*grads, strict=True))
     with torch.device("meta"), FlopCounterMode(display=False) as counted:
         Attention.apply(*(torch.empty(shape, requires_grad=True) for shape in shapes)).sum().backward()
     assert counted.get_total_flops() == 3 * 2 * 2 * 64 * 16 * (4 + 16)

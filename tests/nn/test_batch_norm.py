@@ -21,7 +21,7 @@ from biggan.nn.spectral_norm import SpectralNorm
 LINEAR = partial(Linear, reparametrization=partial(SpectralNorm, epsilon=1e-4))
 
 
-def hand_standardised(x, epsilon):
+def normalize_by_hand(x, epsilon):
     """Plain loops in float64."""
     out = torch.empty_like(x, dtype=torch.float64)
     for c in range(x.shape[1]):
@@ -46,33 +46,33 @@ def test_conditional_by_hand(generator):
     norm.bias.eval()
     gain, bias = norm.gain.effective_weight().double(), norm.bias.effective_weight().double()
     expected = torch.empty(4, 3, 2, 2, dtype=torch.float64)
-    standard = hand_standardised(x, 1e-4)
+    standard = normalize_by_hand(x, 1e-4)
     for n in range(4):
         for c in range(3):
             expected[n, c] = standard[n, c] * (1 + gain[c] @ condition[n].double()) + bias[c] @ condition[n].double()
     assert torch.allclose(norm(x, condition).double(), expected, atol=1e-5)
 
 
-def test_gain_is_centred_at_one_and_bias_at_zero(generator):
+def test_gain_is_centered_at_one_and_bias_at_zero(generator):
     norm = conditional(BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
-    assert torch.allclose(norm(x, torch.zeros(4, 5)).double(), hand_standardised(x, 1e-4), atol=1e-5)
+    assert torch.allclose(norm(x, torch.zeros(4, 5)).double(), normalize_by_hand(x, 1e-4), atol=1e-5)
 
 
-def test_plain_starts_as_standardisation(generator):
+def test_affine_norm_starts_as_normalization(generator):
     norm = AffineNorm(3, normalize=BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
-    assert torch.allclose(norm(x).double(), hand_standardised(x, 1e-4), atol=1e-5)
+    assert torch.allclose(norm(x).double(), normalize_by_hand(x, 1e-4), atol=1e-5)
 
 
-def test_sum_over_ranks_gives_the_statistics_of_the_whole_batch(generator):
-    whole = torch.randn(4, 3, 2, 2, generator=generator)
+def test_sum_over_ranks_gives_the_statistics_of_the_global_batch(generator):
+    x = torch.randn(4, 3, 2, 2, generator=generator)
     norm = BatchNorm(3, epsilon=1e-4)
     norm.sum_over_ranks = lambda values: 2 * values  # two ranks that hold the same half
-    doubled = norm(whole)
-    assert torch.allclose(doubled.double(), hand_standardised(whole, 1e-4), atol=1e-5)
+    doubled = norm(x)
+    assert torch.allclose(doubled.double(), normalize_by_hand(x, 1e-4), atol=1e-5)
 
 
 def test_standing_statistics_are_equal_weight_averages(generator):
@@ -108,10 +108,10 @@ def test_bf16_input_keeps_float32_statistics(generator):
         norm(x)
     for out in (training, norm(x)):
         assert out.dtype == torch.bfloat16
-        assert (out.double() - hand_standardised(x, 1e-4)).abs().max() < 0.05
+        assert (out.double() - normalize_by_hand(x, 1e-4)).abs().max() < 0.05
 
 
-def test_without_standardising_gain_and_bias_act_on_x_itself(generator):
+def test_without_normalization_gain_and_bias_act_on_x(generator):
     norm = conditional(nn.Identity())
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     norm.eval()

@@ -1,4 +1,4 @@
-"""A frozen network against the network that it was made of, in evaluation mode."""
+"""Networks prepared for inference against the original ones in evaluation mode."""
 
 import pytest
 import torch
@@ -50,4 +50,4 @@ def test_the_same_function(name, generator):
         assert torch.allclose(
             for_inference(d, torch.float32, torch.channels_last)(x, y).logits, d.eval()(x, y).logits, rtol=1e-3
         )
-    assert all(torch.equal(value, before[key]) for key, value in g.state_dict().items()), "the network itself stays"
+    assert all(torch.equal(value, before[key]) for key, value in g.state_dict().items()), "the original network is unchanged"

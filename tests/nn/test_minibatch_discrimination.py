@@ -33,7 +33,7 @@ def by_hand(layer, features):
     return out + layer.bias.detach().numpy()
 
 
-def test_against_numpy_each_part_for_itself(layer, generator):
+def test_against_numpy_each_group_for_itself(layer, generator):
     features = torch.randn(10, A, generator=generator)
     assert np.allclose(layer(features).detach(), by_hand(layer, features), atol=1e-5)
     apart = np.concatenate([by_hand(layer, features[:5]), by_hand(layer, features[5:])])
@@ -71,11 +71,11 @@ def test_two_ranks_are_one_batch(layer, generator):
     whole = layer(features)
     unit = layer.weight / layer.weight.norm(dim=1, keepdim=True)
     rows = features @ unit.T * layer.log_scale.exp().flatten()
-    layer.gather = lambda mine: (rows, 4)  # the second of two ranks
+    layer.gather = lambda projected: (rows, 4)  # the second of two ranks
     assert torch.allclose(layer(features[4:]), whole[4:], atol=1e-6)
 
 
-def test_start_from_data(layer, generator):
+def test_initialization_from_data(layer, generator):
     """docs/papers/improved_gan.md, "Minibatch discrimination": half the mean distance of the nearest other image becomes
     1, and the mean output 0."""
     torch.nn.init.zeros_(layer.log_scale)
@@ -91,7 +91,7 @@ def test_start_from_data(layer, generator):
 
 
 @pytest.mark.parametrize("rows", [1, 20])
-def test_start_from_data_that_says_nothing(layer, rows, generator):
+def test_initialization_from_degenerate_data(layer, rows, generator):
     """One image, or every image twice: numbers, not NaN."""
     features = torch.randn(-(-rows // 2), A, generator=generator).repeat(2, 1)[:rows]
     with data_dependent_init(layer):
@@ -100,7 +100,7 @@ def test_start_from_data_that_says_nothing(layer, rows, generator):
     assert layer.log_scale.isfinite().all()
 
 
-def test_before_the_start(generator):
+def test_initialization(generator):
     """docs/papers/improved_gan.md, "Minibatch discrimination"."""
     layer = MinibatchDiscrimination(A, B, C)
     initialize(layer, normal_with_std(0.05), generator)

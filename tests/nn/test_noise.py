@@ -1,4 +1,4 @@
-"""Noise from a table is normal, new in each pass, and gone in evaluation."""
+"""Noise from a table is normal, differs between forward passes, and is off in evaluation."""
 
 import torch
 from scipy import stats
@@ -14,7 +14,7 @@ def test_normal_and_new_each_time():
     assert stats.kstest(first.flatten().numpy(), stats.norm(scale=0.5).cdf).pvalue > 0.01
     assert abs(stats.pearsonr(first.flatten(), second.flatten())[0]) < 0.02
     torch.manual_seed(0)
-    assert torch.equal(layer(x), first), "the place in the table comes from torch's generator"
+    assert torch.equal(layer(x), first), "the offset comes from the global random number generator"
     assert abs(stats.pearsonr(first[:-1].flatten(), first[1:].flatten())[0]) < 0.02
 
 
@@ -25,7 +25,7 @@ def test_larger_than_the_table():
     assert abs(noise.std().item() - 1) < 0.01
 
 
-def test_none_in_evaluation_and_where_silenced():
+def test_none_in_evaluation_and_where_disabled():
     network = nn.Sequential(GaussianNoise(0.5, NormalTable()), nn.Dropout(0.5))
     x = torch.ones(50, 50)
     with disable_noise(network):

@@ -18,10 +18,12 @@ def truth(weight):
 def test_values_and_vectors(shape, generator):
     weight = torch.randn(shape, generator=generator)
     left, values, right = truth(weight)
-    found = leading_singular_triplets(weight, 3)
+    triplets = leading_singular_triplets(weight, 3)
     count = min(3, *shape)
-    assert torch.allclose(found.values.double(), values[:count], rtol=1e-5)
-    cosines = torch.stack([(found.left.double() * left[:, :count]).sum(0), (found.right.double() * right[:count].T).sum(0)])
+    assert torch.allclose(triplets.values.double(), values[:count], rtol=1e-5)
+    cosines = torch.stack(
+        [(triplets.left.double() * left[:, :count]).sum(0), (triplets.right.double() * right[:count].T).sum(0)]
+    )
     assert (cosines[0] * cosines[1] > 0.999).all()
 
 
@@ -31,10 +33,10 @@ def test_a_warm_start_needs_fewer_products(generator, monkeypatch):
     monkeypatch.setattr(
         singular_values, "orthonormalize", lambda v, b, o=singular_values.orthonormalize: products.append(1) or o(v, b)
     )
-    found = leading_singular_triplets(weight)
+    triplets = leading_singular_triplets(weight)
     cold = len(products)
     moved = weight + 1e-3 * torch.randn(400, 900, generator=generator)
-    again = leading_singular_triplets(moved, start=warm_start(found))
+    again = leading_singular_triplets(moved, start=warm_start(triplets))
     assert len(products) - cold < 0.8 * cold
     assert torch.allclose(again.values.double(), truth(moved)[1][:3], rtol=1e-5)
 
@@ -44,8 +46,8 @@ def test_a_first_value_far_above_the_others(first, generator):
     """As at collapse: the second and third are exact too."""
     left, right = (torch.linalg.qr(torch.randn(400, 400, generator=generator, dtype=torch.float64)).Q for _ in "uv")
     values = torch.cat([torch.tensor([first]), torch.linspace(3, 0.1, 399)]).double()
-    found = leading_singular_triplets((left * values @ right.T).float())
-    assert torch.allclose(found.values.double(), values[:3], rtol=1e-5)
+    triplets = leading_singular_triplets((left * values @ right.T).float())
+    assert torch.allclose(triplets.values.double(), values[:3], rtol=1e-5)
 
 
 def test_degenerate_matrices(generator):
@@ -68,8 +70,8 @@ def test_every_layer_of_a_128_px_model(generator):
     sides = set()
     for name, weight in weight_matrices(networks):
         exact = torch.linalg.svdvals(weight.double())[:3]
-        found = torch.tensor([values[f"sigma{i}/{name}"] for i in range(len(exact))])
-        assert torch.allclose(found.double(), exact, rtol=1e-5), name
+        values_of_layer = torch.tensor([values[f"sigma{i}/{name}"] for i in range(len(exact))])
+        assert torch.allclose(values_of_layer.double(), exact, rtol=1e-5), name
         assert values[f"frobenius/{name}"] == pytest.approx(weight.double().norm().item(), rel=1e-5)
         sides.add(min(weight.shape) > singular_values.MAX_DENSE_SIZE)
     assert sides == {True, False}

@@ -18,7 +18,7 @@ LAYERS = {
 }
 
 
-def layer_of(kind, generator):
+def build_layer(kind, generator):
     layer = LAYERS[kind]()
     initialize(layer, INITIALIZERS["normal"], generator)
     return layer
@@ -26,15 +26,15 @@ def layer_of(kind, generator):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_sigma_is_the_largest_singular_value(kind, generator):
-    layer = layer_of(kind, generator)
+    layer = build_layer(kind, generator)
     for _ in range(300):
         normalized = layer.effective_weight()
     singular_values = torch.linalg.svdvals(normalized.detach().flatten(1))
     assert singular_values[0] == pytest.approx(1, abs=1e-4)
 
 
-def test_vectors_move_in_training_and_never_in_evaluation(generator):
-    layer = layer_of("conv", generator)
+def test_u_changes_in_training_and_never_in_evaluation(generator):
+    layer = build_layer("conv", generator)
     before = layer.reparametrization.u.clone()
     layer.eval()
     layer(torch.ones(1, 6, 4, 4))
@@ -45,7 +45,7 @@ def test_vectors_move_in_training_and_never_in_evaluation(generator):
 
 
 def test_one_power_iteration_per_forward(generator):
-    layer = layer_of("linear", generator)
+    layer = build_layer("linear", generator)
     weight, vector = layer.weight.detach(), layer.reparametrization.u.clone()
     layer(torch.ones(1, 12))
     expected = weight @ (weight.T @ vector.T)
@@ -53,7 +53,7 @@ def test_one_power_iteration_per_forward(generator):
 
 
 def test_gradient_takes_the_vectors_as_constants(generator):
-    layer = layer_of("linear", generator)
+    layer = build_layer("linear", generator)
     for _ in range(300):
         layer.effective_weight()
     layer.eval()
@@ -66,14 +66,14 @@ def test_gradient_takes_the_vectors_as_constants(generator):
 
 
 def test_sigma_stays_float32_under_autocast(generator):
-    layer = layer_of("linear", generator)
+    layer = build_layer("linear", generator)
     layer.eval()
     plain = layer.effective_weight()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer.effective_weight(), plain)
 
 
-def test_weight_norm_parts_length_from_direction(generator):
+def test_weight_norm_separates_length_from_direction(generator):
     """Salimans & Kingma 2016, equation 2, and that the start changes nothing."""
     layer = Conv2d(6, 10, 3, reparametrization=WeightNorm)
     initialize(layer, INITIALIZERS["normal"], generator)

@@ -1,4 +1,4 @@
-"""Virtual batch norm against the published formula in numpy, and in whole generators."""
+"""Virtual batch norm against the published formula in numpy, and in generators."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_gradients_flow_through_both_batches(generator):
     out = VirtualBatchNorm(REFERENCE, epsilon=1e-5)(x)
     (gradient,) = torch.autograd.grad(out[REFERENCE].square().sum() + out[REFERENCE].sum(), x)
     assert gradient[:REFERENCE].abs().sum() > 0
-    assert torch.equal(gradient[REFERENCE + 1], torch.zeros_like(gradient[0])), "another live example has no part in it"
+    assert torch.equal(gradient[REFERENCE + 1], torch.zeros_like(gradient[0])), "another live example does not matter"
     place = (1, 2, 0, 3)
     ends = []
     for step in (1e-2, -1e-2):
@@ -61,17 +61,17 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_an_image_does_not_depend_on_its_neighbours(name, generator):
+def test_an_image_does_not_depend_on_its_neighbors(name, generator):
     config = CONFIGS[name]
     config.check()
     g, _ = registry.build_networks(config, generator)
     z, y = torch.randn(6, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0, 1, 2])
     g.reference.set(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
-    whole = g(z, y)  # in training mode
-    assert whole.shape == (6, 3, config.resolution, config.resolution)
-    assert torch.allclose(whole[2:4], g(z[2:4], y[2:4]), atol=1e-5)
+    images = g(z, y)  # in training mode
+    assert images.shape == (6, 3, config.resolution, config.resolution)
+    assert torch.allclose(images[2:4], g(z[2:4], y[2:4]), atol=1e-5)
     other = torch.cat([z[:1], torch.randn(5, config.z_dim, generator=generator)])
-    assert torch.allclose(whole[:1], g(other, y)[:1], atol=1e-5)
-    before = whole.detach().clone()
+    assert torch.allclose(images[:1], g(other, y)[:1], atol=1e-5)
+    before = images.detach().clone()
     g.reference.set(torch.randn(4, config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0]))
-    assert not torch.allclose(before, g(z, y), atol=1e-3), "the reference batch has a part in it"
+    assert not torch.allclose(before, g(z, y), atol=1e-3), "the reference batch matters"

@@ -1,4 +1,4 @@
-"""Weight normalization by outputs against numpy, and the fast layer for rows against the plain one."""
+"""Weight normalization by outputs against numpy, and the fast linear layer against the plain one."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_starts_with_mean_zero_and_a_given_deviation(name, std, generator):
         assert torch.allclose(y.var(dims, unbiased=False).sqrt(), torch.full((5,), std), rtol=1e-3)
 
 
-def test_a_layer_may_stay_out_of_the_start(generator):
+def test_a_layer_may_skip_initialization_from_data(generator):
     layer, x = made("dense", generator, init_std=None)
     before = layer.scale.clone(), layer.bias.clone()
     with data_dependent_init(layer):
@@ -69,13 +69,13 @@ def test_a_layer_may_stay_out_of_the_start(generator):
     assert torch.equal(layer.bias, before[1])
 
 
-def test_the_scale_learns_only_where_it_is_said_to(generator):
+def test_the_scale_is_a_parameter_only_if_learnable(generator):
     assert [name for name, _ in made("dense", generator)[0].named_parameters()] == ["weight", "bias"]
     assert "scale" in dict(made("dense", generator, learnable_scale=True)[0].named_parameters())
 
 
 @pytest.mark.parametrize("learns", [False, True])
-def test_fast_rows_have_the_gradients_of_the_plain_layer(learns, generator):
+def test_the_fast_linear_layer_has_the_gradients_of_the_plain_one(learns, generator):
     layer, x = made("dense", generator, learnable_scale=learns)
     x.requires_grad_(True)
     inputs = [x, layer.weight, layer.bias, *([layer.scale] if learns else [])]
@@ -88,31 +88,31 @@ def test_fast_rows_have_the_gradients_of_the_plain_layer(learns, generator):
     assert torch.allclose(torch.autograd.grad(layer(x), x, outward)[0], plain[0], atol=1e-5)
 
 
-def test_fast_rows_notice_that_the_weight_has_changed(generator):
+def test_the_fast_linear_layer_notices_a_changed_weight(generator):
     layer, x = made("dense", generator)
     layer(x)
     optimizer = torch.optim.Adam([layer.weight], lr=0.1, fused=True)
     layer(x).square().sum().backward()
     optimizer.step()
-    increment_version([layer.weight])  # as training/step does: a fused step says nothing
+    increment_version([layer.weight])  # as training/step does: a fused step does not
     assert torch.allclose(layer(x), WeightNormLayer.forward(layer, x), atol=1e-5)
     with torch.no_grad():
         layer.weight.add_(1.0)
     assert torch.allclose(layer(x), WeightNormLayer.forward(layer, x), atol=1e-5)
 
 
-def test_second_derivatives_of_fast_rows(generator):
+def test_second_derivatives_of_the_fast_linear_layer(generator):
     """For penalties on gradients."""
     first, x = made("dense", generator)
     second = weight_norm.linear(5, 4)
     initialize(second, normal_with_std(0.3), generator)
     x.requires_grad_(True)
     inputs = [first.weight, second.weight, first.bias]
-    found = []
+    grads = []
     for forward in (type(first).forward, WeightNormLayer.forward):
         out = forward(second, forward(first, x).tanh()).sum()
         (gradient,) = torch.autograd.grad(out, x, create_graph=True)
-        found.append(torch.autograd.grad(gradient.square().sum(), inputs))
-    for one, other in zip(*found, strict=True):
+        grads.append(torch.autograd.grad(gradient.square().sum(), inputs))
+    for one, other in zip(*grads, strict=True):
         assert one.abs().sum() > 0
         assert torch.allclose(one, other, atol=1e-5)

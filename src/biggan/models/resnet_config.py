@@ -49,7 +49,8 @@ class ResNetGeneratorConfig:
     upsampling: Interpolation = "nearest"
     """Interpolation with which feature maps are upsampled between resolutions."""
     reparametrization: Literal["spectral", "weight-norm", "plain"] = "spectral"
-    """Reparametrization of all weights: spectral normalization (SA-GAN, BigGAN), weight normalization, or none (SN-GAN)."""
+    """Reparametrization of the weights of convolutions and linear layers: spectral normalization (SA-GAN, BigGAN), weight
+    normalization, or none (SN-GAN)."""
     norm: Literal["batch", "virtual", "none"] = "batch"
     """Normalization of activations: batch normalization; virtual batch normalization, with the statistics of a fixed
     reference batch and of the image itself; or none, with conditional gains and biases only."""
