@@ -18,8 +18,8 @@ def test_biggan_pytorch(name):
     foreign = read_biggan_pytorch(files[0], discriminator=files[1], norm_epsilon=1e-5, spectral_norm_epsilon=1e-6)
     family = FAMILIES[foreign.model.family]
     g, d = family.generator(foreign.model).eval(), family.discriminator(foreign.model).eval()
-    g.load_state_dict(foreign.parts["generator"])
-    d.load_state_dict(foreign.parts["discriminator"])
+    g.load_state_dict(foreign.weights["generator"])
+    d.load_state_dict(foreign.weights["discriminator"])
     golden = load_file(golden_file(f"{prefix}.io.safetensors"))
     with torch.no_grad():
         image = g(golden["z"], golden["y"])
@@ -32,8 +32,8 @@ def test_biggan_pytorch(name):
 def test_hugging_face(hugging_face, truncation):
     foreign = read_hugging_face(hugging_face)
     g = FAMILIES[foreign.model.family].generator(foreign.model).eval()
-    g.load_state_dict(foreign.parts["generator"])
-    table = StatisticsTable(foreign.statistics_at, foreign.parts["statistics"])
+    g.load_state_dict(foreign.weights["generator"])
+    table = StatisticsTable(foreign.statistics_at, foreign.weights["statistics"])
     for name, values in table.at(truncation).items():
         g.get_buffer(name).copy_(values)
     golden = load_file(golden_file("hf_biggan_deep_128_tiny.io.safetensors"))
@@ -47,6 +47,6 @@ def test_every_tensor_of_the_source_is_used(hugging_face):
     source = torch.load(hugging_face / "pytorch_model.bin", weights_only=True)
     foreign = read_hugging_face(hugging_face)
     pairs = sum(name.endswith("weight_u") for name in source)
-    assert len(foreign.parts["generator"]) == len(source) - pairs
-    assert len(foreign.parts["statistics"]) == sum("running" in name for name in source)
-    assert all(len(table) == 51 for table in foreign.parts["statistics"].values())
+    assert len(foreign.weights["generator"]) == len(source) - pairs
+    assert len(foreign.weights["statistics"]) == sum("running" in name for name in source)
+    assert all(len(table) == 51 for table in foreign.weights["statistics"].values())

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
-from biggan.pretrained.hugging_face import read_hugging_face, starting_vector
+from biggan.pretrained.hugging_face import find_start_vector, read_hugging_face
 from biggan.runtime.errors import CheckpointError
 from biggan.runtime.tensor_files import read_tensors
 from biggan.sampling.standing_statistics import StatisticsTable
@@ -64,7 +64,7 @@ def test_names_of_its_other_batch_norms_are_known(source, tmp_path):
     for tensors, file in ((source, "plain"), (renamed, "renamed")):
         save_file(tensors, tmp_path / f"{file}.safetensors")
     plain, other = (
-        read_biggan_pytorch(tmp_path / f"{file}.safetensors").parts["generator"] for file in ("plain", "renamed")
+        read_biggan_pytorch(tmp_path / f"{file}.safetensors").weights["generator"] for file in ("plain", "renamed")
     )
     assert plain.keys() == other.keys()
     assert all(torch.equal(plain[name], other[name]) for name in plain)
@@ -150,12 +150,12 @@ def test_a_hugging_face_folder_without_weights(hugging_face):
 
 
 @pytest.mark.parametrize("shape", [(20, 8), (8, 20)])
-def test_the_starting_vector_gives_back_u_w_v(shape, generator):
+def test_the_find_start_vector_gives_back_u_w_v(shape, generator):
     """u and v as one step of training leaves them, far from converged."""
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
     v = F.normalize(weight.T @ torch.randn(shape[0], generator=generator, dtype=torch.float64), dim=0)
     u = F.normalize(weight @ v, dim=0)
-    left, right = power_iteration(weight, starting_vector(weight, u, v), 1e-12)
+    left, right = power_iteration(weight, find_start_vector(weight, u, v), 1e-12)
     assert (left @ weight @ right.T).item() == pytest.approx((u @ weight @ v).item(), rel=1e-6)
     assert not torch.allclose(F.normalize(u @ weight, dim=0), v, atol=1e-3), "u alone would not do"
 
@@ -189,7 +189,7 @@ def test_deep_generators_that_put_z_first(tmp_path):
         if name == "linear.weight" or ".gain.weight" in name or ".bias.weight" in name:
             source[name] = torch.cat([tensor[:, 16:], tensor[:, :16]], dim=1)
     save_file(source, tmp_path / "other.safetensors")
-    one, other = (read_biggan_pytorch(file).parts["generator"] for file in (usual, tmp_path / "other.safetensors"))
+    one, other = (read_biggan_pytorch(file).weights["generator"] for file in (usual, tmp_path / "other.safetensors"))
     same = [name for name in one if not name.startswith("output_conv")]
     assert len(same) > 300
     assert all(torch.equal(one[name], other[name]) for name in same)

@@ -55,7 +55,7 @@ def import_(arguments: list[str]) -> int:
     model = card.model
     size = f"{model.resolution} px, width {model.width}, {model.num_classes} classes, latent {model.z_dim}"
     print(f"model  {model.family}, {size}")
-    for name, tensors in foreign.parts.items():
+    for name, tensors in foreign.weights.items():
         print(f"       {name}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
     print(f"folder {out}\nnext   biggan sample {out} --n 16")
     return 0
@@ -93,7 +93,7 @@ def export(arguments: list[str]) -> int:
         print(f"file   {exporting.export_safetensors(command.model, command.out or base / 'generator.safetensors')}")
     elif command.to == "onnx":
         out = command.out or base / "generator.onnx"
-        difference = exporting.export_onnx(command.model, out, given=command.input, truncation=command.truncation)
+        difference = exporting.export_onnx(command.model, out, condition=command.input, truncation=command.truncation)
         print(f"file   {out}\ncheck  onnxruntime differs from torch by at most {difference:.2g}")
     else:
         folder = exporting.export_hub(command.model, command.out or base / "hub")

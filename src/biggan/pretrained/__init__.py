@@ -1,7 +1,7 @@
-"""From a model on disk, or on a hub, to a sampler in memory: `biggan.from_pretrained`.
+"""Pretrained models: opening a model from disk or a hub as a sampler, importing weights of other implementations, exporting.
 
-importing: weights of other implementations, read by biggan_pytorch and hugging_face. download: hubs and released files.
-export: weights for others.
+`from_pretrained` opens a model. importing reads weights of other implementations, by biggan_pytorch and hugging_face;
+download gets them from hubs; export writes weights for other programs.
 """
 
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torch import nn
 
 from biggan.checkpoints.model_dir import ModelDir
 from biggan.models.registry import FAMILIES
-from biggan.pretrained.download import looks_like_a_hub_name, snapshot
+from biggan.pretrained.download import download_snapshot, is_hub_name
 from biggan.runtime.errors import CheckpointError
 from biggan.runtime.precision import DeviceName, PrecisionName, choose_precision
 from biggan.sampling.sampler import Sampler
@@ -21,14 +21,14 @@ from biggan.sampling.standing_statistics import StatisticsTable
 def from_pretrained(
     path: str | Path, *, device: DeviceName = "auto", precision: PrecisionName = "auto", compiled: bool = False
 ) -> Sampler:
-    """The sampler of a model folder, of the run folder around it, or of a Hugging Face hub name "user/model".
+    """A sampler for the model in a model folder, in a run folder, or on the Hugging Face hub under "user/model".
 
     `from_pretrained("runs/digits").sample(16, classes=[3], truncation=0.7, seed=0).save("out")`.
-    `compiled`: through torch.compile, for many images. Raises CheckpointError where there is no model, or it cannot be read
-    or fetched.
+    `compiled`: sample through torch.compile, which pays off for many images. Raises CheckpointError where there is no model,
+    or it cannot be read or downloaded.
     """
-    if not Path(path).exists() and looks_like_a_hub_name(str(path)):
-        path = snapshot(str(path))
+    if not Path(path).exists() and is_hub_name(str(path)):
+        path = download_snapshot(str(path))
     folder = ModelDir(Path(path))
     card = folder.card
     generator = FAMILIES[card.model.family].generator(card.model)
@@ -37,23 +37,23 @@ def from_pretrained(
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise CheckpointError(f"the weights in {path} do not fit its config.json: {reason[:200]}") from error
-    chosen = choose_precision(device, precision, "channels-last")
-    chosen.place(generator).eval().requires_grad_(False)
+    resolved = choose_precision(device, precision, "channels-last")
+    resolved.place(generator).eval().requires_grad_(False)
     return Sampler(
         generator,
         latent_dim=card.model.z_dim,
         latent=card.latent,
         class_names=card.class_names,
-        precision=chosen,
+        precision=resolved,
         has_statistics=True,
-        statistics_table=statistics_table(folder, generator),
+        statistics_table=read_statistics_table(folder, generator),
         compiled=compiled,
     )
 
 
-def statistics_table(folder: ModelDir, generator: nn.Module) -> StatisticsTable | None:
-    """The stored standing statistics of several truncations, if the folder has them. Raises CheckpointError where they do
-    not fit its config."""
+def read_statistics_table(folder: ModelDir, generator: nn.Module) -> StatisticsTable | None:
+    """The standing statistics for several truncations in a model folder, or None. Raises CheckpointError where they do not
+    match its config.json or the generator."""
     values = folder.load("statistics")
     if values is None:
         return None

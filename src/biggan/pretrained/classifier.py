@@ -1,7 +1,6 @@
-"""The discriminator of a semi-supervised run as what it also is, a classifier: images -> classes.
+"""The discriminator of a semi-supervised run as a classifier of images.
 
-Source: Salimans et al. 2016, section 5: the class logits of D, with its averaged weights, nothing dropped and no noise
-added.
+Source: Salimans et al. 2016, section 5: the class logits of D, with averaged weights, without dropout or noise.
 """
 
 from pathlib import Path
@@ -14,7 +13,7 @@ from biggan.runtime.precision import DeviceName, choose_precision
 
 
 def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
-    """The classifier of a run folder or a model folder. Raises CheckpointError where there is none."""
+    """The classifier of a run folder or a model folder, in float32. Raises CheckpointError where the folder has none."""
     folder = ModelDir(path)
     weights = folder.load("classifier")
     if weights is None:
@@ -26,5 +25,5 @@ def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"the classifier in {path} does not fit its config.json: {str(error)[:200]}") from error
-    place = choose_precision(device, "fp32", "channels-last")
-    return Classifier(place.place(network).eval().requires_grad_(False), place.device, folder.card.class_names)
+    precision = choose_precision(device, "fp32", "channels-last")
+    return Classifier(precision.place(network).eval().requires_grad_(False), precision.device, folder.card.class_names)

@@ -1,5 +1,6 @@
-"""Carrying tensors from names of another implementation to ours: every source tensor is used exactly once or is on a short
-list of exceptions, every shape is checked, nothing may be missing.
+"""Conversion of the tensors of another implementation to our names and shapes.
+
+Every source tensor is used exactly once or matches a short list of exceptions; every shape is checked; none may be missing.
 """
 
 import re
@@ -14,24 +15,29 @@ from biggan.runtime.errors import CheckpointError
 from biggan.sampling.latents import LatentConfig
 
 
-class Foreign(NamedTuple):
-    """A model of another implementation in our names: "generator", and perhaps "training_generator", "discriminator" and
-    "statistics" (for the truncations `statistics_at`)."""
+class ImportedModel(NamedTuple):
+    """A model of another implementation, converted to our config and tensor names."""
 
     model: ModelConfig
     latent: LatentConfig
-    parts: dict[str, Tensors]
+    weights: dict[str, Tensors]
+    """Tensors by network: "generator", and where the source has them "training_generator", "discriminator" and
+    "statistics"."""
     statistics_at: tuple[float, ...]
+    """The truncations that "statistics" are for, ascending."""
     source: str
+    """The implementation and the file, for people."""
 
 
-Rename = Callable[[str, Tensor], tuple[str, Tensor]]  # their name and tensor -> ours
+Rename = Callable[[str, Tensor], tuple[str, Tensor]]  # (source name, tensor) -> (our name, tensor)
 
 
-def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions: Sequence[str], what: str) -> Tensors:
-    """The state of `network` from foreign tensors. `exceptions`: patterns of names that have no counterpart.
+def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions: Sequence[str], file: str) -> Tensors:
+    """The state of `network` from the tensors of another implementation, read from `file`. `rename` maps names and tensors;
+    `exceptions` are patterns of source names without counterpart.
 
-    Raises CheckpointError naming the tensor that is surplus, missing, given twice, or of another shape.
+    Raises CheckpointError, which names the tensor, where one is unexpected, missing, duplicate, not finite or of another
+    shape.
     """
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     state: Tensors = {}
@@ -40,32 +46,33 @@ def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions
             continue
         ours, value = rename(theirs, tensor)
         if ours not in expected:
-            raise CheckpointError(f"{what}: {theirs} has no place in a {network.config.family} of this size")
+            raise CheckpointError(f"{file}: {theirs} has no place in a {network.config.family} of this size")
         if ours in state:
-            raise CheckpointError(f"{what}: {theirs} is a second tensor for {ours}")
+            raise CheckpointError(f"{file}: {theirs} is a second tensor for {ours}")
         if value.shape != expected[ours]:
-            raise CheckpointError(f"{what}: {theirs} is {tuple(value.shape)}, {ours} is {tuple(expected[ours])}")
+            raise CheckpointError(f"{file}: {theirs} is {tuple(value.shape)}, {ours} is {tuple(expected[ours])}")
         if not value.isfinite().all():
-            raise CheckpointError(f"{what}: {theirs} holds numbers that are not finite: the file is damaged")
+            raise CheckpointError(f"{file}: {theirs} holds numbers that are not finite: the file is damaged")
         state[ours] = value.float().contiguous()
     missing = [name for name in expected if name not in state]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise CheckpointError(f"{what}: nothing for {missing[0]}{more}: the file is incomplete, or of another network")
+        others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(f"{file}: nothing for {missing[0]}{others}: the file is incomplete, or of another network")
     return state
 
 
-def needed(source: Tensors, name: str, dimensions: int, what: str) -> Tensor:
-    """A tensor that the config is read from. Raises CheckpointError where it is absent, or has other dimensions."""
+def require_tensor(source: Tensors, name: str, dimensions: int, file: str) -> Tensor:
+    """A tensor that the config is inferred from. Raises CheckpointError where it is missing or has another number of
+    dimensions."""
     if name not in source:
-        raise CheckpointError(f"{what}: no tensor {name!r}: not the file of such a network")
+        raise CheckpointError(f"{file}: no tensor {name!r}: not the file of such a network")
     if source[name].dim() != dimensions:
-        raise CheckpointError(f"{what}: {name} has {source[name].dim()} dimensions, not {dimensions}")
+        raise CheckpointError(f"{file}: {name} has {source[name].dim()} dimensions, not {dimensions}")
     return source[name]
 
 
-def divided(number: int, by: int, name: str, what: str) -> int:
-    """number / by. Raises CheckpointError where that leaves a remainder."""
+def divide_exactly(number: int, by: int, name: str, file: str) -> int:
+    """number / by, for the number of rows of the tensor `name`. Raises CheckpointError where it is not divisible, or 0."""
     if number % by or number < by:
-        raise CheckpointError(f"{what}: {name} has {number} rows, which is no multiple of {by}")
+        raise CheckpointError(f"{file}: {name} has {number} rows, which is no multiple of {by}")
     return number // by
