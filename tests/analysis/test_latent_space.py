@@ -71,7 +71,7 @@ def test_weights(sampler):
             parse_class_weights(text, sampler)
 
 
-def test_neighbours_are_the_nearest(generator):
+def test_neighbors_are_the_nearest(generator):
     samples = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8, generator=generator)
     real = torch.randint(256, (50, 3, 2, 2), dtype=torch.uint8, generator=generator)
     found = find_nearest_neighbors(samples, zip(real.split(7), range(8), strict=True), None, 3)

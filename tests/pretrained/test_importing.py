@@ -154,7 +154,7 @@ def test_imagenet_classes_by_name(capsys, tmp_path):
     assert (len(set(names)), names[207], names[985]) == (1000, "golden retriever", "daisy")
 
 
-def test_a_single_file_brings_its_neighbours(capsys, biggan_pytorch, tmp_path):
+def test_a_single_file_brings_its_neighbors(capsys, biggan_pytorch, tmp_path):
     assert call(capsys, "import", biggan_pytorch / "G.pth", "--out", tmp_path / "model")[0] == 0
     assert {path.stem for path in (tmp_path / "model").glob("*.safetensors")} == {
         "generator", "training_generator", "discriminator",

@@ -79,7 +79,7 @@ def plot_run(lines: list[Line], alarms: list[Alarm], folder: Path) -> list[Path]
 
 
 def plot_overview(lines: list[Line], alarms: list[Alarm], file: Path) -> None:
-    """A panel for each group of quantities that are one number for the whole run."""
+    """A panel for each group of quantities that are single numbers for a run."""
     keys = list(dict.fromkeys(key for line in lines for key in line))
     norm_keys = [key for key in keys if key.startswith("class_norm/")]
     lines = [line | summarize_class_norms(line, norm_keys) for line in lines]

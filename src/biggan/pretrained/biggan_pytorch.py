@@ -76,8 +76,8 @@ def read_biggan_pytorch(
 
 def block_indices(source: Tensors) -> list[tuple[int, int]]:
     """The two indices (i, j) of every layer "blocks.i.j", in order."""
-    found = {re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in source} - {None}
-    return sorted({(int(match[1]), int(match[2])) for match in found})
+    matches = {re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in source} - {None}
+    return sorted({(int(match[1]), int(match[2])) for match in matches})
 
 
 def attention_resolutions(source: Tensors, config: ModelConfig, network_kind: str) -> tuple[int, ...]:
