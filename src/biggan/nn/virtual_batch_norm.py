@@ -26,18 +26,18 @@ class VirtualBatchNorm(nn.Module):
         self.reference_size, self.epsilon = reference_size, epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        reference, live = x.float().split([self.reference_size, len(x) - self.reference_size])
-        reference_mean_1C = reference.mean((0, 2, 3))[None]
-        reference_variance_1C = reference.var((0, 2, 3), unbiased=False)[None]
-        live_mean_NC = live.mean((2, 3))
-        live_variance_NC = live.var((2, 3), unbiased=False)
-        w = 1 / (self.reference_size + 1)
+        batch, size = x.float(), self.reference_size  # the reference batch and then the live one
+        reference_mean_1C = batch[:size].mean((0, 2, 3))[None]
+        reference_variance_1C = batch[:size].var((0, 2, 3), unbiased=False)[None]
+        live_mean_NC = batch[size:].mean((2, 3))
+        live_variance_NC = batch[size:].var((2, 3), unbiased=False)
+        w = 1 / (size + 1)
         mean_NC = w * live_mean_NC + (1 - w) * reference_mean_1C
         # E[x^2] - E[x]^2 in the form of a sum of squares, which has no catastrophic cancellation.
         variance_NC = w * (live_variance_NC + (live_mean_NC - mean_NC).square())
         variance_NC = variance_NC + (1 - w) * (reference_variance_1C + (reference_mean_1C - mean_NC).square())
-        means = torch.cat([reference_mean_1C.expand(self.reference_size, -1), mean_NC])  # (B + N, C)
-        variances = torch.cat([reference_variance_1C.expand(self.reference_size, -1), variance_NC])  # (B + N, C)
+        means = torch.cat([reference_mean_1C.expand(size, -1), mean_NC])  # (B + N, C)
+        variances = torch.cat([reference_variance_1C.expand(size, -1), variance_NC])  # (B + N, C)
         scales = (variances + self.epsilon).rsqrt()
         return torch.addcmul(expand_pixels(-means * scales, x), x, expand_pixels(scales, x))  # (B + N, C, H, W)
 
