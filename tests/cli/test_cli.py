@@ -24,7 +24,7 @@ TINY += ["--train.device", "cpu", "--train.precision", "fp32"]
         (["train", "digits", "--train.batch", "many"], "'many'"),
         (["train", "digits", "--train.precision", "fp12"], "'fp32'"),
         (["train", "digits", "--train.batch", "50", "--train.micro-batch", "7"], "use --train.micro-batch 5"),
-        (["train", "digits", "--train.steps", "0"], "above 0"),
+        (["train", "digits", "--train.steps", "0"], "at least 1"),
         (["train", "digits", "--train.generator-lr", "nan"], "at least 0"),
         (["train", "digits", "--model.resolution", "48"], "32, 64, 128, 256, 512"),
         (["train", "digits", "--model.num-classes", "7"], "has 10 classes"),
@@ -69,7 +69,7 @@ def test_another_config_in_the_run_folder(capsys, tmp_path):
     words = ["train", "digits", "--run", tmp_path / "run", "--train.steps", "1", *TINY]
     assert call(capsys, *words)[0] == 0
     before = (tmp_path / "run" / "config.json").read_text()
-    assert json.loads(before)["found"]["sizes"] == [[8, 8], [8, 8]]
+    assert json.loads(before)["dataset"]["sizes"] == [[8, 8], [8, 8]]
     code, _, err = call(capsys, *words, "--train.seed", "4")
     assert (code, "train.seed: 0 there, 4 here" in err) == (2, True)
     assert (tmp_path / "run" / "config.json").read_text() == before
@@ -111,7 +111,7 @@ def test_train_then_sample(capsys, tmp_path):
     shown = dict(line.split(None, 1) for line in out.splitlines())
     with Image.open(shown["sheet"]) as picture:
         assert picture.size == (10 * 33 + 1, 10 * 33 + 1)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["found"]["images"] == 1797
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["images"] == 1797
     words = ["sample", tmp_path / "run", "--n", "4", "--classes", "3,7", "--truncation", "0.7", "--out", tmp_path / "out"]
     assert call(capsys, *words)[0] == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())

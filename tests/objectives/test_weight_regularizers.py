@@ -152,7 +152,9 @@ def test_l2_and_clipping(generator):
 def test_bounds_name_layers(generator):
     g, _ = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     names = [name for name, _ in regularized_weights(g)]
-    assert [name for name, _ in SigmaBound(1.0, None, "conv_1").select_weights(g)] == [name for name in names if "conv_1" in name]
+    assert [name for name, _ in SigmaBound(1.0, None, "conv_1").select_weights(g)] == [
+        name for name in names if "conv_1" in name
+    ]
     with pytest.raises(ConfigError, match="in no name of a weight"):
         SigmaBound(1.0, None, "absent").select_weights(g)
 

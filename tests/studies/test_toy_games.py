@@ -51,7 +51,7 @@ def test_the_other_solvers_arrive_too(name):
 
 
 def test_the_command(capsys, tmp_path):
-    code, out, _ = call(capsys, "games", "--steps", 300, "--out", tmp_path / "g")
+    code, out, _ = call(capsys, "toy-games", "--steps", 300, "--out", tmp_path / "g")
     assert code == 0
     assert "historical averaging" in out
     assert {file.name for file in (tmp_path / "g").iterdir()} == {"xy.png", "bent.png"}
@@ -59,7 +59,7 @@ def test_the_command(capsys, tmp_path):
 
 @pytest.mark.parametrize("words", [("--rate", 0), ("--steps", 0), ("--strength", -1)])
 def test_bad_numbers(words, capsys, tmp_path):
-    code, _, err = call(capsys, "games", *words, "--out", tmp_path)
+    code, _, err = call(capsys, "toy-games", *words, "--out", tmp_path)
     assert code == 2
     assert err.startswith("biggan: ")
 
@@ -69,6 +69,6 @@ def test_running_away_ends_one_path_and_is_told(capsys, tmp_path):
     assert len(path) < 100
     assert is_far(path[-1])
     assert not is_far(path[-2])
-    code, out, _ = call(capsys, "games", "--rate", 0.5, "--steps", 5000, "--out", tmp_path)
+    code, out, _ = call(capsys, "toy-games", "--rate", 0.5, "--steps", 5000, "--out", tmp_path)
     assert code == 0
     assert f"gradient descent      runs away, at step {len(path) - 1}" in out

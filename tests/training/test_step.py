@@ -150,9 +150,7 @@ def test_recomputing_changes_no_bit(generator, family):
     states, saved = [], []
     for activation_checkpointing in (False, True):
         config = tiny_config(activation_checkpointing=activation_checkpointing, micro_batch=4)
-        model = model_config(
-            family, resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator__dropout=0.5
-        )
+        model = model_config(family, resolution=32, width=8, embedding_dim=8, num_classes=10, discriminator__dropout=0.5)
         state = build_train_state(dataclasses.replace(config, model=model))
         reals = itertools.cycle(pieces(images, labels, 4))
         sizes = []

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
@@ -48,7 +48,7 @@ def classify(arguments: list[str]) -> int:
     classifier = open_classifier(command.model, command.device)
     resolution = ModelDir(command.model).card.model.resolution
     listing = list_source(command.images)
-    count, found = len(listing.images), []
+    count, found = len(listing.images), list[Any]()
     order = torch.randperm(count, generator=addressed_rng(0, "every image once")).tolist()
     batches = in_batches(listing, order, resolution, command.batch)
     for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classes")):

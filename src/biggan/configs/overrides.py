@@ -14,7 +14,7 @@ from biggan.runtime.errors import ConfigError, suggestion
 
 def flatten(config: object, prefix: str = "") -> dict[str, object]:
     """{"train.batch": 2048, ...} for every leaf field."""
-    leaves = {}
+    leaves: dict[str, object] = {}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         name = prefix + item.name

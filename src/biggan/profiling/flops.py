@@ -39,25 +39,27 @@ def footprint(config: RunConfig) -> Footprint:
         if model.generator.norm == "virtual":
             reference = model.generator.reference_batch_size / plan.micro_batch
             model = replace_fields(model, {"generator.norm": "batch"})
-        generator, discriminator = map(uncomputed, (family.generator(model), family.discriminator(model)))
+        generator, discriminator = uncomputed(family.generator(model)), uncomputed(family.discriminator(model))
         z, y = torch.empty(probe, config.model.z_dim), torch.empty(probe, dtype=torch.int64)
-        saved = SavedBytes([*generator.blocks, *discriminator.blocks] if config.train.activation_checkpointing else [])
+        blocks: list[Any] = [*generator.blocks.children(), *discriminator.blocks.children()]
+        saved = SavedBytes(blocks if config.train.activation_checkpointing else [])
         with FlopCounterMode(display=False) as forward_g, torch.no_grad():
             fake = generator(z, y)
-        with FlopCounterMode(display=False) as turn_d, saved.counting():
+        with FlopCounterMode(display=False) as d_flops, saved.counting():
             discriminator(fake, y).logits.sum().backward()
         discriminator.requires_grad_(False)
-        with FlopCounterMode(display=False) as turn_g, saved.counting():
+        with FlopCounterMode(display=False) as g_flops, saved.counting():
             discriminator(generator(z, y), y).logits.sum().backward()
-    parts = 2 if config.data.labels_per_class is None else 3  # generated, real, labeled
-    per_image_d = ((1 + reference) * forward_g.get_total_flops() + parts * turn_d.get_total_flops()) / probe
-    per_image_g = (turn_g.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe
+    groups = 2 if config.data.labels_per_class is None else 3  # generated, real, labeled
+    per_image_d = ((1 + reference) * forward_g.get_total_flops() + groups * d_flops.get_total_flops()) / probe
+    per_image_g = (g_flops.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe
     generated = plan.generator_steps * plan.generator_batch_multiplier
-    kept = max(parts * saved.sums[0], plan.generator_batch_multiplier * (1 + reference) * saved.sums[1])
+    kept = max(groups * saved.sums[0], plan.generator_batch_multiplier * (1 + reference) * saved.sums[1])
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (generator, discriminator)]
     itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
     return Footprint(
-        *counts,
+        generator_parameters=counts[0],
+        discriminator_parameters=counts[1],
         flop_per_step=plan.batch * (plan.discriminator_steps * per_image_d + generated * per_image_g),
         state_bytes=4 * sum(count * kinds for count, kinds in zip(counts, kept_with_weights(config), strict=True)),
         activation_bytes=round(itemsize * kept / probe * plan.micro_batch),
@@ -71,7 +73,8 @@ def kept_with_weights(config: RunConfig) -> tuple[int, int]:
         side.historical_averaging is not None
         for side in (config.regularization.generator, config.regularization.discriminator)
     )
-    return tuple(4 + average + mean for average, mean in zip(averages, means, strict=True))
+    generator, discriminator = (4 + average + mean for average, mean in zip(averages, means, strict=True))
+    return generator, discriminator
 
 
 class SavedBytes:

@@ -4,10 +4,12 @@
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.9999
     r1: Annotated[float, Gt(0), Remedy("use None for off")] | None = None
 
-`check_fields` raises ConfigError in one line: "train.ema_decay=1.5 must be at least 0 and below 1". Not a number is out
-of every bound."""
+`check_fields` raises ConfigError in one line: "train.ema_decay=1.5 must be at least 0 and below 1". Not a number is out of
+every bound.
+"""
 
 import dataclasses
+import functools
 import typing
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from biggan.runtime.errors import ConfigError
 
 BOUNDS = {Gt: ("gt", "above"), Ge: ("ge", "at least"), Lt: ("lt", "below"), Le: ("le", "at most")}
+
+BOUND_ERRORS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""What pydantic calls a value that is out of a bound."""
 
 
 class Remedy(NamedTuple):
@@ -33,23 +38,53 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 """A share, 1 excluded."""
 
 
+class FieldError(NamedTuple):
+    """A field whose value is not of its type, or out of its bounds."""
+
+    name: str
+    value: Any
+    message: str
+    """What is wrong, and the remedy: "must be at least 1: leave it out"."""
+
+
 def check_fields(config: Any, prefix: str) -> None:
     """Raises ConfigError on the first field of a dataclass whose value is out of its bounds, naming it "prefix.field"."""
+    wrong = find_field_error(config)
+    if wrong is not None:
+        raise ConfigError(f"{prefix}.{wrong.name}={wrong.value} {wrong.message}")
+
+
+def find_field_error(config: Any) -> FieldError | None:
+    """The first field of a dataclass whose value is not of its type or out of its bounds; None: there is none."""
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     try:
-        TypeAdapter(type(config)).validate_python(values)
+        type_adapter(type(config)).validate_python(values)
     except ValidationError as error:
-        name = str(error.errors()[0]["loc"][0])
+        first = error.errors()[0]
+        name = str(first["loc"][0])
         bounds, remedy = describe_bounds(typing.get_type_hints(type(config), include_extras=True)[name])
-        wrong = f"must be {bounds}" if bounds else error.errors()[0]["msg"]
-        raise ConfigError(f"{prefix}.{name}={values[name]} {wrong}{remedy}") from error
+        wrong = f"must be {bounds}{remedy}" if first["type"] in BOUND_ERRORS else f"is of another type: {first['msg']}"
+        return FieldError(name, values[name], wrong)
+    return None
+
+
+@functools.lru_cache
+def type_adapter(kind: type) -> TypeAdapter[Any]:
+    """pydantic's validator of a dataclass, built once."""
+    return TypeAdapter(kind)
 
 
 def describe_bounds(hint: Any) -> tuple[str, str]:
     """ "at least 0 and below 1" of a type, and ": " with its remedy; empty where it has none."""
-    metadata = list(getattr(hint, "__metadata__", ()))
-    for inner in typing.get_args(hint):
-        metadata += getattr(inner, "__metadata__", ())
+    metadata = metadata_of(hint)
     bounds = [f"{BOUNDS[type(item)][1]} {getattr(item, BOUNDS[type(item)][0])}" for item in metadata if type(item) in BOUNDS]
     remedies = [f": {item.text}" for item in metadata if isinstance(item, Remedy)]
-    return " and ".join(bounds), "".join(remedies)
+    return " and ".join(dict.fromkeys(bounds)), "".join(dict.fromkeys(remedies))
+
+
+def metadata_of(hint: Any) -> list[Any]:
+    """What is annotated to a type, and to the types within it: members of a union, elements of a tuple."""
+    metadata = list(getattr(hint, "__metadata__", ()))
+    for inner in typing.get_args(hint):
+        metadata += metadata_of(inner)
+    return metadata

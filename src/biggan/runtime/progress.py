@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -27,7 +27,7 @@ def progress_bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
     return tqdm(items, total=total, desc=what, leave=False, disable=not is_shown())
 
 
-def image_progress_bar(batches: Iterable[T], total: int, what: str) -> Iterator[T]:
+def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images."""
     with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="image") as bar:
         for batch in batches:

@@ -47,7 +47,7 @@ def table1(base: RunConfig) -> list[Row]:
     """The nine rows of table 1, from the base's batch (as 256) and width (as 64) on; each adds to the one before, the last
     goes back to the first width."""
     batch, width = base.train.batch, base.model.width
-    sagan = {
+    sagan: Settings = {
         "model.class_embedding": "per-class",
         "model.latent_injection": "input",
         "regularization.generator.orthogonal": None,
@@ -66,12 +66,20 @@ def table1(base: RunConfig) -> list[Row]:
 
 def latents(base: RunConfig) -> list[Row]:
     """Appendix E: other distributions of z, and fewer of them, put into an SA-GAN baseline as they are."""
-    sagan = {
+    sagan: Settings = {
         "model.class_embedding": "per-class",
         "model.latent_injection": "input",
         "regularization.generator.orthogonal": None,
     }
-    names = ("normal", "uniform", "bernoulli", "censored-normal", "rademacher", "categorical", "normal-bernoulli-product")
+    names: tuple[str, ...] = (
+        "normal",
+        "uniform",
+        "bernoulli",
+        "censored-normal",
+        "rademacher",
+        "categorical",
+        "normal-bernoulli-product",
+    )
     names += ("half-normal-half-bernoulli", "annealed-normal", "varied-normal")
     rows = [Row(name, sagan | {"latent.distribution": name}) for name in names]
     return rows + [Row(f"normal, {size} numbers", sagan | {"model.latent_dim": size}) for size in (8, 32)]

@@ -61,8 +61,8 @@ def discriminator_step(
     discriminator.network.requires_grad_(True)
     seed_torch(plan.seed, "discriminator turn", step, index, plan.world.rank)
     latents = state.latents_and_labels(step, "discriminator turn", index)
-    for micro_index, ((z, fake_labels), real) in enumerate(zip(latents, reals, strict=True)):
-        real_batches = [real] if labeled_batches is None else [real, next(labeled_batches)]
+    for micro_index, ((z, fake_labels), batch) in enumerate(zip(latents, reals, strict=True)):
+        real_batches = [batch] if labeled_batches is None else [batch, next(labeled_batches)]
         with no_sync(discriminator.ddp, last=micro_index == plan.accumulation - 1):
             fake, real, *labeled = discriminate_fake_and_real(state, z, fake_labels, real_batches)
             terms = objective.discriminator_loss(real.output, fake.output, real.labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import call, tiny_config
 
-from biggan.checkpoints.init_from import config_of
+from biggan.checkpoints.init_from import read_run_config
 from biggan.checkpoints.run_dir import RunDir
 from biggan.cli.train import start_from
 from biggan.configs.json_io import to_json
@@ -20,8 +20,8 @@ from biggan.runtime.errors import CheckpointError
 HARMLESS = {
     "data.classes",  # chooses among what the source has
     "eval.recipe",
-    "found.class_names",
-    "found.content_hash",
+    "dataset.class_names",
+    "dataset.content_hash",
     "dataset.name",  # shown, never opened
     "objective.feature_layer",
     "regularization.discriminator.sigma_layers",
@@ -82,7 +82,7 @@ def test_no_place_comes_from_a_stored_config(tmp_path):
     own = preset("cifar10")
     found = start_from(own, f"{tmp_path / 'run'}@2")
     assert (found.train.batch, found.train.generator_lr) == (24, 3e-4), "numbers are those of the run"
-    for base, config in ((own, found), (RunConfig(), config_of(tmp_path / "run"))):
+    for base, config in ((own, found), (RunConfig(), read_run_config(tmp_path / "run"))):
         assert {name: flatten(config)[name] for name in PLACES} == {name: flatten(base)[name] for name in PLACES}
 
 
@@ -93,7 +93,7 @@ def test_starting_from_a_run_of_somebody_else(capsys, tmp_path):
     file = tmp_path / "run" / "config.json"
     stored = json.loads(file.read_text())
     planted = json.loads(to_json(plant(tmp_path, tiny_config())))
-    stored |= {"data": planted["data"], "eval": planted["eval"] | {"every": 1}, "watch": planted["watch"]}
+    stored |= {"data": planted["data"], "eval": planted["eval"] | {"every": 1}, "monitor": planted["monitor"]}
     file.write_text(json.dumps(stored))
     start = ["--init-from", f"{tmp_path / 'run'}@1", "--train.steps", 1]
     code, _, err = call(capsys, "train", "cifar10", "--run", tmp_path / "none", *start)
