@@ -117,7 +117,7 @@ def leaf_types(hint: Any) -> set[Any]:
 
 
 NOT_CHECKED_HERE = ("model.", "dataset")  # by their families; found in the data, not set
-UNBOUNDED = {"data.label_seed", "train.seed"}
+UNBOUNDED = {"data.label_seed", "train.seed", "train.lr_decay_start"}  # the last: bounded by train.steps
 NUMBERS = {
     name: hint
     for name, hint in fields_of(RunConfig).items()
