@@ -109,7 +109,8 @@ class LossJump:
 
     def __init__(self, near: float = 0.1, jump: float = 0.4, exploded: float = 5.0) -> None:
         self.near, self.jump, self.exploded = near, jump, exploded
-        self.history, self.first = History(), None
+        self.history = History()
+        self.first: float | None = None
 
     def observe(self, line: Line) -> Alarm | None:
         """Compare D's loss, the sum of its terms for real and generated images, with its past."""

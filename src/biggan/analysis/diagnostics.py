@@ -66,6 +66,6 @@ def fraction_classified_as_real(
     real, count = 0, 0
     for images, labels in batches:
         x = images.to(device).float().div(127.5).sub(1)  # (N, 3, R, R) in [-1, 1]
-        real += objective.classified_as_real(discriminator(x, labels.to(device)).logits).sum().item()
+        real += int(objective.classified_as_real(discriminator(x, labels.to(device)).logits).sum())
         count += len(labels)
     return real / count

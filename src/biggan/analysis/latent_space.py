@@ -58,8 +58,9 @@ def interpolate_images(
         end_classes = [classes[(row + end) % len(classes)] for end in (0, 1)]
         end_latents = end_latents if between != "classes" else end_latents[:1] * 2
         end_classes = end_classes if between != "latents" else end_classes[:1] * 2
-        latents.append(INTERPOLATIONS[interpolation](*end_latents, steps))
-        weights.append(lerp(*torch.eye(num_classes)[end_classes], steps))
+        latents.append(INTERPOLATIONS[interpolation](end_latents[0], end_latents[1], steps))
+        one_hot = torch.eye(num_classes)[end_classes]  # (2, classes)
+        weights.append(lerp(one_hot[0], one_hot[1], steps))
     return synthesize_mixtures(sampler, torch.cat(latents), torch.cat(weights)).unflatten(0, (rows, steps))
 
 

@@ -84,7 +84,7 @@ def plot_overview(lines: list[Line], alarms: list[Alarm], file: Path) -> None:
     norm_keys = [key for key in keys if key.startswith("class_norm/")]
     lines = [line | summarize_class_norms(line, norm_keys) for line in lines]
     logits, accuracies = ([key for key in keys if key.startswith(prefix)] for prefix in ("D/logit_", "D/acc_"))
-    panels = {
+    panels: dict[str, list[str]] = {
         "losses and penalties": [key for key in keys if key[:2] in ("D/", "G/") and key not in logits + accuracies],
         "mean logits of D": logits,
         "accuracy of D": accuracies,
@@ -139,7 +139,7 @@ def weight_values(lines: list[Line], quantity: str, name: str) -> Curve:
 
 def summarize_class_norms(line: Line, keys: list[str]) -> Line:
     """The largest and the median norm of the class embeddings under each key of a line."""
-    summary = {}
+    summary: Line = {}
     for key in keys:
         if key in line:
             summary |= {f"{key}, largest": max(line[key]), f"{key}, median": statistics.median(line[key])}

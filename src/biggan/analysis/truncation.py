@@ -50,8 +50,8 @@ def parse_thresholds(text: str) -> list[float]:
     as "0.5,1,2". Raises ConfigError on any other text."""
     try:
         if ":" in text:
-            low, high, count = text.split(":")
-            low, high, count = float(low), float(high), int(count)
+            low_text, high_text, count_text = text.split(":")
+            low, high, count = float(low_text), float(high_text), int(count_text)
             if not (0 < low < high < math.inf and 2 <= count <= MAX_THRESHOLDS):
                 raise ValueError
             return [high * (low / high) ** (index / (count - 1)) for index in range(count)]

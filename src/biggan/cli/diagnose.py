@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import tyro
@@ -101,7 +101,8 @@ def memorization(arguments: list[str]) -> int:
     objective = (read_run_config(command.model).objective if is_run else ObjectiveConfig()).build()
     objective.check_decision_boundary()
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
-    config, device = sampler.generator.config, sampler.precision.device
+    config: Any = sampler.generator.config
+    device = sampler.precision.device
     sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
     sampler.statistics_truncation, sampler.statistics_table = "unset", None
     discriminator = FAMILIES[config.family].discriminator(config)

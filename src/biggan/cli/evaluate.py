@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -76,7 +76,7 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "Im
         for spec in (command.samples, command.data)
     ]
     sampler, other = samplers
-    sizes: set[int] = {found.generator.config.resolution for found in samplers if found is not None}
+    sizes: set[Any] = {found.generator.config.resolution for found in samplers if found is not None}
     sizes |= set() if command.resolution is None else {command.resolution}
     if not sizes:
         raise ConfigError("two data sets are compared at one size: add --resolution 32, for example")

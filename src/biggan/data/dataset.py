@@ -24,16 +24,32 @@ from biggan.runtime.errors import DataError
 class Source(Protocol):
     """A labeled image data set, as training and evaluation use it: batches of uint8 images (N, 3, R, R) and labels (N,)."""
 
-    name: str
-    class_names: tuple[str, ...]
-    num_classes: int
-    resolution: int
-    content_hash: str
-    """sha256 that changes with the images or the labels."""
-    count: int
-    """Number of images."""
-    sizes: tuple[tuple[int, int], tuple[int, int]]
-    """(width, height) of the smallest and of the largest image file."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def resolution(self) -> int: ...
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 that changes with the images or the labels."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        ...
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(width, height) of the smallest and of the largest image file."""
+        ...
 
     def read_errors(self) -> dict[str, int]:
         """Counts of read errors so far, by log key; empty for a source that was read completely when it was opened."""

@@ -32,6 +32,7 @@ class Layout(Protocol):
     """A way to store the images of a prepared set in a folder. Its attributes are part of the set's identity."""
 
     name: str
+    resolution: int
     files: tuple[str, ...]
     """Patterns of the names of the files that it writes."""
 
@@ -135,8 +136,9 @@ class Shards:
             for offset, (_, label, encoded) in enumerate(images):
                 suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
                 tar.write({"__key__": f"{start + offset:09d}", suffix: encoded, "cls": str(label).encode()})
-        write_stream(file, [buffer.getbuffer()])
-        return Shard(file.name, len(images), buffer.getbuffer().nbytes, hashlib.sha256(buffer.getbuffer()).hexdigest())
+        content = buffer.getvalue()
+        write_stream(file, [content])
+        return Shard(file.name, len(images), len(content), hashlib.sha256(content).hexdigest())
 
     def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
         file = out / shard.name

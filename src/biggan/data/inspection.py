@@ -38,7 +38,8 @@ class Inspection(NamedTuple):
 def inspect(listing: Listing, resolution: int, *, rows: int, columns: int) -> Inspection:
     """Decode every image once. `rows` classes get up to `columns` sample images each. Raises DataError if no image can be
     read."""
-    counts, sizes, broken = collections.Counter(), [], []
+    counts: collections.Counter[str] = collections.Counter()
+    sizes, broken = [], []
     samples: dict[int, list[np.ndarray]] = collections.defaultdict(list)
     indices = range(len(listing.images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -4,12 +4,13 @@ import dataclasses
 
 import torch
 
+from biggan.data.dataset import Source
 from biggan.data.loader import ResidentSource
 from biggan.runtime.errors import DataError
 from biggan.runtime.rng import addressed_rng
 
 
-def labeled_subset(source: object, per_class: int, seed: int) -> ResidentSource:
+def labeled_subset(source: Source, per_class: int, seed: int) -> ResidentSource:
     """`per_class` images of every class. The choice depends on the seed and the labels, not on the source's device. Raises
     DataError if a class has fewer images, or if the source is a stream."""
     if not isinstance(source, ResidentSource):

@@ -192,7 +192,9 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
             ) from error
         return np.asarray(image).transpose(2, 0, 1), size
 
-    count, readable, sizes = len(listing.images), [], []
+    count = len(listing.images)
+    readable: list[int] = []
+    sizes: list[tuple[int, int]] = []
     needed = count * 3 * resolution**2
     if needed > 0.8 * total_memory():
         raise DataError(

@@ -140,8 +140,8 @@ def list_hugging_face(dataset: str) -> Listing:
         for kind in (datasets.Image, datasets.ClassLabel)
     }
     if len(columns[datasets.Image]) != 1 or len(columns[datasets.ClassLabel]) > 1:
-        present = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in table.features.items())
-        raise DataError(f"data source hf:{dataset} needs one Image column and at most one ClassLabel; it has {present}")
+        features = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in table.features.items())
+        raise DataError(f"data source hf:{dataset} needs one Image column and at most one ClassLabel; it has {features}")
     image, label = columns[datasets.Image][0], next(iter(columns[datasets.ClassLabel]), None)
     files = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
 

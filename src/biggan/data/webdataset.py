@@ -18,7 +18,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -53,10 +53,10 @@ PREFETCH_BATCHES = 3
 
 
 class WindowItem(NamedTuple):
-    """An image of a shuffled window, by its index. If it is broken, the next readable image of the window replaces it."""
+    """An image of a shuffled window, by its position. If it is broken, the next readable image of the window replaces it."""
 
     window: list[Sample]
-    index: int
+    position: int
 
 
 class ReadErrors:
@@ -147,7 +147,7 @@ class ShardSource:
 
     def decoded_batches(
         self, batch: int, rank: int, local_batch: int, start_image: int, seed: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         """This rank's slices of the batches: pixels (local_batch, 3, R, R) uint8 and labels (local_batch,) int64."""
         num_readers = max(number for number in range(1, min(MAX_READERS, len(self.shards)) + 1) if batch % number == 0)
         per_reader = batch // num_readers  # images of one reader in a global batch
@@ -166,7 +166,9 @@ class ShardSource:
                 pixels, labels = zip(*pool.map(self.decode_item, items), strict=True)
                 yield np.stack(pixels), np.array(labels, dtype=np.int64)
 
-    def windows(self, reader: int, num_readers: int, start: int, seed: int, window_size: int) -> Iterator[list[WindowItem]]:
+    def windows(
+        self, reader: int, num_readers: int, start: int, seed: int, window_size: int
+    ) -> Generator[list[WindowItem], None, None]:
         """The endless images of one reader, without its first `start`, as shuffled windows of up to `window_size`."""
         last_success = time.monotonic()
         for epoch in itertools.count():
@@ -258,7 +260,7 @@ class ShardSource:
         raise DataError(f"data source {self.name}: of {len(window)} images around {window[index].name} none can be read")
 
 
-def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
+def prefetch(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """Iterate over `items` in a background thread, up to `depth` items ahead of the consumer. An exception is raised in the
     consumer in place of the item. Closing the returned iterator closes `items`."""
     ready: queue.Queue = queue.Queue(depth)
@@ -281,7 +283,7 @@ def prefetch(items: Iterator[T], depth: int) -> Iterator[T]:
             except BaseException as error:  # raised again in the consumer
                 put(None, error)
 
-    def consume() -> Iterator[T]:
+    def consume() -> Generator[T, None, None]:
         threading.Thread(target=produce, daemon=True).start()
         try:
             while True:

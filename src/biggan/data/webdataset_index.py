@@ -185,7 +185,8 @@ def inspect_shard(address: str) -> ShardContents:
 
 def scan_shard(address: str) -> tuple[collections.Counter, list[tuple[int, int]]]:
     """The number of images of each class number in a shard, and the (width, height) of each readable image."""
-    labels, sizes = collections.Counter(), []
+    labels: collections.Counter[int] = collections.Counter()
+    sizes = []
     for sample in read_samples(address):
         labels[sample.label] += 1
         with contextlib.suppress(Exception), open_image(io.BytesIO(sample.data)) as image:  # decodes nothing

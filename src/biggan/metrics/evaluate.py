@@ -81,7 +81,7 @@ def higher_is_better(name: str) -> bool:
 def parse_recipe(text: str) -> tuple[MetricRequest, ...]:
     """Parse a recipe such as "fid50k,is50k,prdc10k". Raises ConfigError on an unknown or repeated score and on too few
     images."""
-    requests = []
+    requests: list[MetricRequest] = []
     for word in text.split(","):
         match = re.fullmatch(r"([a-z]+)(\d+)(k?)", word.strip())
         if match is None or match[1] not in SCORES:
@@ -178,7 +178,7 @@ def reference_scores(
     scores: dict[str, dict[str, dict[str, float]]] = {}
     if "fid" in n:
         value = frechet_distance(fake.moments, real.moments)
-        scores["fid"] = {fid: {"value": value, "images": n["fid"], "reference_images": real.count}}
+        scores["fid"] = {fid: {"value": value, "images": n["fid"], "reference_images": real.num_images}}
     if "kid" in n:
         fake_features, real_features = fake.features[: n["kid"]], real.features[: n["kid"]]
         size = min(1000, len(fake_features) // 2, len(real_features) // 2)  # subsets as large as the set would all be equal
@@ -214,8 +214,8 @@ def intra_class_distance(fake: FeatureStatistics, real: FeatureStatistics, image
             moments.append(Moments())
             moments[-1].add(features)
         values[f"class_{label}"] = frechet_distance(*(moment.mean_and_covariance() for moment in moments))
-    counts = {"images": images, "reference_images": min(images, len(real.features))}
-    return {"value": sum(values.values()) / classes, **counts, **values}
+    num_images = {"images": images, "reference_images": min(images, len(real.features))}
+    return {"value": sum(values.values()) / classes, **num_images, **values}
 
 
 def accuracy(fake: FeatureStatistics, images: int) -> dict[str, float]:

@@ -49,8 +49,8 @@ def precision_recall_density_coverage(real_NF: Tensor, fake_MF: Tensor) -> PRDC:
     recalled = torch.zeros(len(real_NF), dtype=torch.bool)
     nearest_distances = torch.full((len(real_NF),), torch.inf)
     for block, distances in distance_blocks(fake_MF, real_NF):
-        num_precise += (distances <= real_radii).any(1).sum().item()
-        num_balls += (distances < real_density_radii).sum().item()
+        num_precise += int((distances <= real_radii).any(1).sum())
+        num_balls += int((distances < real_density_radii).sum())
         recalled |= (distances <= fake_radii[block, None]).any(0)
         nearest_distances = torch.minimum(nearest_distances, distances.amin(0))
     return PRDC(

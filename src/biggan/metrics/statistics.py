@@ -58,7 +58,7 @@ class FeatureStatistics(NamedTuple):
     entropies: SplitEntropies | None
     predictions: Tensor | None
     """For each of the first images, the class with the largest logit."""
-    count: int
+    num_images: int
     """Number of images in `moments`."""
 
 
@@ -104,7 +104,7 @@ def collect_statistics(
         labels=torch.cat(labels) if labels else None,
         entropies=entropies,
         predictions=torch.cat(predictions) if predictions else None,
-        count=moment_images,
+        num_images=moment_images,
     )
 
 
@@ -187,7 +187,7 @@ def write_reference(file: Path, statistics: FeatureStatistics) -> None:
     tensors |= {} if statistics.moments is None else dict(zip(("mean", "covariance"), statistics.moments, strict=True))
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, safetensors.torch.save(tensors, {"count": str(statistics.count)}))
+    write_file(file, safetensors.torch.save(tensors, {"count": str(statistics.num_images)}))
 
 
 def read_reference(file: Path) -> FeatureStatistics | None:

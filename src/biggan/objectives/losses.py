@@ -25,18 +25,27 @@ from biggan.runtime.errors import ConfigError
 class Objective:
     """The losses of the discriminator D and the generator G."""
 
-    name: str
-    """The loss as `ObjectiveConfig.loss` names it."""
     needs_real: bool = False
     """Whether the generator's loss takes D's output for real images too."""
     matches_batch_means: bool = False
     """Whether the generator's loss takes mean features of the global batch, of shape (1, F), instead of (N, F)."""
-    decision_boundary: float | None = None
-    """The logit above which D classifies an image as real; None: only differences between logits have a meaning."""
-    supervised: bool = False
-    """Whether D is also trained to classify the labeled real images."""
     feature_layer: str | None = None
     """Name of the layer of D whose outputs are the features in the generator step; None: the features before the head."""
+
+    @property
+    def name(self) -> str:
+        """The loss as `ObjectiveConfig.loss` names it."""
+        raise NotImplementedError
+
+    @property
+    def decision_boundary(self) -> float | None:
+        """The logit above which D classifies an image as real; None: only differences between logits have a meaning."""
+        return None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether D is also trained to classify the labeled real images."""
+        return False
 
     def discriminator_loss(self, real: DiscriminatorOutput, fake: DiscriminatorOutput, y_N: Tensor) -> dict[str, Tensor]:
         """D's loss as {name: scalar}; `y_N` are the class labels of the real images."""

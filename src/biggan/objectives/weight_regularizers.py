@@ -39,7 +39,7 @@ class Orthogonal(Regularizer):
     strength: float = 1e-4
     full: bool = False
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
         energy = full_energy if self.full else off_diagonal_energy
         return self.strength * sum(energy(weight.flatten(1)) for _, weight in regularized_weights(network))
 
@@ -133,7 +133,7 @@ class SigmaPenalty(SingularValueRegularizer):
 
     strength: float = field(kw_only=True)
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
         total: Tensor | float = 0.0
         for name, weight in self.bound.select_weights(network):
             values, left, right = self.leading_singular_triplets(name, weight)
@@ -165,7 +165,7 @@ class L2(Regularizer):
 
     strength: float
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
         return self.strength * sum(weight.square().sum() for _, weight in regularized_weights(network))
 
 
@@ -179,7 +179,7 @@ class HistoricalAverage(Regularizer):
         self.strength, self.count = strength, 0
         self.means: dict[str, Tensor] = {}
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
         if not self.means:
             self.means = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
             self.count = 1

@@ -111,7 +111,7 @@ def infer_generator_config(source: Tensors, file: str) -> ModelConfig:
     first = linear.shape[1]
     if "shared.weight" not in source:
         classes = len(first_gain)
-        config = BigGANConfig(
+        config: ModelConfig = BigGANConfig(
             **common, num_classes=classes, latent_dim=first, latent_injection="input", class_embedding="per-class"
         )
     else:

@@ -13,6 +13,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +61,7 @@ def read_hugging_face(folder: Path) -> ImportedModel:
     config = convert_config(source_config, folder / "config.json")
     source = read_tensors(weights)
     with torch.device("meta"):
-        network = FAMILIES[config.family].generator(config)
+        network: Any = FAMILIES[config.family].generator(config)
     merged, tables = merge_spectral_vectors(source, weights.name), {}
     position = source_config.attention_layer_position
     (attention_resolution,) = network.attention

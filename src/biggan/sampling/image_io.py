@@ -25,7 +25,8 @@ def write_images(
     written."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    classes, grid_images, index = labels.tolist(), [], 0
+    grid_images: list[Tensor] = []
+    classes, index = labels.tolist(), 0
     for batch in batches:
         grid_images += batch[: max(0, in_grid - index)]
         for image in batch:
