@@ -28,10 +28,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 LONGEST = ("test_faults.py", "test_distributed.py", "test_webdataset.py")
+SLOW_FOLDERS = ("checkpoints", "cli", "pretrained", "profiling", "studies", "training")
+SLOW = (*LONGEST, "test_gradient_penalties.py", "test_layer_factory.py", "test_prepare.py", "test_singular_values.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, so that no worker ends with one while the others have nothing left."""
+    """Mark tests that train or write files as slow. Run the longest first, so that no worker ends with one while the others
+    have nothing left."""
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS or item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
