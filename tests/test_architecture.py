@@ -75,3 +75,14 @@ def test_docs_name_every_file():
     tree = (SOURCE.parents[1] / "docs" / "architecture.md").read_text()
     missing = [str(path.relative_to(SOURCE)) for path in MODULES if path.name != "__init__.py" and path.name not in tree]
     assert not missing
+
+
+def test_papers_cite_code_that_exists():
+    """A reference such as `nn/batch_norm.ConditionalNorm` names a file, and something defined in it."""
+    pattern = re.compile(rf"`((?:{'|'.join(LEVELS)})/\w+)(?:\.(\w+))?`")
+    notes = sorted((SOURCE.parents[1] / "docs" / "papers").glob("*.md"))
+    references = [match.groups() for file in notes for match in pattern.finditer(file.read_text())]
+    assert len(references) > 40
+    for module, name in references:
+        text = (SOURCE / f"{module}.py").read_text()
+        assert name is None or re.search(rf"^(?:class |def )?{name}\b", text, re.MULTILINE), f"{module}.{name}"

@@ -60,8 +60,8 @@ def leakage(arguments: list[str]) -> int:
     total = command.per_class * len(names)
     labels = sampler.cycle_labels(total, None)
     batches = sampler.batches(range(total), labels, truncation=command.truncation, seed=command.seed, batch=100)
-    pictures = zip(batches, labels.split(100), strict=True)
-    bar = image_progress_bar(pictures, total, "generating")
+    image_batches = zip(batches, labels.split(100), strict=True)
+    bar = image_progress_bar(image_batches, total, "generating")
     counts, examples = compute_confusion_matrix(bar, extractor, len(names))
     pairs = most_confused_pairs(counts, command.worst)
     right = counts.diagonal().sum().item() / total

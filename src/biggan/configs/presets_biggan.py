@@ -99,7 +99,7 @@ def sngan_128() -> RunConfig:
 def digits() -> RunConfig:
     """The demo: scikit-learn's 1,797 handwritten digits at 32 px, ten classes, four minutes on two CPU cores.
 
-    Three D steps keep the digits of a class apart: with one, each class is drawn as nearly one picture. Figures:
+    Three D steps keep the digits of a class apart: with one, all samples of a class are nearly the same image. Figures:
     records/2026-11-20_digits.
     """
     return RunConfig(
@@ -121,7 +121,7 @@ def digits() -> RunConfig:
 
 
 def cifar10() -> RunConfig:
-    """CIFAR-10 (or any 32 px set) on a CPU: the best picture after 20 minutes on two cores.
+    """CIFAR-10 (or any 32 px set) on a CPU: the best images after 20 minutes on two cores.
 
     Chosen by short runs on two cores: narrow networks and three D steps learn most per minute; the rates go with these
     widths, and twice the rate, or N(0, 0.02) weights, end far worse. Figures: records/2026-11-20_cifar10.

@@ -65,7 +65,7 @@ class RunConfig:
         """Raises ConfigError where a D shall tell classes that cannot, or is given labels that it does not use."""
         supervised, family = self.objective.loss == "semi-supervised", self.model.family
         if supervised and not self.model.has_class_logits:
-            how = "use a preset improved-*, or --model.discriminator-head classes"
+            how = "use a preset improved-*, or --model.discriminator.head classes"
             raise ConfigError(f"objective.loss=semi-supervised: D of model.family={family} gives no class logits: {how}")
         if self.data.labels_per_class is not None and not supervised:
             per_class = self.data.labels_per_class

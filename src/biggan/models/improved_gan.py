@@ -1,4 +1,4 @@
-"""The MNIST, CIFAR-10 and SVHN networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): perceptrons for
+"""The MNIST, CIFAR-10 and SVHN networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): MLPs for
 MNIST, convolutional networks for CIFAR-10 and SVHN.
 
 Source: section 5 and the published code (docs/papers/improved_gan.md, "Network and training tables"). Where the published

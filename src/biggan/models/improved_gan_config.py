@@ -1,4 +1,4 @@
-"""Configs of the networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): perceptrons for MNIST,
+"""Configs of the networks of "Improved Techniques for Training GANs" (Salimans et al. 2016): MLPs for MNIST,
 convolutional networks for CIFAR-10 and SVHN. The networks are in models/improved_gan; docs/papers/improved_gan.md,
 "Network and training tables"."""
 
@@ -105,7 +105,7 @@ class MLPDiscriminatorConfig(ImprovedDiscriminatorConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(ImprovedGANConfig):
-    """Generator and discriminator for MNIST: multilayer perceptrons on flattened gray values, independent of the order of
+    """Generator and discriminator for MNIST: MLPs on flattened gray values, independent of the order of
     pixels."""
 
     family: Literal["improved-mlp"] = "improved-mlp"

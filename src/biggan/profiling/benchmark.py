@@ -162,9 +162,9 @@ class BenchmarkArm:
 
 
 def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, compiled: bool = False) -> str:
-    """Images per second of the sampling path (nn/frozen, in the precision of the config, and `compiled` too if wanted) and
-    of the generator as it is, in float32, run alternately on one batch; weights are random, standing statistics are not
-    collected."""
+    """Images per second of the sampling path (nn/inference, in the precision of the config, and `compiled` too if asked for)
+    and of the generator as it is, in float32, run alternately on one batch. The weights are random; standing statistics are
+    not collected."""
     config = with_classes(config)
     fast = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
