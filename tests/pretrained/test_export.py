@@ -224,7 +224,9 @@ def test_one_file_goes_to_the_hub_as_a_whole_model(capsys, run, tmp_path):
 def test_no_paths_of_this_machine_are_published(capsys, tmp_path):
     write_pictures(tmp_path / "secret" / "photos", {"a": 8, "b": 8})
     words = ["train", "digits", "--data", tmp_path / "secret" / "photos", "--train.steps", 1, "--run", tmp_path / "run"]
-    assert call(capsys, *words, *TINY, "--data.cache", tmp_path / "secret" / "cache")[0] == 0
+    words += ["--data.cache", tmp_path / "secret" / "cache", "--monitor.held-out", tmp_path / "secret" / "photos"]
+    words += ["--eval.extractor-weights", tmp_path / "secret" / "weights.pt"]
+    assert call(capsys, *words, *TINY)[0] == 0
     assert call(capsys, "export", tmp_path / "run", "--to", "hub", "--out", tmp_path / "hub")[0] == 0
     card = (tmp_path / "hub" / "README.md").read_text()
     assert all(

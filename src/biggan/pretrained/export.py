@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from biggan.checkpoints.model_dir import ModelCard, ModelDir, save_model_dir
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.json_io import from_json, to_json
-from biggan.configs.run import RunConfig
+from biggan.configs.overrides import flatten, replace_fields
+from biggan.configs.run import PLACES, RunConfig
 from biggan.nn.inference import for_inference
 from biggan.pretrained import from_pretrained
 from biggan.runtime.atomic_io import write_file
@@ -209,12 +210,14 @@ def publishable_card(folder: ModelDir) -> ModelCard:
 
 def publishable_config(recipe: RunConfig) -> RunConfig:
     """The config of a run, without local paths."""
-    source, dataset = recipe.data.source, recipe.dataset
-    if dataset is not None:
-        dataset = dataclasses.replace(dataset, name=strip_local_path(dataset.name))
-    init_from = None if recipe.init_from is None else Path(recipe.init_from).name
-    data = dataclasses.replace(recipe.data, source=None if source is None else strip_local_path(source), cache=None)
-    return dataclasses.replace(recipe, data=data, dataset=dataset, init_from=init_from)
+    values = flatten(recipe)
+    places = {name: strip_local_path(str(values[name])) for name in PLACES if values[name] is not None}
+    recipe = replace_fields(recipe, places | {"data.cache": None})
+    if recipe.dataset is None:
+        return recipe
+    return dataclasses.replace(
+        recipe, dataset=dataclasses.replace(recipe.dataset, name=strip_local_path(recipe.dataset.name))
+    )
 
 
 def strip_local_path(source: str) -> str:
