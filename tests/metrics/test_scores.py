@@ -8,7 +8,7 @@ import torch
 
 from biggan.metrics import prdc
 from biggan.metrics.prdc import nearest_neighbors, precision_recall_density_coverage
-from biggan.metrics.scores import Moments, SplitEntropies, frechet_distance, kernel_distance
+from biggan.metrics.scores import InceptionScore, Moments, frechet_distance, kernel_distance
 from biggan.runtime.errors import DataError
 
 fidelity = pytest.importorskip("torch_fidelity")
@@ -58,7 +58,7 @@ def test_inception_score(generator, count):
 
     logits = 3 * torch.randn(count, 20, generator=generator)
     expected = isc_features_to_metric(logits, 10, shuffle=False)
-    entropies = SplitEntropies(count, 10)
+    entropies = InceptionScore(count, 10)
     for part in logits.split(64):
         entropies.add(part)
     score = entropies.score()
@@ -67,12 +67,12 @@ def test_inception_score(generator, count):
 
 
 def test_inception_score_of_hard_sets():
-    certain, same = SplitEntropies(40, 2), SplitEntropies(40, 2)
+    certain, same = InceptionScore(40, 2), InceptionScore(40, 2)
     certain.add(torch.eye(4).repeat(10, 1) * 1e4)
     same.add(torch.ones(40, 4))
     assert certain.score().mean == pytest.approx(4), "as many as classes"
     assert same.score().mean == pytest.approx(1)
-    few = SplitEntropies(5, 10)
+    few = InceptionScore(5, 10)
     few.add(torch.ones(5, 4))
     with pytest.raises(DataError, match="at least one image each"):
         few.score()

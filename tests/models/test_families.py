@@ -13,9 +13,9 @@ from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import FAMILIES
 from biggan.models.resnet_config import ResNetConfig
 from biggan.nn.attention import SelfAttention
-from biggan.nn.batch_norm import collect_standing_statistics
 from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer
 from biggan.profiling.flops import uncomputed
+from biggan.sampling.standing_statistics import collect_standing_statistics
 
 
 def count(module: nn.Module) -> int:

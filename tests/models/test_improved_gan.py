@@ -11,8 +11,8 @@ from torch import nn
 from biggan.models import registry
 from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import NOISE_DIMS, ImprovedImageNetConfig
+from biggan.nn.data_dependent_weight_norm import WeightNormLayer, data_dependent_init
 from biggan.nn.noise import GaussianNoise
-from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init
 from biggan.runtime.errors import ConfigError
 
 

@@ -11,9 +11,9 @@ from biggan.models import registry
 from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.nn.batch_norm import AffineNorm, BiasOnlyNorm
+from biggan.nn.data_dependent_weight_norm import WeightNormLayer
 from biggan.nn.layers import Linear, TransposedConv2d
 from biggan.nn.noise import GaussianNoise
-from biggan.nn.weight_norm import WeightNormLayer
 
 CONV_STRIDES, CONV_PADDINGS = [1, 1, 2, 1, 1, 2, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0]
 

@@ -12,11 +12,11 @@ from biggan.nn.batch_norm import (
     ClassConditionalTable,
     ConditionalNorm,
     MLPMap,
-    collect_standing_statistics,
 )
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Linear
 from biggan.nn.spectral_norm import SpectralNorm
+from biggan.sampling.standing_statistics import collect_standing_statistics
 
 LINEAR = partial(Linear, reparametrization=partial(SpectralNorm, epsilon=1e-4))
 

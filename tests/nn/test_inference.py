@@ -6,10 +6,11 @@ from conftest import model_config
 
 from biggan.models import registry
 from biggan.models.registry import FAMILIES
-from biggan.nn.batch_norm import BatchNorm, collect_standing_statistics
+from biggan.nn.batch_norm import BatchNorm
 from biggan.nn.inference import for_inference
 from biggan.nn.layers import ReparametrizedLayer
 from biggan.nn.reparametrization import Identity
+from biggan.sampling.standing_statistics import collect_standing_statistics
 
 OPTIONS = {
     **{name: {} for name in FAMILIES if not name.startswith("improved")},

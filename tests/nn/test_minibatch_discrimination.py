@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from biggan.nn.data_dependent_weight_norm import data_dependent_init
 from biggan.nn.initialization import initialize, normal_with_std
 from biggan.nn.minibatch_discrimination import MinibatchDiscrimination, NoMinibatchFeatures
-from biggan.nn.weight_norm import data_dependent_init
 
 A, B, C = 6, 4, 3
 

@@ -7,7 +7,11 @@ from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.nn.layers import Linear, ReparametrizedLayer
 from biggan.nn.reparametrization import Identity
-from biggan.objectives.regularization import DiscriminatorRegularization, GeneratorRegularization, RegularizationConfig
+from biggan.objectives.regularization_config import (
+    DiscriminatorRegularization,
+    GeneratorRegularization,
+    RegularizationConfig,
+)
 from biggan.objectives.regularizer import PenaltyInputs
 from biggan.objectives.weight_regularizers import (
     L2,

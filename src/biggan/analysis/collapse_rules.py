@@ -102,13 +102,14 @@ class SingularValueExplosion:
 
 
 class LossJump:
-    """Alarm: D's loss, which was below `near` times its first value, has risen by `jump` times its first value (D had
-    memorized its training set); or it is more than `exploded` times its first and its past value."""
+    """Alarm: D's loss, which was below `near_zero_fraction` times its first value, has risen by `min_rise` times its
+    first value (D had memorized its training set); or it is more than `explosion_factor` times its first and its past
+    value."""
 
     name = "D's loss jumps from near zero"
 
-    def __init__(self, near: float = 0.1, jump: float = 0.4, exploded: float = 5.0) -> None:
-        self.near, self.jump, self.exploded = near, jump, exploded
+    def __init__(self, near_zero_fraction: float = 0.1, min_rise: float = 0.4, explosion_factor: float = 5.0) -> None:
+        self.near_zero_fraction, self.min_rise, self.explosion_factor = near_zero_fraction, min_rise, explosion_factor
         self.history = History()
         self.first: float | None = None
 
@@ -123,22 +124,27 @@ class LossJump:
         past = self.history.past_median()
         if min(self.history.values) < 0:
             return None  # a loss without lower bound, such as Wasserstein's: near zero is nothing special
-        if past and self.history.recent_median() > self.exploded * max(self.first, past[1]):
+        if past and self.history.recent_median() > self.explosion_factor * max(self.first, past[1]):
             text = f"{past[1]:.3g} at step {past[0]}, {self.history.recent_median():.3g} now"
             return Alarm("D's loss explodes", line["step"], text, past[0])
-        if past and past[1] < self.near * self.first and self.history.recent_median() > past[1] + self.jump * self.first:
+        if (
+            past
+            and past[1] < self.near_zero_fraction * self.first
+            and self.history.recent_median() > past[1] + self.min_rise * self.first
+        ):
             text = f"{past[1]:.3g} at step {past[0]}, {self.history.recent_median():.3g} now"
             return Alarm(self.name, line["step"], text, past[0])
         return None
 
 
 class RealAccuracyDrop:
-    """Alarm: D classified more than a fraction `known` of the real images as real, and now fewer than `share`."""
+    """Alarm: D classified more than a fraction `min_past_accuracy` of the real images as real, and now less than
+    `min_accuracy`."""
 
     name = "D turns against real images"
 
-    def __init__(self, share: float = 0.35, known: float = 0.6) -> None:
-        self.share, self.known = share, known
+    def __init__(self, min_accuracy: float = 0.35, min_past_accuracy: float = 0.6) -> None:
+        self.min_accuracy, self.min_past_accuracy = min_accuracy, min_past_accuracy
         self.history = History()
 
     def observe(self, line: Line) -> Alarm | None:
@@ -147,17 +153,18 @@ class RealAccuracyDrop:
             return None
         self.history.add(line["step"], line["D/acc_real"])
         past = self.history.past_median()
-        if past and past[1] > self.known and self.history.recent_median() < self.share:
+        if past and past[1] > self.min_past_accuracy and self.history.recent_median() < self.min_accuracy:
             text = f"classified as real: {past[1]:.0%} at step {past[0]}, {self.history.recent_median():.0%} now"
             return Alarm(self.name, line["step"], text, past[0])
         return None
 
 
 class DropFromBest:
-    """Alarm: a quantity, such as the diversity of samples, falls below a fraction `share` of its maximum so far."""
+    """Alarm: a quantity, such as the diversity of samples, falls below a fraction `min_fraction_of_best` of its maximum
+    so far."""
 
-    def __init__(self, key: str, share: float, name: str) -> None:
-        self.key, self.share, self.name = key, share, name
+    def __init__(self, key: str, min_fraction_of_best: float, name: str) -> None:
+        self.key, self.min_fraction_of_best, self.name = key, min_fraction_of_best, name
         self.history = History()
         self.best: tuple[int, float] | None = None
 
@@ -169,8 +176,8 @@ class DropFromBest:
         now = statistics.median(self.history.values[-3:])
         if len(self.history.values) >= 3 and (self.best is None or now >= self.best[1]):
             self.best = line["step"], now
-        if self.best is not None and now < self.share * self.best[1]:
-            healthy = last_above(self.history, (1 + self.share) / 2 * self.best[1])
+        if self.best is not None and now < self.min_fraction_of_best * self.best[1]:
+            healthy = last_above(self.history, (1 + self.min_fraction_of_best) / 2 * self.best[1])
             return Alarm(self.name, line["step"], f"{self.best[1]:.3g} at step {self.best[0]}, {now:.3g} now", healthy)
         return None
 

@@ -27,7 +27,7 @@ class InspectCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareCommand:
-    """Decode a data set once and for all. Giving the same command again carries on where it was stopped."""
+    """Decode a data set once. The same command, given again, resumes where it stopped."""
 
     source: tyro.conf.Positional[str]
     """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""

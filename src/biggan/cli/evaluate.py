@@ -59,7 +59,7 @@ def evaluate(arguments: list[str]) -> int:
     out = command.out or default_out(command, evaluation)
     with writing_to(out, "the scores"):
         evaluation.save(out)
-    print(f"recipe {out}")
+    print(f"scores {out}")
     return 0
 
 

@@ -29,7 +29,7 @@ evaluate
 analyze
   analyze RUN                     collapse alarms over its logs; singular values, losses, scores, samples over time
   study NAME --data SOURCE        a table of runs over settings and seeds: table1, latents, r1, collapse, ...
-  toy-games                       two-player games in two numbers, and four solvers
+  toy-games                       two-parameter minimax games, and four solvers
   bench train PRESET              images per second, FLOP per second, memory; also sample, data, evaluate
 data and weights
   data inspect SOURCE             counts, sizes, broken files and a sheet of a data set
@@ -65,7 +65,7 @@ RENAMED_VERBS = {"neighbours": "neighbors", "memorisation": "memorization", "gam
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 training diverged, 2 a user's error, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["--"]:  # torchrun on Python 3.11 takes --run for its own --run-path unless told where its words end
+    if arguments[:1] == ["--"]:  # needed after torchrun, which takes --run for its own --run-path
         arguments = arguments[1:]
     set_up_logging(logging.INFO)
     try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class StudyCommand:
     """Train every setting of a study with several seeds, one run after the other, and write the table. The same command
-    carries on where it stopped. Every option of `biggan train` is an option here, for all runs."""
+    resumes where it stopped. Every option of `biggan train` is an option here, for all runs."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     preset: str | None = None
@@ -96,7 +96,9 @@ def study(arguments: list[str]) -> int:
             measure_survival(run, trust_extractor=command.trust_extractor)
     print(write_table(name, runs, out), end="")
     if failed:
-        raise ConfigError(f"{failed} of the runs failed, as said above: mend what stopped them; the same command carries on")
+        raise ConfigError(
+            f"{failed} of the runs failed (see the errors above): fix the cause and run the same command again"
+        )
     return 0
 
 

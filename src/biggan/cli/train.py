@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train a generator on your images. Giving the same command again carries on where the run stopped."""
+    """Train a generator on your images. The same command, given again, resumes the run."""
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     run: Path | None = None
@@ -98,8 +98,8 @@ def train_in(world: "World", config: RunConfig, folder: "RunDir", *, trust_extra
 
 
 def start_from(base: RunConfig, path: str | None) -> RunConfig:
-    """The preset with the model and the latents of a folder that the run is to start from; for RUN@STEP all that the run was
-    made with, because that is for changing one thing of it, but for what names files, programs and places."""
+    """The preset with the model and latent configs of the folder that the run starts from. With RUN@STEP, the whole
+    config of that run, except fields that name files, programs or folders."""
     if path is None:
         return base
     from biggan.checkpoints.init_from import parse_init_from, read_model_config, read_run_config

@@ -50,7 +50,7 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
 
 
 def preset(name: str) -> RunConfig:
-    """The recipe of this name. Raises ConfigError with a suggestion."""
+    """The run config of this name. Raises ConfigError, with a suggestion, if there is none."""
     if name not in PRESETS:
         raise ConfigError(f"no preset {name!r}; {suggestion(name, PRESETS)}")
     return PRESETS[name]()

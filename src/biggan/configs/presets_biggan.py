@@ -1,4 +1,4 @@
-"""One function per recipe: a complete RunConfig, with its source, its cost and what it should reach."""
+"""The presets of BigGAN, one function each: a complete RunConfig, with its source, its cost and what it should reach."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from biggan.data.dataset import DataConfig
 from biggan.models.biggan import BigGANConfig, BigGANDiscriminatorConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import ModelConfig
-from biggan.objectives.regularization import GeneratorRegularization, RegularizationConfig
+from biggan.objectives.regularization_config import GeneratorRegularization, RegularizationConfig
 
 NO_REGULARIZATION = RegularizationConfig(generator=GeneratorRegularization(orthogonal=None))
 

@@ -1,4 +1,4 @@
-"""The recipes of "Improved Techniques for Training GANs" (Salimans et al. 2016), as presets.py has those of BigGAN.
+"""The presets of "Improved Techniques for Training GANs" (Salimans et al. 2016), as presets.py has those of BigGAN.
 
 Settings: the published code's; docs/papers/improved_gan.md, "Network and training tables" and "ImageNet configuration". Each
 needs --data, and for the error --classify.test_data.
@@ -20,7 +20,7 @@ from biggan.models.improved_gan_config import ConvConfig, ConvDiscriminatorConfi
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.models.registry import ModelConfig
 from biggan.objectives.losses import ObjectiveConfig
-from biggan.objectives.regularization import GeneratorRegularization, RegularizationConfig
+from biggan.objectives.regularization_config import GeneratorRegularization, RegularizationConfig
 from biggan.sampling.latents import LatentConfig
 
 EPSILON = 1e-4

@@ -141,7 +141,10 @@ def evaluate(
             "arithmetic": extractor.arithmetic,
         },
         "kid": {"subsets": KID_SUBSETS, "seed": KID_SEED},
-        "prdc": {"neighbour": prdc.PRECISION_RECALL_NEIGHBORS, "neighbour_of_density": prdc.DENSITY_COVERAGE_NEIGHBORS},
+        "prdc": {
+            "precision_recall_neighbors": prdc.PRECISION_RECALL_NEIGHBORS,
+            "density_coverage_neighbors": prdc.DENSITY_COVERAGE_NEIGHBORS,
+        },
         "versions": {"biggan": biggan.__version__, "torch": version("torch")},
     }
     return Evaluation({name: score for request in requests for name, score in scores[request.score].items()}, recipe)

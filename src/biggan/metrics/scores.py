@@ -72,7 +72,7 @@ def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
     return max(0.0, distance.item())
 
 
-class SplitEntropies:
+class InceptionScore:
     """Inception Score of logits that are accumulated in batches: the sums of p(y|x) and p(y|x) log p(y|x) by split."""
 
     def __init__(self, images: int, splits: int) -> None:

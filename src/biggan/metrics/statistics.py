@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biggan.metrics.features import Extracted, Extractor
-from biggan.metrics.scores import Moments, SplitEntropies
+from biggan.metrics.scores import InceptionScore, Moments
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.distributed import World, broadcast_batches, max_over_ranks
 from biggan.runtime.errors import DataError
@@ -55,7 +55,7 @@ class FeatureStatistics(NamedTuple):
     """Features (N, F) float32 of the first images."""
     labels: Tensor | None
     """Labels (N,) of the images whose features are stored."""
-    entropies: SplitEntropies | None
+    entropies: InceptionScore | None
     predictions: Tensor | None
     """For each of the first images, the class with the largest logit."""
     num_images: int
@@ -80,7 +80,7 @@ def collect_statistics(
     images, or if features or logits are not finite. All ranks must call it.
     """
     num_images = max(moment_images, feature_images, entropy_images, prediction_images)
-    moments, entropies = Moments(), SplitEntropies(entropy_images, SPLITS) if entropy_images else None
+    moments, entropies = Moments(), InceptionScore(entropy_images, SPLITS) if entropy_images else None
     features, labels, predictions, stop = [], [], [], 0
     batches = extract_batches(images.batches(num_images), extractor, world)
     for extracted, y_N in merge_batches(image_progress_bar(batches, num_images, name)):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from biggan.models.improved_gan_config import ConvConfig, ImprovedGANConfig, MLPConfig
-from biggan.nn import weight_norm
+from biggan.nn import data_dependent_weight_norm as weight_norm
 from biggan.nn.batch_norm import AffineNorm, BatchNorm, BiasOnlyNorm, FeatureNorm
 from biggan.nn.embeddings import NoClassEmbedding
 from biggan.nn.heads import ClassHead, DiscriminatorOutput
@@ -189,7 +189,7 @@ BUILDERS = {
 
 def build(config: ImprovedGANConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
     """Generator and discriminator with random weights, in training mode, float32 on the CPU. Data-dependent initialization
-    (nn/weight_norm) is left to the caller."""
+    (nn/data_dependent_weight_norm) is left to the caller."""
     build_generator, build_discriminator = BUILDERS[config.family]
     networks = build_generator(config), build_discriminator(config)
     for network, initializer in zip(networks, config.initializers, strict=True):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from biggan.models.improved_gan import LEAKY_RELU_SLOPE
 from biggan.models.improved_gan_config import ImprovedDiscriminatorConfig, ImprovedGANConfig, ImprovedGeneratorConfig
-from biggan.nn import weight_norm
+from biggan.nn import data_dependent_weight_norm as weight_norm
 from biggan.nn.batch_norm import AffineNorm, BatchNorm
 from biggan.nn.embeddings import NoClassEmbedding
 from biggan.nn.heads import DiscriminatorOutput, KPlusOneClassHead
@@ -174,7 +174,7 @@ class Discriminator(nn.Module):
 
 def build(config: ImprovedImageNetConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
     """Generator and discriminator with weights from a normal distribution with standard deviation 0.02, in training mode,
-    float32 on the CPU. Data-dependent initialization (nn/weight_norm) is left to the caller."""
+    float32 on the CPU. Data-dependent initialization (nn/data_dependent_weight_norm) is left to the caller."""
     networks = Generator(config), Discriminator(config)
     for network in networks:
         initialize(network, normal_with_std(0.02), rng)

@@ -3,14 +3,13 @@
 Source: BigGAN appendix B (conditional gain centered at 1, bias at 0, both from spectrally normalized linear layers without
 bias) and appendix C.1 (standing statistics); docs/papers/biggan.md, "Generator" and "Truncation, sampling, and standing
 statistics". There are no running averages: they would belong to the raw weights, while samples are drawn with averaged
-weights. In evaluation mode the standing statistics are used; `collect_standing_statistics` sets them to the means over
+weights. In evaluation mode the standing statistics are used; `sampling/standing_statistics` sets them to the means over
 several batches of the batch mean and of the batch variance.
 
 Statistics are float32 for every input type. Shapes: N batch, C channels, E condition, K classes, H W pixels.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +37,9 @@ class BatchNorm(nn.Module):
         self.register_buffer("standing_variance", torch.ones(channels))
         self.epsilon = epsilon
         self.sum_over_ranks: SumOverRanks | None = None
-        self.collected_statistics: list[tuple[Tensor, Tensor]] | None = None  # a list inside collect_standing_statistics
+        self.collected_statistics: list[tuple[Tensor, Tensor]] | None = (
+            None  # a list while standing statistics are collected
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W) in the type of x, with batch statistics in training mode and inside
@@ -197,29 +198,3 @@ def sync_batch_norm(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
     for layer in network.modules():
         if isinstance(layer, BatchNorm):
             layer.sum_over_ranks = sum_over_ranks
-
-
-@contextmanager
-def collect_standing_statistics(
-    module: nn.Module, gather_batches: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[None]:
-    """Context in which every BatchNorm uses batch statistics and records them; on leaving it, the standing statistics are
-    set to the means of those recorded, with equal weight for each forward pass. Mutates the buffers only.
-
-    `gather_batches` maps the values of this rank (local batches, C) to those of all ranks (all batches, C), in an order that
-    does not depend on the number of ranks; None if this process made all forward passes.
-    """
-    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
-    for layer in layers:
-        layer.collected_statistics = []
-    try:
-        yield
-        for layer in layers:
-            assert layer.collected_statistics, "no forward pass was made while collecting statistics"
-            means, variances = zip(*layer.collected_statistics, strict=True)
-            for buffer, values in ((layer.standing_mean, means), (layer.standing_variance, variances)):
-                batch_values = torch.stack(values)  # (local batches, C)
-                buffer.copy_((batch_values if gather_batches is None else gather_batches(batch_values)).mean(0))
-    finally:
-        for layer in layers:
-            layer.collected_statistics = None

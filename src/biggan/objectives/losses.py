@@ -292,10 +292,14 @@ class ObjectiveConfig:
         """Raises ConfigError on values out of range and on settings that the loss has no use for."""
         check_fields(self, "objective")
         if self.margin != 1 and self.loss != "hinge":
-            raise ConfigError(f"objective.margin={self.margin} is of the hinge loss, not of {self.loss}: leave it out")
+            raise ConfigError(
+                f"objective.margin={self.margin} only applies to the hinge loss, not to {self.loss}: leave it out"
+            )
         weight = self.unsupervised_weight
         if weight != 0.5 and self.loss != "semi-supervised":
-            raise ConfigError(f"objective.unsupervised_weight={weight} is of the semi-supervised loss: leave it out")
+            raise ConfigError(
+                f"objective.unsupervised_weight={weight} only applies to the semi-supervised loss: leave it out"
+            )
         for name, default in (("real_target", 1.0), ("generator_target", None)):
             value = getattr(self, name)
             if value != default and self.loss not in LOSSES_WITH_TARGETS:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from biggan.nn.batch_norm import BatchNorm, collect_standing_statistics
+from biggan.nn.batch_norm import BatchNorm
 from biggan.nn.inference import for_inference
 from biggan.runtime.distributed import SINGLE_PROCESS, World, broadcast_batches, interleave_ranks
 from biggan.runtime.errors import ConfigError, suggestion
@@ -23,7 +23,7 @@ from biggan.runtime.rng import addressed_rng
 from biggan.sampling.compiled import CompiledGenerator
 from biggan.sampling.image_io import make_grid, to_uint8, write_images
 from biggan.sampling.latents import LatentConfig, draw_labels
-from biggan.sampling.standing_statistics import StatisticsTable
+from biggan.sampling.standing_statistics import StatisticsTable, collect_standing_statistics
 
 
 class Samples(NamedTuple):

@@ -1,12 +1,43 @@
-"""Standing statistics of batch normalization for several truncations, stored with a model.
+"""Standing statistics of batch normalization: collected over many batches, and stored with a model for several truncations.
 
 Source: BigGAN appendix C.1. Shapes: T truncations, C channels.
 """
 
 import bisect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from biggan.nn.batch_norm import BatchNorm
+
+
+@contextmanager
+def collect_standing_statistics(
+    module: nn.Module, gather_batches: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[None]:
+    """Context in which every BatchNorm uses batch statistics and records them; on leaving it, the standing statistics are
+    set to the means of those recorded, with equal weight for each forward pass. Mutates the buffers only.
+
+    `gather_batches` maps the values of this rank (local batches, C) to those of all ranks (all batches, C), in an order that
+    does not depend on the number of ranks; None if this process made all forward passes.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+    for layer in layers:
+        layer.collected_statistics = []
+    try:
+        yield
+        for layer in layers:
+            assert layer.collected_statistics, "no forward pass was made while collecting statistics"
+            means, variances = zip(*layer.collected_statistics, strict=True)
+            for buffer, values in ((layer.standing_mean, means), (layer.standing_variance, variances)):
+                batch_values = torch.stack(values)  # (local batches, C)
+                buffer.copy_((batch_values if gather_batches is None else gather_batches(batch_values)).mean(0))
+    finally:
+        for layer in layers:
+            layer.collected_statistics = None
 
 
 class StatisticsTable(NamedTuple):

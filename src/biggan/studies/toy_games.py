@@ -1,12 +1,12 @@
-"""Two-player games in two numbers, and solvers that circle, diverge or arrive.
+"""Two-parameter minimax games, and solvers that circle, diverge or converge.
 
 Source: Salimans et al. 2016, section 3.3 (historical averaging; the game (f(x) - 1)(y - 1), f(x) = x below 0 and x^2
 above; xy, on which gradient descent circles); Korpelevich 1976 (extragradient); Daskalakis et al. 2018 (optimistic). x
-minimises the value, y maximises it: the paper does not say who does which. The equilibrium of the first game is (1, 1), of
+minimizes the value, y maximizes it: the paper does not say who does which. The equilibrium of the first game is (1, 1), of
 the second (0, 0).
 
 All arithmetic is in closed form on two floats; nothing here knows networks. The regularizer for networks is
-regularizers/weights.HistoricalAverage, which adds the same term.
+objectives/weight_regularizers.HistoricalAverage, which adds the same term.
 """
 
 import math

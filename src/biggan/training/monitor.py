@@ -74,8 +74,8 @@ class CollapseMonitor:
         step: int,
         classifier: Extractor | None,
     ) -> None:
-        """`classifier`: tells by its logits how many of the fixed batch are of the class asked for, if it knows as many
-        classes. Raises DataError where the held-out images cannot be read or are of other classes."""
+        """`classifier`: classifies the fixed batch of samples, to measure conditional accuracy; not used if it has another
+        number of classes. Raises DataError if the held-out images cannot be read or are of other classes."""
         self.config, self.run_dir, self.is_rank_zero = config.monitor, run_dir, state.plan.world.is_rank_zero
         self.classifier, self.state = classifier, state
         self.spectra = SpectrumTracker(config.monitor.singular_values)
@@ -214,7 +214,9 @@ def build_fixed_batch(config: RunConfig, state: TrainState, source: Source) -> F
     if spec is not None:
         held_out = open_source(spec, config.model.resolution, cache=config.data.cache)
         if held_out.class_names != source.class_names:
-            raise DataError(f"monitor.held_out={spec} has other classes than {source.name}: name its folders alike")
+            raise DataError(
+                f"monitor.held_out={spec} has other classes than {source.name}: its class folders must have the same names"
+            )
         batches = {"train": source, "held_out": held_out}
         real = {name: next(images.iterate_once(REAL_IMAGES)) for name, images in batches.items()}
     device = state.precision.device

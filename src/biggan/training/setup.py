@@ -8,9 +8,9 @@ from biggan.configs.train import TrainConfig
 from biggan.data.dataset import Source
 from biggan.models.registry import build_networks
 from biggan.nn.batch_norm import normalizes_features, sync_batch_norm
+from biggan.nn.data_dependent_weight_norm import data_dependent_init, needs_data_dependent_init
 from biggan.nn.minibatch_discrimination import sync_minibatch_discrimination
 from biggan.nn.virtual_batch_norm import ReferenceBatch
-from biggan.nn.weight_norm import data_dependent_init, needs_data_dependent_init
 from biggan.objectives.regularizer import Regularizer
 from biggan.runtime.distributed import SINGLE_PROCESS, World, all_gather_rows, sum_within_groups, wrap_ddp
 from biggan.runtime.errors import ConfigError

@@ -1,4 +1,4 @@
-"""One generator step of GAN training: the algorithm of the paper, and nothing else.
+"""One generator step of GAN training: the algorithm of BigGAN, and nothing else.
 
 Source: BigGAN section 3 and appendix C (docs/papers/biggan.md, "One generator step"): a few discriminator steps, each on
 fresh real images, latents and labels, then one generator step, then the moving average. In a discriminator step generated
@@ -7,8 +7,8 @@ and real images go through D in one concatenated pass, and G runs without gradie
 DEVIATION from BigGAN appendix C: with accumulation, G's batch statistics are those of a micro-batch, because those of the
 whole batch would need every activation at once.
 
-Nothing here waits for the device: the numbers returned are tensors. The words that address the random draws
-("discriminator turn", "generator turn") are part of every seed: changing one changes every run. Shapes: N batch, R
+Nothing here waits for the device: the numbers returned are tensors. The names of the random streams ("discriminator turn",
+"generator turn") are part of every seed: changing one changes every run. Shapes: N batch, R
 resolution."""
 
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ def train_step(
 ) -> dict[str, Tensor]:
     """Generator step number `step` (from 1); mutates the networks, optimizers and averages. All ranks must call it together.
 
-    `real_batches` gives this rank's share of one micro-batch of real images after the other: uint8 (N, 3, R, R) and their
-    classes (N,); `labeled_batches` the same of images whose classes D may learn, None where that is all of them, or none.
+    `real_batches` yields this rank's micro-batches of real images: uint8 (N, 3, R, R) and their classes (N,).
+    `labeled_batches` yields those of the labeled images; None if every image is labeled or the loss is unsupervised.
     Returns scalars, float32 on the device: loss terms of both networks, D's mean logits and accuracies, averaged over the
     optimizer steps.
     """

@@ -99,7 +99,8 @@ class NetworkTrainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
-            # Fused optimizers change weights without a word; layers that keep what they made of a weight have to be told.
+            # Fused optimizers do not bump the version counters of weights, by which layers know that a cached product is
+            # stale.
             increment_version(list(self.network.parameters()))
             for regularizer in self.active_regularizers(step):
                 regularizer.after_step(self.network)

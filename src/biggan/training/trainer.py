@@ -54,7 +54,7 @@ def fit(
     checkpoint. What was saved before stays. An alarm (training/monitor) may end the run too, or roll it back to a healthy
     checkpoint. `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together."""
     while True:
-        state = progress = None  # the old networks go before the new ones come
+        state = progress = None  # frees the old networks before the new ones are built
         state = build_train_state(config, world)
         try:
             progress = resume(state, config, run_dir)
@@ -102,7 +102,7 @@ def train(
                 # Step: one generator step, with its discriminator steps.
                 step += 1
                 log.add(train_step(state, step, real_batches, labeled_batches))
-                seconds, end = clock.look(step, stop)
+                seconds, end = clock.check_end(step, stop)
 
                 # Log. The host waits for the device here and in the hooks, nowhere else.
                 if end or step % log_every == 0:
@@ -183,7 +183,7 @@ class Clock:
         self.limit, self.steps = minutes_to_seconds(config.train.minutes), config.train.steps
         self.started = time.monotonic() - seconds_before
 
-    def look(self, step: int, stop: StopRequest) -> tuple[float, RunEnd | None]:
+    def check_end(self, step: int, stop: StopRequest) -> tuple[float, RunEnd | None]:
         """The seconds, and why the run ends with this step, if it does. All ranks must call it together."""
         seconds, stopped = max_over_ranks(time.monotonic() - self.started, float(stop.name is not None))
         if stopped:
@@ -227,7 +227,7 @@ class RunLog:
             self.line.show(step, metrics, seconds_left if self.has_limit else None)
 
     def restart_interval(self) -> None:
-        """The time that hooks take is no time of training."""
+        """Start a new interval, so that the time of hooks does not count as training time."""
         self.interval_started = time.monotonic()
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ def log_end(
         logger.info("stopped at step %d, as --monitor.on-alarm says; %s", step, run_dir.best_model_hint())
     elif end == "signal":
         name = stop.name or "a signal"
-        logger.info("%s was received: saved at step %d; the same command carries on", name, step)
+        logger.info("%s was received: saved at step %d; run the same command again to resume", name, step)
 
 
 def open_streams(

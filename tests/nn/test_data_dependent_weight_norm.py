@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from biggan.nn import weight_norm
+from biggan.nn import data_dependent_weight_norm as weight_norm
+from biggan.nn.data_dependent_weight_norm import WeightNormLayer, data_dependent_init, needs_data_dependent_init
 from biggan.nn.initialization import initialize, normal_with_std
-from biggan.nn.weight_norm import WeightNormLayer, data_dependent_init, needs_data_dependent_init
 
 LAYERS = {
     "dense": (lambda **o: weight_norm.linear(6, 5, **o), (9, 6)),
