@@ -16,4 +16,4 @@ exec "${PYTHON:-python}" -m biggan train cifar10 --data "$TRAIN" --run "${OUT:-r
   --data.max-per-class 30 --data.no-flip --train.steps "${STEPS:-2600}" --train.minutes None --train.seed "${SEED:-0}" \
   --train.log-every 10 --train.sample-every 200 --train.checkpoint-every 50 \
   --monitor.every 50 --monitor.held-out "$TEST" \
-  --eval.every 200 --eval.max_time_fraction 0.15 --eval.extractor "$JUDGE" --eval.recipe fid2k,accuracy2k,is2k "${more[@]}" "${@:2}"
+  --eval.every 200 --eval.max-time-fraction 0.15 --eval.extractor "$JUDGE" --eval.recipe fid2k,accuracy2k,is2k "${more[@]}" "${@:2}"

@@ -24,7 +24,7 @@ case $what in
         bench train "$preset" --train.batch 128 --train.micro-batch 128 --model.num-classes 1000
         bench sample "$preset" --batch 64 --model.num-classes 1000 --compile
       done
-      bench train biggan-256 --train.batch 64 --train.micro-batch 64 --model.num-classes 1000 --train.activation_checkpointing
+      bench train biggan-256 --train.batch 64 --train.micro-batch 64 --model.num-classes 1000 --train.activation-checkpointing
     } 2>&1 | tee "$out/bench.txt"
     ;;
   train)

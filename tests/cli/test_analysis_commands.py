@@ -73,7 +73,7 @@ def test_interpolate(capsys, run, tmp_path):
     code, out, _ = call(capsys, "interpolate", run, "--rows", 2, "--steps", 4, "--out", tmp_path / "a.png")
     assert (code, "2 walks of 4 images" in out) == (0, True)
     assert size_of(tmp_path / "a.png") == (4 * 33 + 1, 2 * 33 + 1)
-    words = ["--between", "classes", "--classes", "1,7", "--rows", 2, "--steps", 4, "--way", "linear"]
+    words = ["--between", "classes", "--classes", "1,7", "--rows", 2, "--steps", 4, "--interpolation", "linear"]
     assert call(capsys, "interpolate", run, *words, "--out", tmp_path / "a.gif")[0] == 0
     with Image.open(tmp_path / "a.gif") as film:
         assert (film.size, film.n_frames) == ((2 * 33 + 1, 34), 6), "there and back"
@@ -120,19 +120,15 @@ def test_a_model_may_be_the_reference(capsys, run, ten, tmp_path):
 
 def test_truncation(capsys, run, ten, tmp_path):
     words = ["--data", "embedded:digits", "--extractor", ten, "--recipe", "fid200,is200,prdc100", "--thresholds", "0.5,1"]
-    code, out, _ = call(capsys, "truncation", run, *words, "--latents", "--store", "--out", tmp_path / "curve")
+    code, out, _ = call(capsys, "truncation", run, *words, "--scaled-latents", "--store", "--out", tmp_path / "curve")
     assert code == 0
-    rows = [line.split()[:3] for line in out.splitlines() if line.startswith(("drawn again", "scaled"))]
-    assert rows == [
-        ["drawn", "again", "none"],
-        ["drawn", "again", "1"],
-        ["drawn", "again", "0.5"],
-        *(["scaled", threshold, "frechet_distance"] for threshold in ("1", "0.5")),
-    ]
+    rows = [line.split()[:3] for line in out.splitlines() if line.startswith(("resampled", "scaled"))]
+    resampled = [["resampled", threshold, "frechet_distance"] for threshold in ("none", "1", "0.5")]
+    assert rows == [*resampled, *(["scaled", threshold, "frechet_distance"] for threshold in ("1", "0.5"))]
     record = json.loads((tmp_path / "curve" / "curve.json").read_text())
     assert [len(points) for points in record["curves"].values()] == [3, 2]
     assert {"least frechet_distance", "largest exp_kl_score", "exp_kl_score of real images"} == set(record["best"])
-    for name in ("distance-against-score", "against-threshold", "sheet-drawn-again-none", "sheet-scaled-0.5"):
+    for name in ("distance-against-score", "against-threshold", "sheet-resampled-none", "sheet-scaled-0.5"):
         assert min(size_of(tmp_path / "curve" / f"{name}.png")) > 30
     sampler = biggan.from_pretrained(run, device="cpu")
     assert sampler.statistics_table.truncations == (0.5, 1.0, 6.0)
@@ -203,7 +199,7 @@ def test_memorization_goes_by_the_loss_of_the_run(capsys, run, tmp_path):
         (["evaluate", "embedded:digits", "--recipe", "fid10"], "add --resolution"),
         (["evaluate", "{run}", "--resolution", "64", "--recipe", "fid10"], "32 and 64 pixels"),
         (
-            ["evaluate", "{run}", "--recipe", "fid10", "--extractor", "inception", "--extractor-weights", "absent"],
+            ["evaluate", "{run}", "--recipe", "is10", "--extractor", "inception", "--extractor-weights", "absent"],
             "no such file",
         ),
     ],

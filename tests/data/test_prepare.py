@@ -125,7 +125,7 @@ def test_folders_that_hold_something_else(pictures, tmp_path):
 
 def test_packed_sets_that_do_not_fit(pictures, tmp_path):
     prepare(list_source(str(pictures)), tmp_path / "packed", Packed(16))
-    with pytest.raises(DataError, match=r"use --model\.resolution 16"):
+    with pytest.raises(DataError, match=r"--model\.resolution 16 of biggan train"):
         open_packed(tmp_path / "packed", 32, flip=False)
     with pytest.raises(DataError, match="filter it when it is prepared"):
         open_source(f"packed:{tmp_path / 'packed'}", 16, filters={"max_per_class": 3})

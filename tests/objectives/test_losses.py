@@ -48,7 +48,7 @@ def test_margin():
     assert np.isclose(loss.item(), np.maximum(0, 3 - REAL).mean() + np.maximum(0, 3 + FAKE).mean())
     with pytest.raises(ConfigError, match="above 0"):
         ObjectiveConfig(margin=0.0).check()
-    with pytest.raises(ConfigError, match="of the hinge loss"):
+    with pytest.raises(ConfigError, match="only applies to the hinge loss"):
         ObjectiveConfig(loss="wasserstein", margin=2.0).check()
 
 

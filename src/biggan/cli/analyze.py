@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 
@@ -10,9 +9,6 @@ from biggan.cli.common import parse, writing_to
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
 from biggan.runtime.errors import CheckpointError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,7 +47,7 @@ def bench(arguments: list[str]) -> int:
         print(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]\n\nbiggan bench train --help: the presets.")
         return 0
     if what not in MEASURED:
-        raise ConfigError(f"bench {what}: name what to measure; {suggestion(what, MEASURED)}")
+        raise ConfigError(f"bench{what and ' ' + what}: name what to measure; {suggestion(what, MEASURED)}")
     base = start_from(preset_argument(f"bench {what}", arguments[1:]), option_value("--init-from", arguments))
     prog = f"biggan bench {what} {' '.join(arguments[1:2])}"
     command = parse(BenchCommand, arguments[2:], prog, BenchCommand(config=base))

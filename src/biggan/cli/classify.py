@@ -34,6 +34,7 @@ class ClassifyCommand:
     """Images at a time, in a fixed random order. Minibatch features compare those with each other, so that with them an
     answer depends a little on the batch, and those of a smaller last one more."""
     device: DeviceName = "auto"
+    """auto: CUDA if there is a GPU, else the CPU."""
 
 
 def classify(arguments: list[str]) -> int:

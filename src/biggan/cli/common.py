@@ -6,14 +6,14 @@ import errno
 import io
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from biggan.configs.migrations import FIELDS
+from biggan.configs.migrations import renamed_fields
 from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
 from biggan.configs.run import RunConfig
@@ -22,6 +22,9 @@ from biggan.runtime.errors import ConfigError, suggestion
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
+RENAMED_OPTIONS = {"--way": "--interpolation", "--latents": "--scaled-latents"}
+"""Options of verbs that are no fields of a config."""
 
 
 def preset_argument(command: str, arguments: list[str]) -> RunConfig:
@@ -55,27 +58,40 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
     if unknown:
         known = {f"--{name.replace('_', '-')}" for name in option_names(command)}
         name = unknown[0].split("=")[0]
-        renamed = renamed_option(name)
-        hint = f"it is now {renamed}" if renamed in known else suggestion(name, known)
+        renamed = renamed_option(name, known)
+        hint = suggestion(name, known) if renamed is None else f"it is now {renamed}"
+        if hint.endswith("..."):
+            hint = f"`{prog} --help` shows all {len(known)} options"
         raise ConfigError(f"{prog}: unknown option {name}; {hint}")
     return command
 
 
-def renamed_option(name: str) -> str | None:
-    """Today's name of an option of earlier versions, by the table of renamed fields; None: it never was one."""
-    field = name.removeprefix("--").replace("-", "_")
-    for renamed in FIELDS:
-        if field == renamed.old or field.startswith(f"{renamed.old}."):
-            field = renamed.new + field.removeprefix(renamed.old)
-    option = f"--{field.replace('_', '-')}"
-    return None if option == name else option
+def renamed_option(name: str, known: Collection[str]) -> str | None:
+    """Today's name, one of `known`, of an option of earlier versions, by the table of renamed fields; None: there is none.
+    Of a switch that is turned off, --train.no-recompute, the new name is of that form too."""
+    if name in RENAMED_OPTIONS:
+        return RENAMED_OPTIONS[name] if RENAMED_OPTIONS[name] in known else None
+    path, _, leaf = name.rpartition(".")
+    negated = leaf.startswith("no-")
+    field = f"{path}.{leaf.removeprefix('no-')}" if negated else name
+    for today in renamed_fields(field.removeprefix("--").replace("-", "_")):
+        option = f"--{today.replace('_', '-')}"
+        if option in known:
+            path, _, leaf = option.rpartition(".")
+            return f"{path}.no-{leaf}" if negated else option
+    return None
 
 
 def option_names(command: Any) -> Iterable[str]:
-    """Dotted names of every option of a command."""
+    """Dotted names of every option of a command; RunConfig.dataset is found in the data and no option."""
     for item in dataclasses.fields(command):
         value = getattr(command, item.name)
-        yield from flatten(value) if dataclasses.is_dataclass(value) else [item.name]
+        if item.name != "dataset":
+            yield from (
+                option_names(value)
+                if isinstance(value, RunConfig)
+                else (flatten(value, f"{item.name}.") if dataclasses.is_dataclass(value) else [item.name])
+            )
 
 
 def count_classes(classes: int) -> str:

@@ -20,6 +20,7 @@ class ImportCommand:
     """
 
     source: tyro.conf.Positional[str]
+    """A folder, a file, the name of a released model, or a hub name (see above)."""
     out: Path | None = None
     """Folder to write; None: models/ and the name of the source."""
     average: Path | None = None

@@ -20,7 +20,7 @@ class InspectCommand:
     source: tyro.conf.Positional[str]
     """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""
     out: Path = Path("inspected.png")
-    """Sheet with one row for each of the first 20 classes."""
+    """Image file (.png) to write: one row for each of the first 20 classes."""
     resolution: int = 64
     """Size of an image on the sheet."""
 
@@ -34,6 +34,7 @@ class PrepareCommand:
     out: tyro.conf.Positional[Path]
     """Folder to write."""
     resolution: int = 128
+    """Size of the stored images in pixels."""
     format: Literal["packed", "wds"] = "packed"
     """packed: one memory-mapped file of uint8 pixels. wds: WebDataset shards, for servers and sets larger than memory."""
     shard_images: int = 1000
@@ -55,7 +56,7 @@ def data(arguments: list[str]) -> int:
         print("usage: biggan data {inspect,prepare} SOURCE [options]")
         return 0
     if what not in VERBS:
-        raise ConfigError(f"data {what}: name what to do; {suggestion(what, VERBS)}")
+        raise ConfigError(f"data{what and ' ' + what}: name what to do; {suggestion(what, VERBS)}")
     return VERBS[what](arguments[1:])
 
 
@@ -63,6 +64,8 @@ def inspect(arguments: list[str]) -> int:
     """biggan data inspect SOURCE [options]"""
     command = parse(InspectCommand, arguments, "biggan data inspect")
     check_at_least(resolution=(command.resolution, 1))
+    if not command.out.suffix:
+        raise ConfigError(f"--out {command.out} is no image file: give one such as {command.out / 'inspected.png'}")
     from biggan.data import inspection, sources
 
     found = inspection.inspect(sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10)

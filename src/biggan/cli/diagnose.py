@@ -1,21 +1,18 @@
-"""biggan truncation, leakage, memorization: what a model has learned."""
+"""biggan leakage, memorization: what a model has learned."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import tyro
 
 from biggan.cli.common import parse, save_image_grid, writing_to
-from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.inputs import RealDataOptions, ScoringOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.progress import image_progress_bar
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +26,13 @@ class LeakageCommand(ScoringOptions):
     worst: int = 6
     """Pairs that are named, and shown on the sheet."""
     truncation: float | None = None
+    """Resample every latent coordinate until it is at most this far from 0; None: no truncation."""
     out: Path = Path("leakage")
     """Folder for confusion.json and worst.png."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemorizationCommand(ScoringOptions):
+class MemorizationCommand(RealDataOptions):
     """How many images the discriminator of a run calls real: of its training set, of images held out, of generated ones."""
 
     model: tyro.conf.Positional[Path]

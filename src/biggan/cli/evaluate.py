@@ -38,13 +38,16 @@ class EvaluateCommand(ScoringOptions):
 def evaluate(arguments: list[str]) -> int:
     """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
     command = parse(EvaluateCommand, arguments, "biggan evaluate")
-    from biggan.metrics.evaluate import evaluate, format_table, parse_recipe
+    from biggan.metrics.evaluate import NEEDS_REFERENCE, evaluate, format_table, parse_recipe
     from biggan.runtime.distributed import process_group
 
     wanted = parse_recipe(command.recipe)
     device = choose_precision(command.device, "auto", "channels-last").device
     with process_group(device) as world:
         samples, reference = open_sets(command, world)
+        for request in wanted:  # before an extractor is downloaded
+            if request.score in NEEDS_REFERENCE and reference is None:
+                raise ConfigError(f"{request} compares with real images: add --data SOURCE")
         evaluation = evaluate(
             samples,
             reference,

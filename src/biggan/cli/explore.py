@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import tyro
@@ -14,9 +14,6 @@ from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import image_progress_bar
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +30,14 @@ class InterpolateCommand:
     """How many walks."""
     steps: int = 9
     """Images on each, its ends included."""
-    way: Literal["spherical", "linear"] = "spherical"
-    """Between latents; classes are always mixed evenly."""
+    interpolation: Literal["spherical", "linear"] = "spherical"
+    """Of latents; class embeddings are interpolated linearly."""
     truncation: float | None = None
+    """Resample every latent coordinate until it is at most this far from 0; None: no truncation."""
     seed: int = 0
+    """Seed of the latents."""
     device: DeviceName = "auto"
+    """auto: CUDA if there is a GPU, else the CPU."""
     out: Path = Path("interpolation.png")
     """.png: a sheet; .gif or .mp4: the steps one after the other."""
 
@@ -53,9 +53,13 @@ class MixCommand:
     n: int = 10
     """Images in a row."""
     truncation: float | None = None
+    """Resample every latent coordinate until it is at most this far from 0; None: no truncation."""
     seed: int = 0
+    """Seed of the latents."""
     device: DeviceName = "auto"
+    """auto: CUDA if there is a GPU, else the CPU."""
     out: Path = Path("mix.png")
+    """Image file to write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,9 @@ class NeighborsCommand(ScoringOptions):
     count: int = 8
     """Real images beside each."""
     truncation: float | None = None
+    """Resample every latent coordinate until it is at most this far from 0; None: no truncation."""
     out: Path = Path("neighbors.png")
+    """Image file to write."""
 
 
 def interpolate(arguments: list[str]) -> int:
@@ -89,7 +95,7 @@ def interpolate(arguments: list[str]) -> int:
         sampler.class_indices(split_names(command.classes)),
         rows=command.rows,
         steps=command.steps,
-        interpolation=command.way,
+        interpolation=command.interpolation,
         truncation=command.truncation,
         seed=command.seed,
     )

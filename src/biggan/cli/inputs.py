@@ -14,11 +14,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions:
-    """Real images, extractor, device and cache of a verb that scores images."""
+class RealDataOptions:
+    """Real images, device and cache of a verb that compares generated images with them."""
 
     data: str | None = None
     """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
+    device: DeviceName = "auto"
+    """auto: CUDA if there is a GPU, else the CPU."""
+    seed: int = 0
+    """Seed of the generated images."""
+    cache: Path | None = None
+    """Folder for weights and reference statistics; None: $BIGGAN_CACHE, else the user's cache folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(RealDataOptions):
+    """The extractor too, of a verb that scores images."""
+
     extractor: str = "inception"
     """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits).
     Loading a module:FILE runs the code in it: see --trust-extractor."""
@@ -29,15 +41,9 @@ class ScoringOptions:
     """A file with the extractor's weights, where there is no network."""
     bf16: bool = False
     """Run the extractor in bf16: faster, with slightly different scores."""
-    device: DeviceName = "auto"
-    """auto: CUDA where there is a GPU, else the CPU."""
-    seed: int = 0
-    """Of the generated images."""
-    cache: Path | None = None
-    """Folder for weights and reference statistics; None: $BIGGAN_CACHE, else the user's cache folder."""
 
 
-def open_real(command: ScoringOptions, spec: str, size: int, world: "World") -> "ImageSet":
+def open_real(command: RealDataOptions, spec: str, size: int, world: "World") -> "ImageSet":
     """A data set as a set of images to score; the first rank of each machine decodes it for the others."""
     from biggan.data.dataset import open_source
     from biggan.runtime.atomic_io import default_cache

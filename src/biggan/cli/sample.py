@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from biggan.cli.common import parse, writing_to
+from biggan.cli.common import parse, split_names, writing_to
 from biggan.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ class SampleCommand:
     classes: str | None = None
     """Names or numbers, comma-separated, assigned to the images in rotation; None: all classes."""
     truncation: float | None = None
-    """Draw every latent coordinate again until it is at most this far from 0; smaller: more typical, less varied."""
+    """Resample every latent coordinate until it is at most this far from 0; smaller: more typical, less varied."""
     seed: int = 0
+    """Seed of the latents; image number i of a seed is the same for any number of images."""
     compile: bool = False
     """Compile the generator first (torch.compile, some ten seconds): worth it for thousands of images."""
     out: Path = Path("samples")
@@ -50,8 +51,7 @@ def draw(sampler: "Sampler", command: SampleCommand) -> Path:
     """Draw and write the images, as one of the ranks; the grid's path."""
     from biggan.sampling.image_io import write_images
 
-    classes = None if command.classes is None else [name.strip() for name in command.classes.split(",")]
-    labels = sampler.cycle_labels(command.n, classes)
+    labels = sampler.cycle_labels(command.n, split_names(command.classes))
     batches = sampler.batches(range(command.n), labels, truncation=command.truncation, seed=command.seed, batch=64)
     if not sampler.world.is_rank_zero:
         for _ in batches:  # helping; the first rank writes

@@ -88,7 +88,7 @@ def study(arguments: list[str]) -> int:
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
-    logger.info(f"{len(runs)} runs; their commands are in {out / 'commands.txt'}")
+    logger.info("%d runs; their commands are in %s", len(runs), out / "commands.txt")
     failed = 0
     for run in [] if command.list_commands else command.chosen(runs):
         failed += not train_one(run)
@@ -124,9 +124,9 @@ def train_one(run: "Run") -> bool:
     from biggan.studies.runner import diverged, is_done
 
     if is_done(run):
-        logger.info(f"{run.row.name}, seed {run.seed}: done")
+        logger.info("%s, seed %d: done", run.row.name, run.seed)
         return True
-    logger.info(f"{run.row.name}, seed {run.seed}: training in {run.folder.path}")
+    logger.info("%s, seed %d: training in %s", run.row.name, run.seed, run.folder.path)
     log = run.folder.path.with_suffix(run.folder.path.suffix + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a") as file:
@@ -134,7 +134,7 @@ def train_one(run: "Run") -> bool:
     if code == 0 or diverged(run.folder):
         return True
     last = log.read_text().splitlines()[-1:]
-    logger.info(f"{run.row.name}, seed {run.seed} failed with code {code}: {''.join(last)} (all of it in {log})")
+    logger.error("%s, seed %d failed with code %d: %s (all of it in %s)", run.row.name, run.seed, code, "".join(last), log)
     return False
 
 
@@ -145,7 +145,7 @@ def write_table(name: str, runs: "list[Run]", out: Path) -> str:
 
     found = [(run, result) for run in runs if is_done(run) and (result := read_result(run)) is not None]
     if len(found) < len(runs):
-        logger.info(f"{len(runs) - len(found)} of {len(runs)} runs are not done yet")
+        logger.info("%d of %d runs are not done yet", len(runs) - len(found), len(runs))
     if not found:
         return "no run is done yet\n"
     results = [result for _, result in found]

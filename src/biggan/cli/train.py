@@ -120,8 +120,8 @@ def assume_classes(config: RunConfig) -> RunConfig:
     if config.data.source is not None:
         images, names = count_images_and_classes(config.data)
         classes = len(names)
-        logger.info(f"data: {images} images of {count_classes(classes)} ({first_names(names)})")
+        logger.info("data: %d images of %s (%s)", images, count_classes(classes), first_names(names))
     else:
         classes = config.model.num_classes or 1000
-        logger.info(f"data: none given, {classes} classes assumed; add --data folder:DIR or --data zip:FILE")
+        logger.info("data: none given, %d classes assumed; add --data folder:DIR or --data zip:FILE", classes)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, num_classes=classes))

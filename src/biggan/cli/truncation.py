@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from biggan.analysis.truncation import CurvePoint
     from biggan.runtime.distributed import World
 
-RESAMPLED = "drawn again"
+RESAMPLED = "resampled"
 
 UNTRUNCATED = 6.0  # no latent coordinate is beyond it, so that this truncation is none
 
@@ -37,8 +37,8 @@ class TruncationCommand(ScoringOptions):
     """LOW:HIGH:COUNT at equal ratios, or a list; sampling without truncation comes first in any case."""
     recipe: str = "fid10k,is10k,prdc10k"
     """Scores and how many images each."""
-    latents: bool = False
-    """Beside truncation by drawing again, the scaled form of the released demos: t times a normal cut at 2."""
+    scaled_latents: bool = False
+    """Beside truncation by resampling, the scaled form of the released demos: t times a normal cut at 2."""
     store: bool = False
     """Keep the statistics of every threshold with the model: sampling at these and between them then needs no collecting."""
     out: Path | None = None
@@ -96,10 +96,10 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     wanted, thresholds = parse_recipe(command.recipe), [None, *parse_thresholds(command.thresholds)]
     if command.store and thresholds[1] >= UNTRUNCATED:
         raise ConfigError(
-            f"--store keeps thresholds below {UNTRUNCATED:g}, where they stop to matter: leave out larger ones"
+            f"--store keeps thresholds below {UNTRUNCATED:g}, from which on truncation has no effect: leave out larger ones"
         )
     samplers = {RESAMPLED: load_sampler(command.model, command.device, world)}
-    if command.latents:
+    if command.scaled_latents:
         samplers["scaled"] = scaled = load_sampler(command.model, command.device, world)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
@@ -122,7 +122,7 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
                 buffers = sampler.generator.named_buffers()
                 measured.statistics[point.threshold] = {n: value.clone() for n, value in buffers if ".standing" in n}
             if world.is_rank_zero:
-                save_image(sheet, folder / f"sheet-{label.replace(' ', '-')}-{point.name}.png")
+                save_image(sheet, folder / f"sheet-{label}-{point.name}.png")
                 scores = "  ".join(f"{score} {point.value(score):.4g}" for score in point.evaluation.scores)
                 print(f"{label:12} {point.name:>6}  {scores}", flush=True)
     return measured
@@ -140,4 +140,4 @@ def store_statistics(model: Path, table: dict[float | None, dict[str, torch.Tens
     card = dataclasses.replace(folder.card, statistics_at=(*ascending, UNTRUNCATED))
     statistics = {name: torch.stack([values[name] for values in sets]).cpu() for name in sets[0]}
     save_model_dir(folder.path, card, {"statistics": statistics})
-    logger.info(f"statistics of {len(sets)} truncations are kept in {folder.path}")
+    logger.info("statistics of %d truncations are kept in %s", len(sets), folder.path)

@@ -116,6 +116,14 @@ RUN_FILES = {
 }
 
 
+def renamed_fields(name: str) -> list[str]:
+    """Names that a field of earlier versions may have today, several where model families differ; empty: it never moved."""
+    names = [name]
+    for field in FIELDS:
+        names += [field.new + old.removeprefix(field.old) for old in names if f"{old}.".startswith(f"{field.old}.")]
+    return names[1:]
+
+
 def migrate_config(data: Any) -> Any:
     """A config, or a model's config.json, of any earlier version in today's names and values. What is no nest of
     dictionaries is given back as it is, for the reader to refuse."""

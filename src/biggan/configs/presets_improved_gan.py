@@ -1,4 +1,4 @@
-"""The presets of "Improved Techniques for Training GANs" (Salimans et al. 2016), as presets.py has those of BigGAN.
+"""The presets of "Improved Techniques for Training GANs" (Salimans et al. 2016), as presets_biggan.py has those of BigGAN.
 
 Settings: the published code's; docs/papers/improved_gan.md, "Network and training tables" and "ImageNet configuration". Each
 needs --data, and for the error --classify.test_data.

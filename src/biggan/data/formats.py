@@ -153,8 +153,8 @@ def open_packed(folder: Path, resolution: int, *, flip: bool) -> ResidentSource:
     manifest = read_manifest(folder, "packed")
     if manifest.resolution != resolution:
         raise DataError(
-            f"{folder} is packed at {manifest.resolution} px, the model takes {resolution}: use --model.resolution "
-            f"{manifest.resolution}, or prepare the set again"
+            f"{folder} is packed at {manifest.resolution} px, not at {resolution}: use that size "
+            f"(--model.resolution {manifest.resolution} of biggan train), or prepare the set again"
         )
     shape = (manifest.images, 3, resolution, resolution)
     try:

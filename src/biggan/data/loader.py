@@ -188,7 +188,8 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
             if skip_broken:
                 return None
             raise DataError(
-                f"image {name} in {listing.name} cannot be read ({error}): repair or remove it, or add --data.skip-broken"
+                f"image {name} in {listing.name} cannot be read ({error}): repair or remove it, or leave out what is "
+                "broken (--data.skip-broken of biggan train)"
             ) from error
         return np.asarray(image).transpose(2, 0, 1), size
 

@@ -254,7 +254,8 @@ class ShardSource:
                     self.errors.add(data_broken_images=1)
                     continue
                 raise DataError(
-                    f"image {sample.name} in {self.name} cannot be read ({error}): repair it, or add --data.skip-broken"
+                    f"image {sample.name} in {self.name} cannot be read ({error}): repair it, or leave out what is "
+                    "broken (--data.skip-broken of biggan train)"
                 ) from error
             return np.asarray(image).transpose(2, 0, 1), self.label_by_number[sample.label]
         raise DataError(f"data source {self.name}: of {len(window)} images around {window[index].name} none can be read")

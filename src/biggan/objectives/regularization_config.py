@@ -36,11 +36,11 @@ class WeightRegularization:
     """off-diagonal: the penalty of BigGAN, ||W'W * (1 - I)||^2. full: ||W'W - I||^2. gradient: a term added to the gradient,
     as in the author's PyTorch code, half as strong as off-diagonal at the same strength."""
     sigma_penalty: Strength | None = None
-    """Strength of a penalty on the squared distance of each weight's first singular value from its bound. Needs sigma_bound
-    or sigma_ratio."""
+    """Strength of a penalty on the squared distance of each weight's first singular value from its bound. Needs
+    --sigma-bound or --sigma-ratio."""
     sigma_clamp: bool = False
-    """After each optimizer step the first singular value of each weight is clamped to its bound. Needs sigma_bound or
-    sigma_ratio."""
+    """After each optimizer step the first singular value of each weight is clamped to its bound. Needs --sigma-bound or
+    --sigma-ratio."""
     sigma_bound: Strength | None = None
     """Bound of the first singular value for sigma_penalty and sigma_clamp, as a number."""
     sigma_ratio: Ratio | None = None

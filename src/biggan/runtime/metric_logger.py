@@ -14,8 +14,6 @@ from torch import Tensor
 
 from biggan.runtime.distributed import mean_over_ranks
 
-LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "tests.jsonl")
-
 
 class MeanAccumulator:
     """Means of scalars over micro-batches or optimizer steps, accumulated on the device."""

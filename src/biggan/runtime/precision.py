@@ -52,7 +52,7 @@ def choose_precision(device: DeviceName, precision: PrecisionName, memory_format
     Raises ConfigError if CUDA is requested but not available.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device=cuda but torch sees no CUDA device here: use --train.device cpu")
+        raise ConfigError("device cuda: torch sees no CUDA device here: use device cpu, or auto")
     resolved = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     bf16 = has_fast_bf16(resolved) if precision == "auto" else precision == "bf16"
     return Precision(resolved, bf16, MEMORY_FORMATS[memory_format])

@@ -64,7 +64,8 @@ class ProgressLine:
         return f"{self.name} {{n}}/{{total}} |{{bar:20}}| {text}"
 
     def show(self, step: int, values: dict[str, float], seconds_left: float | None) -> None:
-        """`values` are the interval's means; `seconds_left` of a time limit, None without one."""
+        """`values` are the interval's means, of which the losses are shown without penalties; `seconds_left` of a time
+        limit, None without one."""
         rate = (step - self.first) / max(1e-9, time.monotonic() - self.started)
         left = (self.steps - step) / max(1e-9, rate)
         left = left if seconds_left is None else min(left, seconds_left)

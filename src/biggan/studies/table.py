@@ -13,7 +13,16 @@ from biggan.studies.runner import (
     count_parameters,
 )
 
-JUDGED = ("fid", "frechet_distance", "kid", "kernel_distance", "inception_score", "exp_kl_score", "accuracy", "survives")
+COMPARED_SCORES = (
+    "fid",
+    "frechet_distance",
+    "kid",
+    "kernel_distance",
+    "inception_score",
+    "exp_kl_score",
+    "accuracy",
+    "survives",
+)
 
 WORDS = {1: "better", -1: "worse", 0: "no clear difference"}
 
@@ -61,7 +70,7 @@ def findings_agreement(study: Study, rows: dict[str, dict[str, Any]]) -> list[st
         if finding.before not in rows or finding.after not in rows:
             continue
         before, after = rows[finding.before], rows[finding.after]
-        told = [describe_agreement(score, finding, before, after) for score in before["scores"] if score in JUDGED]
+        told = [describe_agreement(score, finding, before, after) for score in before["scores"] if score in COMPARED_SCORES]
         lines.append(f"{finding.change}: paper {WORDS[finding.better]}; here {'; '.join(told)}")
     return lines
 
