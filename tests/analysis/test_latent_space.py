@@ -14,7 +14,7 @@ from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 from biggan.metrics.features import Extracted
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
-from biggan.objectives.losses import ObjectiveConfig
+from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.runtime.errors import ConfigError
 from biggan.sampling.sampler import Sampler
 

@@ -6,13 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from biggan.nn.batch_norm import (
-    AffineNorm,
-    BatchNorm,
-    ClassConditionalTable,
-    ConditionalNorm,
-    MLPMap,
-)
+from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Linear
 from biggan.nn.spectral_norm import SpectralNorm

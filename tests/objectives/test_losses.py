@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from biggan.nn.heads import DiscriminatorOutput
-from biggan.objectives.losses import ObjectiveConfig
+from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.runtime.errors import ConfigError
 
 REAL, FAKE = np.array([2.0, 0.5, -1.0]), np.array([-3.0, 0.25, 1.5])

@@ -87,7 +87,7 @@ def test_out_of_bounds(field, value, message):
     ],
 )
 def test_within_bounds(fields):
-    check_fields(Whole(**fields), "part")
+    assert check_fields(Whole(**fields), "part") is None  # and nothing raised
 
 
 def test_the_first_wrong_field_is_named():

@@ -17,7 +17,7 @@ from biggan.data.labeled_subset import labeled_subset
 from biggan.metrics.classification import ClassifyConfig, count_errors
 from biggan.models.biggan import BigGANConfig
 from biggan.models.improved_gan_config import MLPConfig
-from biggan.objectives.losses import ObjectiveConfig
+from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.pretrained.classifier import open_classifier
 from biggan.runtime.errors import CheckpointError, ConfigError, DataError
 from biggan.training.resume import resume

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from biggan.configs.monitor import MonitorConfig
+from biggan.metrics.evaluate import SCORE_NAMES, higher_is_better
 
 Line = dict[str, Any]  # of a log: "step", and values by their log keys
 
@@ -187,8 +188,7 @@ class ScoreDegradation:
     its best."""
 
     name = "the samples get worse"
-    DISTANCES = ("fid", "frechet_distance", "kid", "kernel_distance")
-    SCORES = ("inception_score", "exp_kl_score")
+    keys = tuple(name for name in SCORE_NAMES if name != "accuracy")
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -196,10 +196,10 @@ class ScoreDegradation:
 
     def observe(self, line: Line) -> Alarm | None:
         """Compare the scores of the line with the best so far."""
-        for key in (*self.DISTANCES, *self.SCORES):
+        for key in self.keys:
             if key not in line or line["step"] < WARMUP_STEPS:
                 continue
-            value, upwards = line[key], key in self.SCORES
+            value, upwards = line[key], higher_is_better(key)
             step, best = self.best.get(key, (line["step"], value))
             if (value >= best) if upwards else (value <= best):
                 self.best[key] = line["step"], value

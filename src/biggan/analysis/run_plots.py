@@ -10,19 +10,10 @@ from PIL import Image, ImageDraw
 
 from biggan.analysis.collapse_rules import Alarm, Line
 from biggan.data.sources import open_image
+from biggan.metrics.evaluate import SCORE_NAMES
 from biggan.runtime.errors import ConfigError
 
-SCORES = (
-    "fid",
-    "frechet_distance",
-    "kid",
-    "kernel_distance",
-    "inception_score",
-    "exp_kl_score",
-    "accuracy",
-    "conditional_accuracy",
-    "test_error",
-)
+SCORES = (*SCORE_NAMES, "conditional_accuracy", "test_error")
 
 # {file name: title}; the names, except "ratio", begin the log keys: "sigma0/generator/linear.weight".
 WEIGHT_QUANTITIES = {

@@ -27,13 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from biggan.checkpoints.model_dir import ModelCard, save_model_dir
-from biggan.checkpoints.tensors import (
-    Checkpoint,
-    CorruptCheckpoint,
-    Tensors,
-    read_checkpoint,
-    serialize_tensors,
-)
+from biggan.checkpoints.tensors import Checkpoint, CorruptCheckpoint, Tensors, read_checkpoint, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import RUN_FILES, migrate_log_line
 from biggan.configs.run import RunConfig, differences

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from biggan.configs.migrations import renamed_fields
+from biggan.configs.migrations import renamed_field
 from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
 from biggan.configs.run import RunConfig
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RENAMED_OPTIONS = {"--way": "--interpolation", "--latents": "--scaled-latents"}
 """Options of verbs that are no fields of a config."""
+NO_OPTIONS = ("preset", "dataset")
+"""Fields of RunConfig that no option sets."""
 
 
 def preset_argument(command: str, arguments: list[str]) -> RunConfig:
@@ -59,39 +61,36 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
         known = {f"--{name.replace('_', '-')}" for name in option_names(command)}
         name = unknown[0].split("=")[0]
         renamed = renamed_option(name, known)
-        hint = suggestion(name, known) if renamed is None else f"it is now {renamed}"
-        if hint.endswith("..."):
-            hint = f"`{prog} --help` shows all {len(known)} options"
+        too_many = f"`{prog} --help` shows all {len(known)} options"
+        hint = suggestion(name, known, too_many) if renamed is None else f"it is now {renamed}"
         raise ConfigError(f"{prog}: unknown option {name}; {hint}")
     return command
 
 
 def renamed_option(name: str, known: Collection[str]) -> str | None:
-    """Today's name, one of `known`, of an option of earlier versions, by the table of renamed fields; None: there is none.
-    Of a switch that is turned off, --train.no-recompute, the new name is of that form too."""
+    """Today's name, one of `known`, of an option of earlier versions; None: there is none. A switch that is turned off,
+    --train.no-recompute, stays one."""
     if name in RENAMED_OPTIONS:
         return RENAMED_OPTIONS[name] if RENAMED_OPTIONS[name] in known else None
-    path, _, leaf = name.rpartition(".")
-    negated = leaf.startswith("no-")
-    field = f"{path}.{leaf.removeprefix('no-')}" if negated else name
-    for today in renamed_fields(field.removeprefix("--").replace("-", "_")):
-        option = f"--{today.replace('_', '-')}"
-        if option in known:
-            path, _, leaf = option.rpartition(".")
-            return f"{path}.no-{leaf}" if negated else option
-    return None
+    fields = {option.removeprefix("--").replace("-", "_"): option for option in known}
+    switch = name.replace(".no-", ".", 1)
+    field = renamed_field(switch.removeprefix("--").replace("-", "_"), fields)
+    if field is None or switch == name:
+        return fields.get(field)
+    path, _, leaf = fields[field].rpartition(".")
+    return f"{path}.no-{leaf}"
 
 
 def option_names(command: Any) -> Iterable[str]:
-    """Dotted names of every option of a command; RunConfig.dataset is found in the data and no option."""
+    """Dotted names of every option of a command, or of a config in one."""
     for item in dataclasses.fields(command):
         value = getattr(command, item.name)
-        if item.name != "dataset":
-            yield from (
-                option_names(value)
-                if isinstance(value, RunConfig)
-                else (flatten(value, f"{item.name}.") if dataclasses.is_dataclass(value) else [item.name])
-            )
+        if isinstance(value, RunConfig):
+            yield from option_names(value)
+        elif dataclasses.is_dataclass(value):
+            yield from flatten(value, f"{item.name}.")
+        elif item.name not in NO_OPTIONS:
+            yield item.name
 
 
 def count_classes(classes: int) -> str:

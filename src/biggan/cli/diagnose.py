@@ -88,7 +88,7 @@ def memorization(arguments: list[str]) -> int:
     from biggan.checkpoints.init_from import load_initial_weights, parse_init_from, read_run_config
     from biggan.checkpoints.run_dir import RunDir
     from biggan.models.registry import FAMILIES
-    from biggan.objectives.losses import ObjectiveConfig
+    from biggan.objectives.objective_config import ObjectiveConfig
     from biggan.sampling import image_sets
 
     weights = load_initial_weights(parse_init_from(str(command.model)))

@@ -13,7 +13,7 @@ from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision
 
 if TYPE_CHECKING:
-    from biggan.metrics.evaluate import Evaluation
+    from biggan.metrics.evaluate import Evaluation, MetricRequest
     from biggan.metrics.statistics import ImageSet
     from biggan.runtime.distributed import World
 
@@ -38,16 +38,14 @@ class EvaluateCommand(ScoringOptions):
 def evaluate(arguments: list[str]) -> int:
     """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
     command = parse(EvaluateCommand, arguments, "biggan evaluate")
-    from biggan.metrics.evaluate import NEEDS_REFERENCE, evaluate, format_table, parse_recipe
+    from biggan.metrics.evaluate import check_images, evaluate, format_table, parse_recipe
     from biggan.runtime.distributed import process_group
 
     wanted = parse_recipe(command.recipe)
     device = choose_precision(command.device, "auto", "channels-last").device
     with process_group(device) as world:
-        samples, reference = open_sets(command, world)
-        for request in wanted:  # before an extractor is downloaded
-            if request.score in NEEDS_REFERENCE and reference is None:
-                raise ConfigError(f"{request} compares with real images: add --data SOURCE")
+        samples, reference = open_sets(command, wanted, world)
+        check_images(samples, reference, wanted)  # before an extractor is downloaded
         evaluation = evaluate(
             samples,
             reference,
@@ -66,9 +64,10 @@ def evaluate(arguments: list[str]) -> int:
     return 0
 
 
-def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "ImageSet | None"]:
+def open_sets(
+    command: EvaluateCommand, wanted: tuple["MetricRequest", ...], world: "World"
+) -> tuple["ImageSet", "ImageSet | None"]:
     """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
-    from biggan.metrics.evaluate import parse_recipe
     from biggan.sampling import image_sets
 
     for spec in (command.samples, command.data):
@@ -94,7 +93,7 @@ def open_sets(command: EvaluateCommand, world: "World") -> tuple["ImageSet", "Im
         samples = image_sets.generated_images(sampler, command.samples, truncation=command.truncation, seed=command.seed)
     if other is not None:
         generated_images = image_sets.generated_images(other, command.data, seed=command.seed + 1)
-        return samples, image_sets.limit_images(generated_images, max(want.images for want in parse_recipe(command.recipe)))
+        return samples, image_sets.limit_images(generated_images, max(request.images for request in wanted))
     return samples, None if command.data is None else open_real(command, command.data, size, world)
 
 

@@ -4,7 +4,9 @@ A config is looked at as nested dictionaries of JSON, a field by its dotted path
 the project has recorded.
 """
 
+import functools
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 
@@ -116,12 +118,13 @@ RUN_FILES = {
 }
 
 
-def renamed_fields(name: str) -> list[str]:
-    """Names that a field of earlier versions may have today, several where model families differ; empty: it never moved."""
+def renamed_field(name: str, known: Collection[str]) -> str | None:
+    """Today's name, one of `known`, of a field of earlier versions, which may depend on the model family; None: there is
+    none."""
     names = [name]
     for field in FIELDS:
         names += [field.new + old.removeprefix(field.old) for old in names if f"{old}.".startswith(f"{field.old}.")]
-    return names[1:]
+    return next((new for new in names[1:] if new in known), None)
 
 
 def migrate_config(data: Any) -> Any:
@@ -155,8 +158,10 @@ def migrate_tensors(tensors: dict[str, Any]) -> dict[str, Any]:
     return {migrate_name(name, TENSORS): tensor for name, tensor in tensors.items()}
 
 
+@functools.cache
 def migrate_name(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    """The name by the first pattern of the table that it matches, else as it is."""
+    """The name by the first pattern of the table that it matches, else as it is. Cached: each line of a log has the same
+    names."""
     for pattern, replacement in table:
         renamed, count = re.subn(pattern, replacement, name)
         if count:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from biggan.configs.migrations import renamed_fields
+from biggan.configs.migrations import renamed_field
 from biggan.runtime.errors import ConfigError, suggestion
 
 
@@ -41,7 +41,7 @@ def apply_overrides(config: Any, settings: Sequence[str]) -> Any:
         name, _, text = setting.partition("=")
         name = name.removeprefix("--").replace("-", "_")
         if name not in known:
-            renamed = next((field for field in renamed_fields(name) if field in known), None)
+            renamed = renamed_field(name, known)
             hint = suggestion(name, known) if renamed is None else f"it is now {renamed}"
             raise ConfigError(f"{setting}: no field {name!r}; {hint}")
         *parts, leaf = name.split(".")

@@ -19,7 +19,7 @@ from biggan.metrics.classification import ClassifyConfig
 from biggan.models.improved_gan_config import ConvConfig, ConvDiscriminatorConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.models.registry import ModelConfig
-from biggan.objectives.losses import ObjectiveConfig
+from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.objectives.regularization_config import GeneratorRegularization, RegularizationConfig
 from biggan.sampling.latents import LatentConfig
 

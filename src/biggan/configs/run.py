@@ -17,7 +17,7 @@ from biggan.metrics.evaluate import EvalConfig
 from biggan.models.biggan import BigGANConfig
 from biggan.models.registry import ModelConfig, check_feature_layer
 from biggan.objectives.diffaugment import AugmentConfig
-from biggan.objectives.losses import ObjectiveConfig
+from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.objectives.regularization_config import RegularizationConfig
 from biggan.runtime.errors import ConfigError
 from biggan.sampling.latents import LatentConfig

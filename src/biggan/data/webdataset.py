@@ -274,6 +274,7 @@ def prefetch(items: Generator[T, None, None], depth: int) -> Generator[T, None, 
                 return
 
     def produce() -> None:
+        """Put every item, then the end or an error; runs in the thread."""
         with contextlib.closing(items):
             try:
                 for item in items:
@@ -285,6 +286,7 @@ def prefetch(items: Generator[T, None, None], depth: int) -> Generator[T, None, 
                 put(None, error)
 
     def consume() -> Generator[T, None, None]:
+        """Start the thread at the first item that is asked for, and yield what it puts."""
         threading.Thread(target=produce, daemon=True).start()
         try:
             while True:

@@ -27,6 +27,10 @@ MIN_IMAGES = {"is": SPLITS, "prdc": prdc.DENSITY_COVERAGE_NEIGHBORS + 1}  # 2 fo
 
 NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 
+SCORE_NAMES = ("fid", "frechet_distance", "kid", "kernel_distance", "inception_score", "exp_kl_score", "accuracy")
+"""Scores of a whole generator in an Evaluation, by which runs are compared and plotted. fid, kid and inception_score are the
+published ones; with another extractor than Inception the same numbers have the other names."""
+
 
 class MetricRequest(NamedTuple):
     """A score and the number of generated images it is computed from: "fid50k" is ("fid", 50000)."""
@@ -153,8 +157,21 @@ def evaluate(
 def check_requests(
     samples: ImageSet, reference: ImageSet | None, extractor: Extractor, requests: tuple[MetricRequest, ...]
 ) -> None:
-    """Check before any long computation that all scores can be computed. Raises ConfigError if a score needs a reference,
-    logits, equal classes in both sets, or more images than there are."""
+    """Check before any long computation that all scores can be computed. Raises ConfigError as `check_images`, and if a
+    score needs logits, or those of other classes."""
+    check_images(samples, reference, requests)
+    logits = extractor(next(iter(samples.batches(2)))[0]).logits
+    scores = {request.score for request in requests}
+    if logits is None and scores & {"is", "accuracy"}:
+        raise ConfigError(f"extractor {extractor.name} gives no logits, which is and accuracy need")
+    if "accuracy" in scores and logits.shape[1] != len(samples.class_names):
+        expected, actual = logits.shape[1], len(samples.class_names)
+        raise ConfigError(f"accuracy: extractor {extractor.name} predicts {expected} classes, the images have {actual}")
+
+
+def check_images(samples: ImageSet, reference: ImageSet | None, requests: tuple[MetricRequest, ...]) -> None:
+    """Check the two sets, before an extractor is opened. Raises ConfigError if a score needs a reference, equal classes in
+    both sets, or more images than there are."""
     for request in requests:
         if request.score in NEEDS_REFERENCE and reference is None:
             raise ConfigError(f"{request} compares with real images: add --data SOURCE")
@@ -164,13 +181,6 @@ def check_requests(
                 raise ConfigError(f"{request} needs {needed} images, {images.description} has {images.count}")
         if request.score == "intra" and samples.class_names != reference.class_names:
             raise ConfigError(f"{request} compares class by class, but samples and reference have different classes")
-    logits = extractor(next(iter(samples.batches(2)))[0]).logits
-    scores = {request.score for request in requests}
-    if logits is None and scores & {"is", "accuracy"}:
-        raise ConfigError(f"extractor {extractor.name} gives no logits, which is and accuracy need")
-    if "accuracy" in scores and logits.shape[1] != len(samples.class_names):
-        expected, actual = logits.shape[1], len(samples.class_names)
-        raise ConfigError(f"accuracy: extractor {extractor.name} predicts {expected} classes, the images have {actual}")
 
 
 def reference_scores(

@@ -102,7 +102,7 @@ def logits_to_grayscale(x: Tensor, resolution: int) -> Tensor:
 
 
 def mlp_generator(config: MLPConfig) -> Generator:
-    """MNIST generator: a perceptron with softplus and batch normalization."""
+    """MNIST generator: an MLP with softplus and batch normalization."""
     blocks: list[nn.Module] = []
     sizes = (config.z_dim, *config.generator.hidden)
     for inputs, outputs in pairwise(sizes):
@@ -113,7 +113,7 @@ def mlp_generator(config: MLPConfig) -> Generator:
 
 
 def mlp_discriminator(config: MLPConfig) -> Discriminator:
-    """MNIST discriminator: a perceptron with ReLU and Gaussian noise before every layer. The features are the output of the
+    """MNIST discriminator: an MLP with ReLU and Gaussian noise before every layer. The features are the output of the
     last hidden layer, without noise."""
     table = NormalTable()
     noise = GaussianNoise(config.discriminator.input_noise, table)

@@ -8,14 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, MinLen
 
 from biggan.nn.initialization import Initializer, glorot, normal_with_std
-from biggan.runtime.constraints import (
-    Fraction,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    Remedy,
-    check_fields,
-)
+from biggan.runtime.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Remedy, check_fields
 
 HiddenSizes = Annotated[tuple[PositiveInt, ...], MinLen(1), Remedy("give one size or more")]
 AtLeastFour = Annotated[int, Ge(4)]

@@ -111,7 +111,7 @@ class ResNetConfig:
     latent_dim: PositiveInt | None = None
     """Size of z; None: 20 per chunk with skip-z (80, 100, 120, 140, 160 for 32, 64, 128, 256, 512 px), else 128."""
     conditioning: Literal["linear", "mlp"] = "linear"
-    """Map from the condition to the gain and bias of a norm: a linear layer, or a perceptron with one hidden layer."""
+    """Map from the condition to the gain and bias of a norm: a linear layer, or an MLP with one hidden layer."""
     extra_blocks: NonNegativeInt = 0
     """Number of additional residual blocks after each block that resamples (before it in BigGAN-deep generators)."""
     initialization: InitializerName = "orthogonal"

@@ -179,7 +179,7 @@ class ClassConditionalTable(nn.Module):
 
 
 class MLPMap(nn.Module):
-    """Perceptron from a condition to gains or biases, with one hidden layer of the size of the condition and ReLU:
+    """MLP from a condition to gains or biases, with one hidden layer of the size of the condition and ReLU:
     (N, E) -> (N, C). A negative result of BigGAN's appendix H.
 
     `linear(inputs, outputs, bias=...)` builds its layers."""

@@ -118,6 +118,7 @@ class WeightNormLinearFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight, scale and bias; None for those not needed, and for the two cached tensors."""
         x, weight, scale, cast_weight, inverse_norm, y = ctx.saved_tensors
         dtype = cast_weight.dtype
         needs_x, needs_weight, needs_scale, needs_bias = ctx.needs_input_grad[:4]

@@ -49,6 +49,7 @@ class GeneratorBlock(nn.Module):
         self.resize = layers.upsample if up else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
+        """x (N, I, H, W) and the condition of its norms -> (N, O, H', W')."""
         h = F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
         h = self.conv_1(h)  # (N, O, 2H, 2W)
         h = F.relu(self.norm_2(h, condition_NE))  # (N, O, 2H, 2W)
@@ -75,6 +76,7 @@ class DiscriminatorBlock(nn.Module):
         self.resize = average_pool if down else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
+        """x (N, I, H, W) and the condition of its norms, None if they take none -> (N, O, H', W')."""
         h = x if self.norm_1 is None else F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
         h = self.conv_1(h)  # (N, hidden, H, W)
         h = F.relu(self.norm_2(h, condition_NE))  # (N, hidden, H, W)
@@ -105,6 +107,7 @@ class DeepGeneratorBlock(nn.Module):
         self.resize = layers.upsample if up else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
+        """x (N, I, H, W) and the condition of its norms -> (N, O, H', W')."""
         h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, I/4, H, W)
         h = self.conv_2(F.relu(self.norm_2(h, condition_NE)))  # (N, I/4, H', W')
         h = self.conv_3(F.relu(self.norm_3(h, condition_NE)))  # (N, I/4, H', W')
@@ -135,6 +138,7 @@ class DeepDiscriminatorBlock(nn.Module):
         self.resize = average_pool if down else identity
 
     def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
+        """x (N, I, H, W) and the condition of its norms, None if they take none -> (N, O, H', W')."""
         h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, O/4, H, W)
         h = self.conv_2(F.relu(self.norm_2(h, condition_NE)))  # (N, O/4, H, W)
         h = self.conv_3(F.relu(self.norm_3(h, condition_NE)))  # (N, O/4, H, W)

@@ -26,6 +26,7 @@ class VirtualBatchNorm(nn.Module):
         self.reference_size, self.epsilon = reference_size, epsilon
 
     def forward(self, x: Tensor) -> Tensor:
+        """The reference batch and the live one, concatenated: (B + N, C, H, W) -> (B + N, C, H, W)."""
         batch, size = x.float(), self.reference_size  # the reference batch and then the live one
         reference_mean_1C = batch[:size].mean((0, 2, 3))[None]
         reference_variance_1C = batch[:size].var((0, 2, 3), unbiased=False)[None]

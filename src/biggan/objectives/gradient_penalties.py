@@ -32,7 +32,7 @@ class GradientPenalty(Regularizer):
     gamma: float
     interval: int = 1
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         return self.interval * self.gamma / 2 * squared_gradient(network, *self.images_and_labels(inputs), inputs)
 
     def images_and_labels(self, inputs: PenaltyInputs) -> tuple[Tensor, Tensor]:

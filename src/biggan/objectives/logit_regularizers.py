@@ -25,7 +25,7 @@ class LeCam(Regularizer):
         self.strength, self.decay = strength, decay
         self.anchors: Tensor | None = None  # (2,): r, f
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         real_N, fake_N = inputs.real.output.logits, inputs.fake.output.logits
         means = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
         previous = means if self.anchors is None else self.anchors.to(means)
@@ -49,7 +49,7 @@ class Consistency(Regularizer):
 
     strength: float
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         with freeze_power_iteration(network), inputs.autocast():
             augmented_N = network(translate(flip(inputs.real.images)), inputs.real.labels).logits
         return self.strength * (inputs.real.output.logits - augmented_N).square().mean()

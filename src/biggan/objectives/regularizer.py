@@ -42,7 +42,7 @@ class Regularizer:
     name: str
     interval: int = 1
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         """A scalar to be added to the loss of the network before backward, or None. Called outside autocast; with gradient
         accumulation only for the first micro-batch, at full weight."""
         return None

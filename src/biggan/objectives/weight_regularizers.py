@@ -5,7 +5,8 @@ analysis"; Salimans et al. 2016, section 3.3. A weight is seen as a matrix W (O 
 or weight normalization. Class embeddings are not regularized. ' is the transpose.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -26,6 +27,11 @@ def regularized_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, layer.weight) for name, layer in layers if not isinstance(layer, Embedding))
 
 
+def add_up(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of one or more scalars."""
+    return functools.reduce(torch.add, terms)
+
+
 @dataclass(frozen=True)
 class Orthogonal(Regularizer):
     """strength * sum over weights of ||W W' * (1 - I)||_F^2; with `full`, of ||W W' - I||_F^2 (Brock et al. 2017), which
@@ -39,9 +45,9 @@ class Orthogonal(Regularizer):
     strength: float = 1e-4
     full: bool = False
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         energy = full_energy if self.full else off_diagonal_energy
-        return self.strength * sum(energy(weight.flatten(1)) for _, weight in regularized_weights(network))
+        return self.strength * add_up(energy(weight.flatten(1)) for _, weight in regularized_weights(network))
 
 
 @dataclass(frozen=True)
@@ -133,13 +139,13 @@ class SigmaPenalty(SingularValueRegularizer):
 
     strength: float = field(kw_only=True)
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
-        total: Tensor | float = 0.0
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+        terms = []
         for name, weight in self.bound.select_weights(network):
             values, left, right = self.leading_singular_triplets(name, weight)
             sigma = left[:, 0] @ weight.flatten(1) @ right[:, 0]  # differentiable, with the gradient u v'
-            total = total + (sigma - self.bound.compute(values)).square()
-        return self.strength * total
+            terms.append((sigma - self.bound.compute(values)).square())
+        return self.strength * add_up(terms)
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,8 @@ class L2(Regularizer):
 
     strength: float
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
-        return self.strength * sum(weight.square().sum() for _, weight in regularized_weights(network))
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
+        return self.strength * add_up(weight.square().sum() for _, weight in regularized_weights(network))
 
 
 class HistoricalAverage(Regularizer):
@@ -179,11 +185,11 @@ class HistoricalAverage(Regularizer):
         self.strength, self.count = strength, 0
         self.means: dict[str, Tensor] = {}
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | float | None:
+    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         if not self.means:
             self.means = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
             self.count = 1
-        return self.strength * sum((p - self.means[name].to(p)).square().sum() for name, p in network.named_parameters())
+        return self.strength * add_up((p - self.means[name].to(p)).square().sum() for name, p in network.named_parameters())
 
     @torch.no_grad()
     def after_step(self, network: nn.Module) -> None:

@@ -38,24 +38,9 @@ Fraction = Annotated[float, Ge(0), Lt(1)]
 """A share, 1 excluded."""
 
 
-class FieldError(NamedTuple):
-    """A field whose value is not of its type, or out of its bounds."""
-
-    name: str
-    value: Any
-    message: str
-    """What is wrong, and the remedy: "must be at least 1: leave it out"."""
-
-
 def check_fields(config: Any, prefix: str) -> None:
-    """Raises ConfigError on the first field of a dataclass whose value is out of its bounds, naming it "prefix.field"."""
-    wrong = find_field_error(config)
-    if wrong is not None:
-        raise ConfigError(f"{prefix}.{wrong.name}={wrong.value} {wrong.message}")
-
-
-def find_field_error(config: Any) -> FieldError | None:
-    """The first field of a dataclass whose value is not of its type or out of its bounds; None: there is none."""
+    """Raises ConfigError on the first field of a dataclass whose value is not of its type or out of its bounds, naming it
+    "prefix.field"."""
     values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     try:
         type_adapter(type(config)).validate_python(values)
@@ -64,8 +49,7 @@ def find_field_error(config: Any) -> FieldError | None:
         name = str(first["loc"][0])
         bounds, remedy = describe_bounds(typing.get_type_hints(type(config), include_extras=True)[name])
         wrong = f"must be {bounds}{remedy}" if first["type"] in BOUND_ERRORS else f"is of another type: {first['msg']}"
-        return FieldError(name, values[name], wrong)
-    return None
+        raise ConfigError(f"{prefix}.{name}={values[name]} {wrong}") from None
 
 
 @functools.lru_cache

@@ -60,11 +60,13 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of an error message about an unknown name: the most similar known name, or a list of up to 40 known names."""
+def suggestion(name: str, known: Iterable[str], too_many: str | None = None) -> str:
+    """The end of an error message about an unknown name: the most similar known name, or else a list of the known ones. Of
+    more than 40 the list is cut, or replaced by `too_many`."""
     names = sorted(known)
     similar = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if similar:
         return f"did you mean {similar[0]!r}?"
-    shown = ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
-    return f"known: {shown}"
+    if len(names) > 40:
+        return too_many or f"known: {', '.join(names[:40])}, ..."
+    return f"known: {', '.join(names)}"

@@ -6,23 +6,11 @@ import statistics
 from typing import Any, NamedTuple
 
 from biggan.configs.overrides import flatten
-from biggan.metrics.evaluate import higher_is_better
+from biggan.metrics.evaluate import SCORE_NAMES, higher_is_better
 from biggan.studies.definitions import Finding, Study
-from biggan.studies.runner import (
-    Run,
-    count_parameters,
-)
+from biggan.studies.runner import Run, count_parameters
 
-COMPARED_SCORES = (
-    "fid",
-    "frechet_distance",
-    "kid",
-    "kernel_distance",
-    "inception_score",
-    "exp_kl_score",
-    "accuracy",
-    "survives",
-)
+COMPARED_SCORES = (*SCORE_NAMES, "survives")
 
 WORDS = {1: "better", -1: "worse", 0: "no clear difference"}
 

@@ -81,7 +81,7 @@ class NetworkTrainer:
         for regularizer in self.active_regularizers(inputs.step):
             penalty = regularizer.penalty(self.network, inputs)
             if penalty is not None:
-                name, penalty = regularizer.name, torch.as_tensor(penalty)
+                name = regularizer.name
                 penalties[name] = penalties[name] + penalty if name in penalties else penalty
         return penalties
 
