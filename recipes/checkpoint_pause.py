@@ -18,10 +18,9 @@ from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.presets import preset
 from biggan.runtime.memory import keep_freed_memory
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
-from biggan.training.resume import flatten_state
+from biggan.training.guard import tensor_sums
 from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
-from biggan.training.trainer import sums_of
 
 STEPS, EVERY = 12, 4
 
@@ -44,12 +43,12 @@ def main(name: str) -> None:
             steps.append(time.perf_counter() - started)
             if step % EVERY == 0:
                 started = time.perf_counter()
-                state = flatten_state(state)
-                sums_of(state)
-                writer.write(step, state, {})
+                tensors = state.tensors()
+                tensor_sums(tensors)
+                writer.write(step, tensors, {})
                 pauses.append(time.perf_counter() - started)
         writer.finish()
-    total = sum(tensor.nbytes for tensor in state.values())
+    total = sum(tensor.nbytes for tensor in state.tensors().values())
     print(f"{name}: state {total / 2**20:.0f} MiB, median step {1000 * statistics.median(steps):.0f} ms, ", end="")
     print("pauses " + ", ".join(f"{1000 * pause:.0f}" for pause in pauses) + " ms")
 

@@ -17,7 +17,7 @@ def main() -> None:
     """One line for each run, then one for those that differ in nothing but their seeds."""
     groups: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for path in map(Path, sys.argv[1:]):
-        tests = read_log(path / "tests.jsonl")
+        tests = read_log(path / "classifier_test.jsonl") or read_log(path / "tests.jsonl")  # as version 0.1 called it
         if not tests:
             continue
         file = RunDir(path).config_file

@@ -10,22 +10,22 @@ import time
 import torch
 
 from biggan.metrics.prdc import precision_recall_density_coverage
-from biggan.metrics.scores import Moments, SplitEntropies, frechet_distance, kernel_distance
+from biggan.metrics.scores import Moments, InceptionScore, frechet_distance, kernel_distance
 
-IMAGES, NEIGHBOURS, WIDTH, LOGITS, PIECE = 50_000, 10_000, 2048, 1008, 1024
+IMAGES, NEIGHBORS, WIDTH, LOGITS, PIECE = 50_000, 10_000, 2048, 1008, 1024
 
 
-def features(seed: int, generator: torch.Generator) -> torch.Tensor:
-    mix = torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5
+def features(seed: int, rng: torch.Generator) -> torch.Tensor:
+    mix = torch.randn(WIDTH, WIDTH, generator=rng) / WIDTH**0.5
     values = torch.empty(IMAGES, WIDTH)
     for part in values.split(PIECE):
-        part.copy_((torch.randn(part.shape, generator=generator) @ mix + 0.1 * seed).relu())
+        part.copy_((torch.randn(part.shape, generator=rng) @ mix + 0.1 * seed).relu())
     return values
 
 
 def main() -> None:
-    generator = torch.Generator().manual_seed(0)
-    real, fake = features(0, generator), features(1, generator)
+    rng = torch.Generator().manual_seed(0)
+    real, fake = features(0, rng), features(1, rng)
     started = last = time.perf_counter()
 
     def lap(name: str, value: object) -> None:
@@ -34,10 +34,10 @@ def main() -> None:
         print(f"{name:32} {now - last:6.1f} s   {value}")
         last = now
 
-    entropies = SplitEntropies(IMAGES, 10)
+    inception_score = InceptionScore(IMAGES, 10)
     for start in range(0, IMAGES, PIECE):
-        entropies.add(torch.randn(min(PIECE, IMAGES - start), LOGITS, generator=generator))
-    lap("Inception Score", entropies.score())
+        inception_score.add(torch.randn(min(PIECE, IMAGES - start), LOGITS, generator=rng))
+    lap("Inception Score", inception_score.score())
     sums = []
     for values in (real, fake):
         sums.append(Moments())
@@ -46,7 +46,7 @@ def main() -> None:
     lap("moments of both", "")
     lap("Frechet distance", frechet_distance(*(moments.mean_and_covariance() for moments in sums)))
     lap("kernel distance", kernel_distance(fake, real))
-    lap("precision, recall, density, coverage", precision_recall_density_coverage(real[:NEIGHBOURS], fake[:NEIGHBOURS]))
+    lap("precision, recall, density, coverage", precision_recall_density_coverage(real[:NEIGHBORS], fake[:NEIGHBORS]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"together {time.perf_counter() - started:.1f} s, peak memory of the process {peak:.2f} GiB")
 

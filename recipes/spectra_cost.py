@@ -1,4 +1,4 @@
-"""How exact, and how dear, the singular values of a full-size model are: python recipes/spectra_cost.py [PRESET]
+"""How exact the singular values of a full-size model are, and what they cost: python recipes/spectra_cost.py [PRESET]
 
 Every weight of both networks (with noise, so that they are not orthogonal any more): the first three singular values
 against a full decomposition in float64, and the time of that, of a first search, and of one that begins where the first
@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from biggan.analysis.spectra import SpectrumTracker, matrices
+from biggan.analysis.spectra import SpectrumTracker, weight_matrices
 from biggan.configs.presets import preset
 from biggan.models import registry
 
@@ -29,7 +29,7 @@ def main() -> None:
         seconds.append(time.perf_counter() - started)
         if len(seconds) == 1:
             started = time.perf_counter()
-            exact = {name: torch.linalg.svdvals(weight.double())[:3] for name, weight in matrices(networks)}
+            exact = {name: torch.linalg.svdvals(weight.double())[:3] for name, weight in weight_matrices(networks)}
             whole = time.perf_counter() - started
             pairs = [(values[f"sigma{i}/{name}"], v.item()) for name, vs in exact.items() for i, v in enumerate(vs)]
             errors = [abs(ours / theirs - 1) if theirs else ours for ours, theirs in pairs]

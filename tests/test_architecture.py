@@ -2,6 +2,7 @@
 torch.distributed."""
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -86,3 +87,12 @@ def test_papers_cite_code_that_exists():
     for module, name in references:
         text = (SOURCE / f"{module}.py").read_text()
         assert name is None or re.search(rf"^(?:class |def )?{name}\b", text, re.MULTILINE), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE.parents[1] / "recipes").glob("*.py")), ids=lambda path: path.name)
+def test_recipes_import_what_exists(path):
+    """No other test runs the recipes."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("biggan"):
+            module = importlib.import_module(node.module)
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []

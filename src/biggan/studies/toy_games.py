@@ -27,7 +27,7 @@ class Point(NamedTuple):
     y: float
 
 
-class TrainState(NamedTuple):
+class Game(NamedTuple):
     """A value, its derivatives by x and by y, and where neither player gains by moving."""
 
     title: str
@@ -47,9 +47,9 @@ def bend_slope(x: float) -> float:
     return 1.0 if x < 0 else 2 * x
 
 
-GAMES: dict[str, TrainState] = {
-    "xy": TrainState("xy", lambda p: p.x * p.y, lambda p: Point(p.y, p.x), Point(0.0, 0.0), Point(1.0, 0.5)),
-    "bent": TrainState(
+GAMES: dict[str, Game] = {
+    "xy": Game("xy", lambda p: p.x * p.y, lambda p: Point(p.y, p.x), Point(0.0, 0.0), Point(1.0, 0.5)),
+    "bent": Game(
         "(f(x) - 1)(y - 1), f(x) = x for x < 0, else x^2",
         lambda p: (bend(p.x) - 1) * (p.y - 1),
         lambda p: Point(bend_slope(p.x) * (p.y - 1), bend(p.x) - 1),
@@ -65,7 +65,7 @@ class GradientDescent:
 
     rate: float
 
-    def path(self, game: TrainState, steps: int) -> list[Point]:
+    def path(self, game: Game, steps: int) -> list[Point]:
         """Every point from the start on, steps + 1 of them, or fewer where the players run away."""
         points = [game.start]
         while len(points) <= steps and not is_far(points[-1]):
@@ -81,7 +81,7 @@ class HistoricalAveraging:
     rate: float
     strength: float
 
-    def path(self, game: TrainState, steps: int) -> list[Point]:
+    def path(self, game: Game, steps: int) -> list[Point]:
         """As GradientDescent."""
         points, mean = [game.start], game.start
         while len(points) <= steps and not is_far(points[-1]):
@@ -98,7 +98,7 @@ class Extragradient:
 
     rate: float
 
-    def path(self, game: TrainState, steps: int) -> list[Point]:
+    def path(self, game: Game, steps: int) -> list[Point]:
         """As GradientDescent."""
         points = [game.start]
         while len(points) <= steps and not is_far(points[-1]):
@@ -113,7 +113,7 @@ class Optimistic:
 
     rate: float
 
-    def path(self, game: TrainState, steps: int) -> list[Point]:
+    def path(self, game: Game, steps: int) -> list[Point]:
         """As GradientDescent."""
         points, before = [game.start], game.slope(game.start)
         while len(points) <= steps and not is_far(points[-1]):
@@ -146,13 +146,13 @@ def is_far(here: Point) -> bool:
     return not (abs(here.x) < FAR and abs(here.y) < FAR)
 
 
-def distances(path: list[Point], game: TrainState) -> list[float]:
+def distances(path: list[Point], game: Game) -> list[float]:
     """From the equilibrium, along a path."""
     end = game.equilibrium
     return [((p.x - end.x) ** 2 + (p.y - end.y) ** 2) ** 0.5 for p in path]
 
 
-def turns(path: list[Point], game: TrainState) -> float:
+def turns(path: list[Point], game: Game) -> float:
     """How often a path goes around the equilibrium: its angle there, added up step by step."""
     angles = [math.atan2(p.y - game.equilibrium.y, p.x - game.equilibrium.x) for p in path]
     steps = (math.remainder(after - before, math.tau) for before, after in pairwise(angles))
