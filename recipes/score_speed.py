@@ -10,7 +10,7 @@ import time
 import torch
 
 from biggan.metrics.prdc import precision_recall_density_coverage
-from biggan.metrics.scores import Moments, InceptionScore, frechet_distance, kernel_distance
+from biggan.metrics.scores import InceptionScore, Moments, frechet_distance, kernel_distance
 
 IMAGES, NEIGHBORS, WIDTH, LOGITS, PIECE = 50_000, 10_000, 2048, 1008, 1024
 

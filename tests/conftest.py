@@ -20,9 +20,10 @@ from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import DataConfig
-from biggan.metrics.features import file_sha256, save_trust
+from biggan.metrics.features import save_trust
 from biggan.models.biggan import BigGANConfig
 from biggan.models.registry import ModelConfig
+from biggan.runtime.atomic_io import file_sha256
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

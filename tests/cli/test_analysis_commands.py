@@ -11,7 +11,8 @@ from PIL import Image
 import biggan
 from biggan.analysis.truncation import CurvePoint, parse_thresholds, table2_columns
 from biggan.metrics.evaluate import Evaluation
-from biggan.metrics.features import file_sha256, save_trust
+from biggan.metrics.features import save_trust
+from biggan.runtime.atomic_io import file_sha256
 from biggan.runtime.errors import ConfigError
 
 

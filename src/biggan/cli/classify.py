@@ -71,10 +71,8 @@ def classify(arguments: list[str]) -> int:
 
 def in_batches(listing: "Listing", order: list[int], resolution: int, batch: int) -> Iterator[Tensor]:
     """The images of a listing in this order, uint8 (<= batch, 3, R, R). Raises DataError on one that cannot be read."""
-    from biggan.data.formats import decode_pixels
-
     for first in range(0, len(order), batch):
-        part = [decode_pixels(listing, index, resolution=resolution)[0] for index in order[first : first + batch]]
+        part = [listing.decode_image(index, resolution)[0] for index in order[first : first + batch]]
         yield torch.stack([torch.from_numpy(pixels.copy()) for pixels in part])
 
 

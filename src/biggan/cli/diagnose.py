@@ -52,7 +52,7 @@ def leakage(arguments: list[str]) -> int:
 
     sampler, extractor = (
         load_sampler(command.model, command.device, SINGLE_PROCESS),
-        open_scoring_extractor(command, SINGLE_PROCESS),
+        open_scoring_extractor(command),
     )
     names = sampler.class_names
     total = command.per_class * len(names)

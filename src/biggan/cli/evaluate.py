@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from biggan.cli.common import parse, writing_to
-from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, metrics_cache, open_real, open_scoring_extractor
+from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, open_real, open_scoring_extractor
+from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision
 
@@ -49,9 +50,9 @@ def evaluate(arguments: list[str]) -> int:
         evaluation = evaluate(
             samples,
             reference,
-            open_scoring_extractor(command, world),
+            open_scoring_extractor(command),
             wanted,
-            cache=metrics_cache(command),
+            cache=metrics_cache(command.cache),
             world=world,
         )
     if not world.is_rank_zero:

@@ -134,7 +134,7 @@ def neighbors(arguments: list[str]) -> int:
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS)
-    extractor = None if command.extractor == "pixels" else open_scoring_extractor(command, SINGLE_PROCESS)
+    extractor = None if command.extractor == "pixels" else open_scoring_extractor(command)
     classes = split_names(command.classes)
     generated_images = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)

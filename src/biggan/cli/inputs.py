@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.precision import DeviceName, choose_precision
 
 if TYPE_CHECKING:
@@ -46,16 +47,15 @@ class ScoringOptions(RealDataOptions):
 def open_real(command: RealDataOptions, spec: str, size: int, world: "World") -> "ImageSet":
     """A data set as a set of images to score; the first rank of each machine decodes it for the others."""
     from biggan.data.dataset import open_source
-    from biggan.runtime.atomic_io import default_cache
     from biggan.runtime.distributed import local_rank_zero_first
     from biggan.sampling import image_sets
 
     source = None
 
     def open_here() -> None:
+        """What each rank does in its turn."""
         nonlocal source
-        options = {"cache": command.cache or default_cache()}
-        source = open_source(spec, size, **options)
+        source = open_source(spec, size, cache=command.cache)
 
     local_rank_zero_first(open_here, world)
     return image_sets.real_images(source)
@@ -79,20 +79,16 @@ def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
     return sampler
 
 
-def open_scoring_extractor(command: ScoringOptions, world: "World") -> "Extractor":
-    """The extractor; the first rank fetches its weights for all."""
-    from biggan.metrics.features import open_extractor
-    from biggan.runtime.distributed import on_rank_zero
+def open_scoring_extractor(command: ScoringOptions) -> "Extractor":
+    """The extractor that a verb scores with. All ranks must call it together."""
+    from biggan.metrics.features import open_extractor_on_all_ranks
 
     device = choose_precision(command.device, "auto", "channels-last").device
-    options = {"weights": command.extractor_weights, "cache": metrics_cache(command), "device": device, "bf16": command.bf16}
-    options["trusted"] = command.trust_extractor
-    on_rank_zero(lambda: open_extractor(command.extractor, **options) and None)
-    return open_extractor(command.extractor, **options)
-
-
-def metrics_cache(command: ScoringOptions) -> Path:
-    """Folder of extractor weights and reference statistics."""
-    from biggan.runtime.atomic_io import default_cache
-
-    return (command.cache or default_cache()) / "metrics"
+    return open_extractor_on_all_ranks(
+        command.extractor,
+        weights=command.extractor_weights,
+        cache=metrics_cache(command.cache),
+        device=device,
+        bf16=command.bf16,
+        trusted=command.trust_extractor,
+    )

@@ -11,7 +11,8 @@ import torch
 import tyro
 
 from biggan.cli.common import parse, save_image, writing_to
-from biggan.cli.inputs import ScoringOptions, load_sampler, metrics_cache, open_real, open_scoring_extractor
+from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import choose_precision
 from biggan.sampling.latents import LatentConfig
@@ -105,8 +106,8 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.statistics_truncation, sampler.statistics_table = "unset", None
     reference = open_real(command, command.data, samplers[RESAMPLED].generator.config.resolution, world)
-    extractor = open_scoring_extractor(command, world)
-    shared = {"cache": metrics_cache(command), "world": world}
+    extractor = open_scoring_extractor(command)
+    shared = {"cache": metrics_cache(command.cache), "world": world}
     entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]
     real = evaluate(reference, None, extractor, tuple(entropy), **shared).scores if entropy else {}
 

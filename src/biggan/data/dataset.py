@@ -16,7 +16,7 @@ from biggan.data.loader import decode_or_load
 from biggan.data.prepare import filter_listing
 from biggan.data.sources import list_source
 from biggan.data.webdataset_index import load_manifest, open_shards
-from biggan.runtime.atomic_io import default_cache as default_cache
+from biggan.runtime.atomic_io import default_cache
 from biggan.runtime.constraints import Remedy, check_fields
 from biggan.runtime.errors import DataError
 
@@ -163,11 +163,6 @@ def open_data(config: DataConfig, resolution: int, **overrides: Any) -> Source:
     """Open the source of a config at the given resolution. `overrides` replace keyword arguments of `open_source`."""
     options = {name: getattr(config, name) for name in ("filters", "flip", "skip_broken", "shuffle_buffer", "cache")}
     return open_source(config.source, resolution, **options | overrides)
-
-
-def is_streamed(config: DataConfig) -> bool:
-    """Whether the source of a config reads images on demand (wds:) instead of all at once when it is opened."""
-    return parse_prepared(config.source)[0] == "wds"
 
 
 def parse_prepared(spec: str) -> tuple[str | None, str]:

@@ -15,17 +15,14 @@ import torch
 
 from biggan.data.loader import ResidentSource
 from biggan.data.manifest import Shard, read_manifest
-from biggan.data.sources import Listing, decode
+from biggan.data.sources import Listing, Size, decode
 from biggan.data.webdataset import MAX_READERS
 from biggan.data.webdataset_io import import_webdataset
-from biggan.runtime.atomic_io import write_stream
+from biggan.runtime.atomic_io import file_sha256, write_stream
 from biggan.runtime.errors import DataError
 from biggan.runtime.rng import addressed_rng
 
 PACKED_CHUNK = 1024  # images that are appended to images.u8 at a time
-
-Size = tuple[int, int]
-"""(width, height) in pixels."""
 
 
 class Layout(Protocol):
@@ -73,7 +70,7 @@ class Packed:
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
         """The uint8 pixels (3, R, R) and the original size of one image."""
-        pixels, size = decode_pixels(listing, index, resolution=self.resolution)
+        pixels, size = listing.decode_image(index, self.resolution)
         return pixels.tobytes(), size
 
     def write(self, out: Path, number: int, start: int, images: list[tuple[str, int, bytes]]) -> None:
@@ -175,18 +172,3 @@ def open_packed(folder: Path, resolution: int, *, flip: bool) -> ResidentSource:
         from_cache=True,
         flip=flip,
     )
-
-
-def decode_pixels(listing: Listing, index: int, *, resolution: int) -> tuple[np.ndarray, Size]:
-    """The pixels (3, R, R) uint8 of one image, cropped and resized by `decode`, and its original size."""
-    image, size = decode(listing.read(listing.images[index]), resolution)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)), size
-
-
-def file_sha256(file: Path, *suffixes: bytes) -> str:
-    """Hexadecimal sha256 of a file's content followed by `suffixes`."""
-    with open(file, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256")
-    for data in suffixes:
-        digest.update(data)
-    return digest.hexdigest()

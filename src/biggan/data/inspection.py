@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biggan.data.formats import decode_pixels
-from biggan.data.prepare import area, result_or_reason
-from biggan.data.sources import Listing
+from biggan.data.prepare import result_or_reason
+from biggan.data.sources import Listing, area
 from biggan.runtime.errors import DataError
 from biggan.runtime.progress import progress_bar
 
@@ -43,7 +42,7 @@ def inspect(listing: Listing, resolution: int, *, rows: int, columns: int) -> In
     samples: dict[int, list[np.ndarray]] = collections.defaultdict(list)
     indices = range(len(listing.images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decode = partial(decode_pixels, resolution=resolution)
+        decode = partial(Listing.decode_image, resolution=resolution)
         results = pool.map(partial(result_or_reason, decode, listing), indices)
         for index, result in zip(indices, progress_bar(results, len(indices), "reading"), strict=True):
             label = listing.labels[index]

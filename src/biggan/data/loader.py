@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biggan.data.sources import Listing, decode
+from biggan.data.sources import Listing, Size, area
 from biggan.runtime.distributed import local_world_size
 from biggan.runtime.errors import DataError
 from biggan.runtime.memory import total_memory
@@ -97,9 +97,7 @@ class ResidentSource:
             chosen = to_device(self.image_indices(positions, seed, orders), device)
             images = self.images.index_select(0, chosen)  # (local_batch, 3, R, R)
             if self.flip:
-                bernoulli = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
-                mask = to_device(bernoulli[rank * local_batch : (rank + 1) * local_batch], device)
-                images = torch.where(mask[:, None, None, None], images.flip(3), images)
+                images = flip_at_random(images, batch, rank, seed, position)
             yield images, self.labels.index_select(0, chosen)
             position += batch
 
@@ -119,6 +117,14 @@ class ResidentSource:
             start, stop = positions.start - epoch * count, positions.stop - epoch * count
             slices.append(orders[epoch][max(0, start) : min(count, stop)])
         return torch.cat(slices)
+
+
+def flip_at_random(images: Tensor, batch: int, rank: int, seed: int, position: int) -> Tensor:
+    """Mirror each image of a rank's share (N, 3, R, R) of a global batch with probability 1/2. The choice depends on the
+    seed and on the position of the global batch in the stream, not on the number of ranks."""
+    chosen = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
+    mask = to_device(chosen[rank * len(images) : (rank + 1) * len(images)], images.device)
+    return torch.where(mask[:, None, None, None], images.flip(3), images)
 
 
 def decode_or_load(
@@ -179,11 +185,11 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
     """Decode all images in the order of the listing, in parallel. Raises DataError on the first unreadable image unless
     `skip_broken`, and if the decoded images would not fit into memory."""
 
-    def decode_one(index: int) -> tuple[np.ndarray, tuple[int, int]] | None:
+    def decode_one(index: int) -> tuple[np.ndarray, Size] | None:
         """Pixels (3, R, R) and original size of one image, or None for a broken image that is skipped."""
         name = listing.images[index]
         try:
-            image, size = decode(listing.read(name), resolution)
+            return listing.decode_image(index, resolution)
         except Exception as error:  # archives and Pillow raise many kinds of error; each means that this image is damaged
             if skip_broken:
                 return None
@@ -191,11 +197,10 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
                 f"image {name} in {listing.name} cannot be read ({error}): repair or remove it, or leave out what is "
                 "broken (--data.skip-broken of biggan train)"
             ) from error
-        return np.asarray(image).transpose(2, 0, 1), size
 
     count = len(listing.images)
     readable: list[int] = []
-    sizes: list[tuple[int, int]] = []
+    sizes: list[Size] = []
     needed = count * 3 * resolution**2
     if needed > 0.8 * total_memory():
         raise DataError(
@@ -214,7 +219,7 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
     images, labels = images[: len(readable)], np.array([listing.labels[index] for index in readable], dtype=np.int64)
     digest = hashlib.sha256(images.data)
     digest.update(labels.tobytes())
-    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    by_area = sorted(sizes, key=area)
     return Decoded(images, labels, digest.hexdigest(), (by_area[0], by_area[-1]), count - len(readable))
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import TypeAdapter
 
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.errors import DataError
+from biggan.runtime.errors import DataError, first_line
 
 FORMAT = 2
 
@@ -67,8 +67,7 @@ def parse_manifest(text: bytes, location: str, layout: str | None, *, any_locati
         if number == FORMAT:
             manifest = TypeAdapter(Manifest).validate_python(values)
     except (ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{location}/{NAME} cannot be read ({reason}): prepare the set again") from error
+        raise DataError(f"{location}/{NAME} cannot be read ({first_line(error)}): prepare the set again") from error
     if number != FORMAT:
         raise DataError(f"{location} is of format {number}, this version reads {FORMAT}: prepare the set again")
     if layout is not None and manifest.layout != layout:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from biggan.data.formats import Layout, Size
+from biggan.data.formats import Layout
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, write_manifest
-from biggan.data.sources import Listing
+from biggan.data.sources import Listing, Size, area
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import DataError, suggestion
 from biggan.runtime.progress import progress_bar
@@ -206,8 +206,3 @@ def finish(listing: Listing, out: Path, layout: Layout, identity: str, chunks: l
     write_manifest(manifest, out / NAME)
     (out / JOURNAL).unlink()
     return manifest
-
-
-def area(size: Size) -> int:
-    """Number of pixels of an image of this size."""
-    return size[0] * size[1]

@@ -17,6 +17,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from biggan.runtime.errors import DataError, first_line, suggestion
 
+Size = tuple[int, int]
+"""(width, height) in pixels."""
+
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the names in Pillow of the formats of IMAGE_SUFFIXES
@@ -40,6 +43,10 @@ class Listing(NamedTuple):
     class_names: tuple[str, ...]
     read: Callable[[str], bytes]
     stamp: str
+
+    def decode_image(self, index: int, resolution: int) -> tuple[np.ndarray, Size]:
+        """`decode_pixels` of image number `index`. Raises any exception on a damaged file."""
+        return decode_pixels(self.read(self.images[index]), resolution)
 
 
 def list_source(spec: str) -> Listing:
@@ -210,7 +217,7 @@ def open_image(file: Path | IO[bytes]) -> Image.Image:
         raise UnidentifiedImageError(f"it is no image of the formats {', '.join(IMAGE_FORMATS)}") from error
 
 
-def decode(data: bytes, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
+def decode(data: bytes, resolution: int) -> tuple[Image.Image, Size]:
     """Decode an image to RGB, resolution x resolution pixels. Also returns the original (width, height).
 
     Center crop along the longer edge, then area resampling (BigGAN appendix C); images that are too small are enlarged with
@@ -232,6 +239,17 @@ def decode(data: bytes, resolution: int) -> tuple[Image.Image, tuple[int, int]]:
         filter_ = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
         image = image.resize((resolution, resolution), filter_)
     return image, size
+
+
+def decode_pixels(data: bytes, resolution: int) -> tuple[np.ndarray, Size]:
+    """As `decode`, with the pixels as an array (3, R, R) uint8."""
+    image, size = decode(data, resolution)
+    return np.asarray(image).transpose(2, 0, 1), size
+
+
+def area(size: Size) -> int:
+    """Number of pixels of an image of this size."""
+    return size[0] * size[1]
 
 
 def is_image(path: Path | PurePosixPath) -> bool:

@@ -27,8 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biggan.data.loader import flip_at_random
 from biggan.data.manifest import Shard
-from biggan.data.sources import decode
+from biggan.data.sources import decode_pixels
 from biggan.data.webdataset_io import READ_FAILURES, Sample, can_be_opened, error_reason, read_samples
 from biggan.runtime.errors import DataError
 from biggan.runtime.logging import EVERY_RANK
@@ -140,9 +141,7 @@ class ShardSource:
             for position, (pixels, labels) in zip(itertools.count(start_image, batch), batches, strict=False):
                 images = to_device(torch.from_numpy(pixels), self.device)  # (local_batch, 3, R, R)
                 if self.flip:
-                    bernoulli = torch.rand(batch, generator=addressed_rng(seed, "flips", position)) < 0.5
-                    mask = to_device(bernoulli[rank * local_batch : (rank + 1) * local_batch], self.device)
-                    images = torch.where(mask[:, None, None, None], images.flip(3), images)
+                    images = flip_at_random(images, batch, rank, seed, position)
                 yield images, to_device(torch.from_numpy(labels), self.device)
 
     def decoded_batches(
@@ -248,7 +247,7 @@ class ShardSource:
             if sample.label not in self.label_by_number:
                 raise DataError(f"image {sample.name} in {self.name} is of class {sample.label}, which its manifest lacks")
             try:
-                image, _ = decode(sample.data, self.resolution)
+                return decode_pixels(sample.data, self.resolution)[0], self.label_by_number[sample.label]
             except Exception as error:  # Pillow raises many kinds of error; each means that this image is damaged
                 if self.skip_broken:
                     self.errors.add(data_broken_images=1)
@@ -257,7 +256,6 @@ class ShardSource:
                     f"image {sample.name} in {self.name} cannot be read ({error}): repair it, or leave out what is "
                     "broken (--data.skip-broken of biggan train)"
                 ) from error
-            return np.asarray(image).transpose(2, 0, 1), self.label_by_number[sample.label]
         raise DataError(f"data source {self.name}: of {len(window)} images around {window[index].name} none can be read")
 
 

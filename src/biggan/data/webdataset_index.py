@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
-from biggan.data.sources import open_image, size_and_mtime
+from biggan.data.sources import area, open_image, size_and_mtime
 from biggan.data.webdataset import MAX_ATTEMPTS, RETRY_DELAY, ShardSource
 from biggan.data.webdataset_io import READ_FAILURES, error_reason, import_webdataset, open_url, read_samples
 from biggan.runtime.errors import DataError
@@ -138,8 +138,8 @@ def build_index(addresses: list[str], location: str, cache: Path) -> Manifest:
         class_names=tuple(str(label) for label in sorted(counts)),
         class_counts=tuple(counts[label] for label in sorted(counts)),
         sizes=(
-            min((shard.smallest for shard in shards), key=lambda size: size[0] * size[1]),
-            max((shard.largest for shard in shards), key=lambda size: size[0] * size[1]),
+            min((shard.smallest for shard in shards), key=area),
+            max((shard.largest for shard in shards), key=area),
         ),
         rejected=0,
         sha256=hashlib.sha256(repr(contents).encode()).hexdigest(),
@@ -179,7 +179,7 @@ def inspect_shard(address: str) -> ShardContents:
         raise DataError(f"shard {address} holds no image with a class (.cls) beside it")
     if not sizes:
         raise DataError(f"shard {address}: none of its {labels.total()} images can be read")
-    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    by_area = sorted(sizes, key=area)
     return ShardContents(labels, by_area[0], by_area[-1])
 
 

@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biggan.runtime.atomic_io import default_cache, write_file
+from biggan.runtime.atomic_io import default_cache, file_sha256, write_file
+from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.download import fetch
 from biggan.runtime.errors import CheckpointError, ConfigError, first_line
 from biggan.runtime.tensor_files import read_tensors
@@ -103,6 +104,13 @@ def open_extractor(
     if kind != "module" or not file:
         raise ConfigError(f"extractor {spec!r}: use inception, dinov2 or module:FILE")
     return open_module(Path(file).expanduser(), device, bf16, trusted)
+
+
+def open_extractor_on_all_ranks(spec: str, **options: Any) -> Extractor:
+    """`open_extractor` on every rank, with the same options; rank 0 downloads the weights for all. All ranks must call it
+    together."""
+    on_rank_zero(lambda: open_extractor(spec, **options) and None)  # a plain value: an extractor cannot be sent
+    return open_extractor(spec, **options)
 
 
 def open_inception(weights: Path | None, cache: Path, device: torch.device, bf16: bool) -> Extractor:
@@ -223,9 +231,3 @@ def save_trust(file: Path, sha256: str) -> None:
     with contextlib.suppress(OSError):
         default_cache().mkdir(parents=True, exist_ok=True)
         write_file(default_cache() / TRUSTED_FILE, (json.dumps(trusted_files, indent=2) + "\n").encode())
-
-
-def file_sha256(file: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

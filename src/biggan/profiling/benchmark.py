@@ -22,7 +22,7 @@ from biggan.metrics.features import open_extractor
 from biggan.models import registry
 from biggan.nn.inference import for_inference
 from biggan.profiling.flops import footprint, uncomputed
-from biggan.runtime.atomic_io import default_cache
+from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.distributed import SINGLE_PROCESS, World
 from biggan.runtime.memory import peak_memory
 from biggan.runtime.precision import Precision, choose_precision
@@ -231,7 +231,7 @@ def bench_evaluate(config: RunConfig, *, batch: int, rounds: int, seconds: float
     """Images per second of the config's extractor on random images of the model's size, in bf16 and in float32, run
     alternately. What the scores themselves take is in recipes/score_speed.py."""
     precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
-    cache = (config.data.cache or default_cache()) / "metrics"
+    cache = metrics_cache(config.data.cache)
     size = config.model.resolution
     options = {"weights": config.eval.extractor_weights, "cache": cache, "trusted": trust_extractor}
     images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)

@@ -1,8 +1,9 @@
 """Atomic writing of files and folders: written under a temporary name, synced to disk, then renamed.
 
-Also the location of the cache folder.
+Also the hash of a file, and the location of the cache folder.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,6 +17,11 @@ def default_cache() -> Path:
     if "BIGGAN_CACHE" in os.environ:
         return Path(os.environ["BIGGAN_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "biggan"
+
+
+def metrics_cache(cache: Path | None) -> Path:
+    """Where a cache folder (None: the default one) holds weights of extractors and statistics of reference sets."""
+    return (cache or default_cache()) / "metrics"
 
 
 def write_error_message(what: str, target: Path, error: OSError) -> str:
@@ -73,3 +79,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_sha256(file: Path, *suffixes: bytes) -> str:
+    """Hexadecimal sha256 of a file's content followed by `suffixes`."""
+    with open(file, "rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256")
+    for data in suffixes:
+        digest.update(data)
+    return digest.hexdigest()

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.analysis.truncation import measure_truncation_amenability
 from biggan.checkpoints.init_from import read_run_config
-from biggan.checkpoints.run_dir import RunDir
+from biggan.checkpoints.run_dir import RunDir, checkpoint_step
 from biggan.configs.overrides import replace_fields, to_command_line
 from biggan.configs.run import RunConfig
 from biggan.metrics.evaluate import higher_is_better
 from biggan.metrics.features import open_extractor
 from biggan.pretrained import from_pretrained
 from biggan.profiling.flops import footprint
-from biggan.runtime.atomic_io import default_cache, write_file
+from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.metric_logger import read_log
 from biggan.studies.definitions import Row, Study
@@ -68,7 +68,7 @@ def is_done(run: Run) -> bool:
     train = run.config.train
     if not log or not checkpoints:
         return False
-    saved = int(checkpoints[-1].name.rpartition("-")[2])
+    saved = checkpoint_step(checkpoints[-1])
     over = train.minutes is not None and log[-1]["seconds"] >= 60 * train.minutes and saved == log[-1]["step"]
     return saved >= train.steps or over
 
@@ -128,7 +128,7 @@ def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
     extractor = open_extractor(
         config.eval.extractor,
         weights=config.eval.extractor_weights,
-        cache=(config.data.cache or default_cache()) / "metrics",
+        cache=metrics_cache(config.data.cache),
         device=sampler.precision.device,
         bf16=sampler.precision.bf16,
         trusted=trust_extractor,

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import time
-from typing import Any
 
 import torch
 
@@ -16,9 +15,9 @@ from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
 from biggan.metrics.evaluate import check_requests, evaluate, higher_is_better, parse_recipe
-from biggan.metrics.features import open_extractor
+from biggan.metrics.features import open_extractor_on_all_ranks
 from biggan.metrics.statistics import ImageSet
-from biggan.runtime.atomic_io import default_cache
+from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.metric_logger import JsonlLog
 from biggan.sampling.image_sets import generated_images, limit_images, real_images
@@ -40,11 +39,15 @@ class Evaluator:
     ) -> None:
         """Raises UserError where the extractor cannot be opened, or is a program that is not trusted."""
         self.run_config, self.config, self.state, self.run_dir = config, config.eval, state, run_dir
-        self.cache = (config.data.cache or default_cache()) / "metrics"
-        options: dict[str, Any] = {"weights": config.eval.extractor_weights, "cache": self.cache}
-        options |= {"device": state.precision.device, "bf16": state.precision.bf16, "trusted": trust_extractor}
-        on_rank_zero(lambda: open_extractor(config.eval.extractor, **options) and None)  # fetches the weights for all
-        self.extractor = open_extractor(config.eval.extractor, **options)
+        self.cache = metrics_cache(config.data.cache)
+        self.extractor = open_extractor_on_all_ranks(
+            config.eval.extractor,
+            weights=config.eval.extractor_weights,
+            cache=self.cache,
+            device=state.precision.device,
+            bf16=state.precision.bf16,
+            trusted=trust_extractor,
+        )
         self.reference = limit_images(real_images(source), config.eval.reference_images)
         self.pending = False
         self.refuse_early(source)
