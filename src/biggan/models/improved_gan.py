@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from biggan.models.improved_gan_config import ConvConfig, ImprovedGANConfig, MLPConfig
+from biggan.models.layer_factory import generator_normalization
 from biggan.nn import data_dependent_weight_norm as weight_norm
-from biggan.nn.batch_norm import AffineNorm, BatchNorm, BiasOnlyNorm, FeatureNorm
+from biggan.nn.batch_norm import AffineNorm, BiasOnlyNorm, FeatureNorm
 from biggan.nn.embeddings import NoClassEmbedding
 from biggan.nn.heads import ClassHead, DiscriminatorOutput
-from biggan.nn.initialization import initialize
 from biggan.nn.layers import Linear, TransposedConv2d
 from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
 from biggan.nn.reparametrization import Identity
-from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
+from biggan.nn.virtual_batch_norm import build_reference_batch
 
 LEAKY_RELU_SLOPE = 0.2
 
@@ -174,24 +174,5 @@ class GlobalAveragePool(nn.Module):
 def build_norm(config: ImprovedGANConfig, channels: int) -> nn.Module:
     """A norm of the generator: batch normalization with bias and without gain, as published, or virtual batch normalization
     with both."""
-    if config.generator.norm == "batch":
-        return BiasOnlyNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon))
-    return AffineNorm(
-        channels, normalize=VirtualBatchNorm(config.generator.reference_batch_size, epsilon=config.norm_epsilon)
-    )
-
-
-BUILDERS = {
-    "improved-mlp": (mlp_generator, mlp_discriminator),
-    "improved-conv": (conv_generator, conv_discriminator),
-}
-
-
-def build(config: ImprovedGANConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator with random weights, in training mode, float32 on the CPU. Data-dependent initialization
-    (nn/data_dependent_weight_norm) is left to the caller."""
-    build_generator, build_discriminator = BUILDERS[config.family]
-    networks = build_generator(config), build_discriminator(config)
-    for network, initializer in zip(networks, config.initializers, strict=True):
-        initialize(network, initializer, rng)
-    return networks
+    norm = BiasOnlyNorm if config.generator.norm == "batch" else AffineNorm
+    return norm(channels, normalize=generator_normalization(config, channels))

@@ -23,28 +23,23 @@ from torch import Tensor, nn
 
 from biggan.models.improved_gan import LEAKY_RELU_SLOPE
 from biggan.models.improved_gan_config import ImprovedDiscriminatorConfig, ImprovedGANConfig, ImprovedGeneratorConfig
+from biggan.models.layer_factory import generator_normalization
 from biggan.nn import data_dependent_weight_norm as weight_norm
-from biggan.nn.batch_norm import AffineNorm, BatchNorm
+from biggan.nn.batch_norm import AffineNorm
 from biggan.nn.embeddings import NoClassEmbedding
 from biggan.nn.heads import DiscriminatorOutput, KPlusOneClassHead
-from biggan.nn.initialization import Initializer, initialize, normal_with_std
+from biggan.nn.initialization import Initializer, normal_with_std
 from biggan.nn.layers import Linear, TransposedConv2d
 from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
 from biggan.nn.reparametrization import Identity
-from biggan.nn.virtual_batch_norm import VirtualBatchNorm, build_reference_batch
+from biggan.nn.virtual_batch_norm import build_reference_batch
 from biggan.runtime.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
 
 INPUT_LATENT_DIM = 8192  # size of the part of z that enters the first layer
 
-STAGES = (
-    (512, 64),
-    (256, 64),
-    (128, 32),
-    (64, 16),
-    (64, 8),
-    (64, 8),
-)  # channels and noise channels at 4x4, 8x8, ... 128x128
+# Channels and noise channels at 4x4, 8x8, ... 128x128.
+STAGES = ((512, 64), (256, 64), (128, 32), (64, 16), (64, 8), (64, 8))
 
 NOISE_DIMS = [noise * (4 << index) ** 2 for index, (_, noise) in enumerate(STAGES)]  # size of each stage's part of z
 
@@ -80,6 +75,10 @@ class ImprovedImageNetConfig(ImprovedGANConfig):
     generator: ImageNetGeneratorConfig = ImageNetGeneratorConfig()
     discriminator: ImageNetDiscriminatorConfig = ImageNetDiscriminatorConfig()
 
+    @property
+    def initializers(self) -> tuple[Initializer, Initializer]:
+        return normal_with_std(0.02), normal_with_std(0.02)
+
 
 class Generator(nn.Module):
     """Unconditional generator: z (N, Z) -> images (N, 3, 128, 128) in [-1, 1], float32. The class is ignored."""
@@ -90,7 +89,9 @@ class Generator(nn.Module):
         self.embedding = NoClassEmbedding()
         self.reference = build_reference_batch(config.generator, config.z_dim)
         self.linear = Linear(INPUT_LATENT_DIM, 16 * STAGES[0][0], reparametrization=Identity, bias=False)
-        self.norms = nn.ModuleList(build_norm(config, channels) for channels, _ in STAGES)
+        self.norms = nn.ModuleList(
+            AffineNorm(channels, normalize=generator_normalization(config, channels)) for channels, _ in STAGES
+        )
         self.blocks = nn.ModuleList(
             TransposedConv2d(channels + noise, next_channels, 5, reparametrization=Identity, bias=False)
             for (channels, noise), (next_channels, _) in pairwise(STAGES)
@@ -131,15 +132,6 @@ class OutputConv(nn.Conv2d):
         nn.init.constant_(self.bias, OUTPUT_BIAS)
 
 
-def build_norm(config: ImprovedImageNetConfig, channels: int) -> nn.Module:
-    """A norm of the generator, with gain and bias: virtual batch normalization or batch normalization."""
-    if config.generator.norm == "virtual":
-        return AffineNorm(
-            channels, normalize=VirtualBatchNorm(config.generator.reference_batch_size, epsilon=config.norm_epsilon)
-        )
-    return AffineNorm(channels, normalize=BatchNorm(channels, epsilon=config.norm_epsilon))
-
-
 class Discriminator(nn.Module):
     """Images (N, 3, 128, 128) in [-1, 1] -> DiscriminatorOutput with K + 1 class logits, the last of which is for generated
     images. The class of an image is no input."""
@@ -170,12 +162,3 @@ class Discriminator(nn.Module):
             x = block(x)  # (N, C, H, W), at last (N, 2560)
         similarities = self.minibatch(x, groups)  # (N, kernels)
         return self.head(x, torch.cat([x, similarities.to(x.dtype)], dim=1))
-
-
-def build(config: ImprovedImageNetConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator with weights from a normal distribution with standard deviation 0.02, in training mode,
-    float32 on the CPU. Data-dependent initialization (nn/data_dependent_weight_norm) is left to the caller."""
-    networks = Generator(config), Discriminator(config)
-    for network in networks:
-        initialize(network, normal_with_std(0.02), rng)
-    return networks

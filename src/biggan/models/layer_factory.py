@@ -9,6 +9,7 @@ from functools import partial
 
 from torch import nn
 
+from biggan.models.improved_gan_config import ImprovedGANConfig
 from biggan.models.resnet_config import ResNetConfig
 from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap, NoNorm
 from biggan.nn.embeddings import NoCondition, OneHot, ProjectedEmbedding, SharedEmbedding
@@ -73,7 +74,9 @@ def build_projection_embedding(config: ResNetConfig, layers: LayerFactory, featu
     """The class embedding of the discriminator's projection head, (N,) int64 -> (N, F)."""
     if config.class_embedding != "shared-with-discriminator":
         return layers.embedding(config.num_classes, features)
-    table = SharedEmbedding(config.num_classes, config.embedding_dim)  # resnet.build replaces it by the generator's
+    table = SharedEmbedding(
+        config.num_classes, config.embedding_dim
+    )  # registry.build_networks replaces it by the generator's
     return ProjectedEmbedding(table, layers.linear(config.embedding_dim, features, bias=False))
 
 
@@ -94,7 +97,7 @@ def build_discriminator_condition(config: ResNetConfig) -> nn.Module:
     return OneHot(config.num_classes) if config.discriminator.norm == "conditional-batch" else NoCondition()
 
 
-def generator_normalization(config: ResNetConfig, channels: int) -> nn.Module:
+def generator_normalization(config: ResNetConfig | ImprovedGANConfig, channels: int) -> nn.Module:
     """The normalization in the generator's norms, before gain and bias."""
     normalizations = {
         "batch": lambda: BatchNorm(channels, epsilon=config.norm_epsilon),

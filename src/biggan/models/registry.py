@@ -11,6 +11,7 @@ from biggan.models.biggan import BigGANConfig, SAGANConfig, SNGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
+from biggan.nn.initialization import initialize
 from biggan.runtime.errors import ConfigError, suggestion
 
 ModelConfig = (  # distinguished by the field `family` in JSON
@@ -26,13 +27,11 @@ class Family(NamedTuple):
     """Builds the generator, with uninitialized weights."""
     discriminator: Callable[[ModelConfig], nn.Module]
     """Builds the discriminator, with uninitialized weights."""
-    build: Callable[[ModelConfig, torch.Generator], tuple[nn.Module, nn.Module]]
-    """Builds generator and discriminator, with weights initialized from a random number generator."""
 
 
 def resnet_family(config: type[ModelConfig]) -> Family:
     """A residual family; residual families differ in their config alone."""
-    return Family(config, resnet.Generator, resnet.Discriminator, resnet.build)
+    return Family(config, resnet.Generator, resnet.Discriminator)
 
 
 FAMILIES: dict[str, Family] = {
@@ -40,13 +39,12 @@ FAMILIES: dict[str, Family] = {
     "biggan-deep": resnet_family(BigGANDeepConfig),
     "sagan": resnet_family(SAGANConfig),
     "sngan": resnet_family(SNGANConfig),
-    "improved-mlp": Family(MLPConfig, improved_gan.mlp_generator, improved_gan.mlp_discriminator, improved_gan.build),
-    "improved-conv": Family(ConvConfig, improved_gan.conv_generator, improved_gan.conv_discriminator, improved_gan.build),
+    "improved-mlp": Family(MLPConfig, improved_gan.mlp_generator, improved_gan.mlp_discriminator),
+    "improved-conv": Family(ConvConfig, improved_gan.conv_generator, improved_gan.conv_discriminator),
     "improved-imagenet": Family(
         ImprovedImageNetConfig,
         improved_gan_imagenet.Generator,
         improved_gan_imagenet.Discriminator,
-        improved_gan_imagenet.build,
     ),
 }
 
@@ -70,5 +68,11 @@ def check_feature_layer(config: ModelConfig, name: str) -> None:
 
 
 def build_networks(config: ModelConfig, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator with weights initialized from `rng`, in training mode, float32 on the CPU."""
-    return FAMILIES[config.family].build(config, rng)
+    """Generator and discriminator with weights initialized from `rng`, in training mode, float32 on the CPU. Data-dependent
+    initialization (nn/data_dependent_weight_norm) is left to the caller."""
+    family = FAMILIES[config.family]
+    networks = family.generator(config), family.discriminator(config)
+    resnet.share_class_embedding(*networks)
+    for network, initializer in zip(networks, config.initializers, strict=True):
+        initialize(network, initializer, rng)
+    return networks

@@ -28,7 +28,6 @@ from biggan.nn.attention import SelfAttention
 from biggan.nn.batch_norm import AffineNorm
 from biggan.nn.embeddings import ProjectedEmbedding
 from biggan.nn.heads import DiscriminatorOutput
-from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.residual_blocks import LayerFactory
 from biggan.nn.virtual_batch_norm import build_reference_batch
 
@@ -187,15 +186,6 @@ def detect_memory_format(weight: Tensor) -> torch.memory_format:
     """The memory format of a convolution weight (O, I, k, k); activations should have the same."""
     channels_last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def build(config: ResNetConfig, rng: torch.Generator) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator with initialized weights, in training mode, float32 on the CPU."""
-    networks = Generator(config), Discriminator(config)
-    share_class_embedding(*networks)
-    for network in networks:
-        initialize(network, INITIALIZERS[config.initialization], rng)
-    return networks
 
 
 def share_class_embedding(generator: Generator, discriminator: Discriminator) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NamedTuple
 from annotated_types import Ge
 from torch import nn
 
-from biggan.nn.initialization import InitializerName
+from biggan.nn.initialization import INITIALIZERS, Initializer, InitializerName
 from biggan.nn.layers import Interpolation
 from biggan.nn.residual_blocks import LayerFactory
 from biggan.runtime.constraints import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Remedy, check_fields
@@ -149,6 +149,11 @@ class ResNetConfig:
     def stem_channels(self) -> int | None:
         """Output channels of the convolution before the discriminator's blocks; None: no such convolution."""
         return None
+
+    @property
+    def initializers(self) -> tuple[Initializer, Initializer]:
+        """Initializers of the weights of generator and discriminator."""
+        return INITIALIZERS[self.initialization], INITIALIZERS[self.initialization]
 
     @property
     def has_class_logits(self) -> bool:

@@ -37,9 +37,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("standing_variance", torch.ones(channels))
         self.epsilon = epsilon
         self.sum_over_ranks: SumOverRanks | None = None
-        self.collected_statistics: list[tuple[Tensor, Tensor]] | None = (
-            None  # a list while standing statistics are collected
-        )
+        # Means and variances of the batches seen, while standing statistics are collected.
+        self.collected_statistics: list[tuple[Tensor, Tensor]] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W) in the type of x, with batch statistics in training mode and inside
