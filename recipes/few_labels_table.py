@@ -7,9 +7,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from biggan.checkpoints.run_dir import RunDir
-from biggan.configs.json_io import from_json, to_json
+from biggan.configs.json_io import to_json
 from biggan.configs.overrides import replace_fields
-from biggan.configs.run import RunConfig
 from biggan.runtime.metric_logger import read_log
 
 
@@ -20,8 +19,7 @@ def main() -> None:
         tests = read_log(path / "classifier_test.jsonl") or read_log(path / "tests.jsonl")  # as version 0.1 called it
         if not tests:
             continue
-        file = RunDir(path).config_file
-        config = from_json(file.read_text(), RunConfig, file)
+        config = RunDir(path).read_config()
         each = config.data.labels_per_class
         labels = "all" if each is None else str(each * len(config.dataset.class_names))
         last = tests[-1]

@@ -11,6 +11,7 @@ from conftest import call, model_config, write_pictures
 from safetensors import safe_open
 
 import biggan
+from biggan.metrics.evaluate import Evaluation
 from biggan.pretrained.export import export_onnx
 
 TINY = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-stats-batches", 2]
@@ -90,9 +91,12 @@ def test_hub_folder(capsys, run, tmp_path):
     assert card.startswith("---\nlibrary_name: biggan\n")
     for fact in ("trained on embedded:digits, 2 steps", '"preset": "digits"', "No quality figures", "| D/loss_real |"):
         assert fact in card
-    (run / "metrics.json").write_text('{"fid": 12.345678}')
+    score = {"fid": {"value": 12.345678, "images": 10}, "inception_score": {"mean": 2.0, "std": 0.1}}
+    Evaluation(score, recipe={}).save(run / "metrics" / "123.json")
     assert call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "hub")[0] == 0
-    assert "| fid | 12.346 |" in (tmp_path / "hub" / "README.md").read_text()
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "| fid | 12.346 |" in card
+    assert "| inception_score | 2 |" in card
     a, b = (biggan.from_pretrained(path).sample(3, seed=1).images for path in (run, tmp_path / "hub"))
     assert torch.equal(a, b)
 

@@ -18,8 +18,8 @@ from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
 from biggan.objectives.regularizer import DiscriminatorPass, PenaltyInputs
 from biggan.runtime.metric_logger import read_log
+from biggan.runtime.precision import uint8_to_float
 from biggan.training import monitor as watching
-from biggan.training.forward import uint8_to_float
 from biggan.training.resume import Rollbacks, apply_rollbacks
 from biggan.training.setup import build_train_state
 from biggan.training.step import train_step

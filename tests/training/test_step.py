@@ -12,8 +12,8 @@ from biggan.configs.run import RunConfig
 from biggan.models.biggan import BigGANConfig
 from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.runtime.errors import TrainingDiverged
+from biggan.runtime.precision import uint8_to_float
 from biggan.training.ema import EMA
-from biggan.training.forward import uint8_to_float
 from biggan.training.setup import build_train_state
 from biggan.training.step import discriminator_step, generator_step, train_step
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from biggan.metrics.features import Extractor
 from biggan.objectives.losses import Objective
 from biggan.runtime.errors import ConfigError
+from biggan.runtime.precision import uint8_to_float
 
 
 class ConfusionMatrix(NamedTuple):
@@ -65,7 +66,7 @@ def fraction_classified_as_real(
     Raises ConfigError where the objective has no decision boundary."""
     real, count = 0, 0
     for images, labels in batches:
-        x = images.to(device).float().div(127.5).sub(1)  # (N, 3, R, R) in [-1, 1]
+        x = uint8_to_float(images.to(device))  # (N, 3, R, R)
         real += int(objective.classified_as_real(discriminator(x, labels.to(device)).logits).sum())
         count += len(labels)
     return real / count

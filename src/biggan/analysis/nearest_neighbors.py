@@ -35,8 +35,10 @@ def find_nearest_neighbors(
     for images, _ in batches:
         table = torch.cat([distances, torch.cdist(queries, feature_vectors(images, extractor))], dim=1)  # (N, count + B)
         distances, indices = table.topk(count, dim=1, largest=False)
-        candidates = torch.cat([nearest, images[None].expand(len(samples), *images.shape)], dim=1)
-        nearest = candidates[torch.arange(len(samples))[:, None], indices]  # (N, count, 3, R, R)
+        rows = torch.arange(len(samples))[:, None]
+        kept = nearest[rows, indices.clamp(max=count - 1)]  # (N, count, 3, R, R)
+        is_new = (indices >= count)[..., None, None, None]
+        nearest = torch.where(is_new, images[(indices - count).clamp(min=0)], kept)  # (N, count, 3, R, R)
     return NearestNeighbors(distances, nearest)
 
 

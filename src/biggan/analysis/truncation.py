@@ -8,17 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.metrics.evaluate import Evaluation, MetricRequest, evaluate
+from biggan.metrics.evaluate import Evaluation, MetricRequest, evaluate, score_value
 from biggan.metrics.features import Extractor
 from biggan.metrics.statistics import ImageSet
 from biggan.runtime.distributed import World
 from biggan.runtime.errors import ConfigError
 from biggan.sampling import image_sets
 from biggan.sampling.sampler import Sampler
-
-DISTANCES = ("fid", "frechet_distance")
-
-ENTROPY_SCORES = ("inception_score", "exp_kl_score")
 
 MAX_THRESHOLDS = 100
 
@@ -39,10 +35,16 @@ class CurvePoint(NamedTuple):
         samples = self.evaluation.recipe["samples"]
         return {"threshold": self.threshold, "scores": self.evaluation.scores, "samples": samples}
 
+    def axes(self) -> tuple[str | None, str | None]:
+        """Names of the distance to the real images and of the Inception Score, by either name; None: not measured."""
+        scores = self.evaluation.scores
+        distances = (name for name in ("fid", "frechet_distance") if name in scores)
+        entropies = (name for name in ("inception_score", "exp_kl_score") if name in scores)
+        return next(distances, None), next(entropies, None)
+
     def value(self, score: str) -> float:
         """The value of a score; for one that is computed on several splits, their mean."""
-        values = self.evaluation.scores[score]
-        return values["mean"] if "mean" in values else values["value"]
+        return score_value(self.evaluation.scores[score])
 
 
 def parse_thresholds(text: str) -> list[float]:
@@ -114,9 +116,7 @@ def table2_columns(points: list[CurvePoint], real_entropy_score: float | None) -
     """The points of the three columns of BigGAN's Table 2, by column: with the smallest distance to the real images, with
     the Inception Score nearest to that of real images, and with the largest Inception Score; as far as these were
     measured."""
-    scores = points[0].evaluation.scores
-    distance = next((name for name in DISTANCES if name in scores), None)
-    entropy_score = next((name for name in ENTROPY_SCORES if name in scores), None)
+    distance, entropy_score = points[0].axes()
     columns = {}
     if distance is not None:
         columns[f"least {distance}"] = min(points, key=lambda point: point.value(distance))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from biggan.analysis.run_plots import new_figure
-from biggan.analysis.truncation import DISTANCES, ENTROPY_SCORES, CurvePoint
+from biggan.analysis.truncation import CurvePoint
 
 NO_TRUNCATION = 4.0  # position of "none" on the axis of thresholds
 
@@ -15,8 +15,7 @@ def plot_curves(curves: dict[str, list[CurvePoint]], folder: Path) -> list[Path]
     Raises ConfigError where matplotlib is not installed, OSError where the folder cannot be written."""
     first = next(iter(curves.values()))[0]
     scores = [name for name in first.evaluation.scores if not name.startswith("intra")]
-    distance = next((name for name in scores if name in DISTANCES), None)
-    entropy_score = next((name for name in scores if name in ENTROPY_SCORES), None)
+    distance, entropy_score = first.axes()
     files = []
     if distance and entropy_score:
         figure = new_figure(6, 4.5)

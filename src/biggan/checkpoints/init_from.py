@@ -7,7 +7,6 @@ from typing import NamedTuple
 from biggan.checkpoints.model_dir import ModelDir
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Tensors, read_checkpoint, split_by_prefix
-from biggan.configs.json_io import from_json
 from biggan.configs.overrides import flatten
 from biggan.configs.run import PLACES, RunConfig, with_own_places
 from biggan.models.registry import ModelConfig
@@ -45,11 +44,7 @@ def read_model_config(path: Path) -> tuple[ModelConfig, LatentConfig]:
 def read_run_config(path: Path, own: RunConfig | None = None) -> RunConfig:
     """The config of a run, which may be somebody else's: what names files, programs and places in it is not taken over, but
     as in `own`, which is then logged (None: as by default). Raises CheckpointError where there is none."""
-    file = RunDir(path).config_file
-    try:
-        stored = from_json(file.read_text(), RunConfig, file)
-    except OSError as error:
-        raise CheckpointError(f"{path} holds no run ({error}): name a run folder") from error
+    stored, file = RunDir(path).read_config(), RunDir(path).config_file
     config = with_own_places(stored, own or RunConfig())
     before, after = flatten(stored), flatten(config)
     left = sorted(name for name in PLACES - {"preset", "init_from"} if before[name] != after[name])

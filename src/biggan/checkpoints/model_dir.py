@@ -15,6 +15,7 @@ from pathlib import Path
 
 import safetensors.torch
 from safetensors import SafetensorError
+from torch import nn
 
 from biggan.checkpoints.tensors import Tensors, read_metadata, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
@@ -95,3 +96,16 @@ class ModelDir:
             return migrate_tensors(safetensors.torch.load_file(file))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
+
+    def load_into(self, network: nn.Module, name: str) -> bool:
+        """Load NAME.safetensors into a network; whether there is such a file. Mutates the network. Raises CheckpointError
+        where it cannot be read, or does not fit config.json, from which the network was built."""
+        tensors = self.load(name)
+        if tensors is None:
+            return False
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+            raise CheckpointError(f"the {name} in {self.path} does not fit its config.json: {reason[:200]}") from error
+        return True

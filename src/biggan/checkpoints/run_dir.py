@@ -61,8 +61,7 @@ class RunDir:
         """
         ours = {"config.json", ".config.json.writing", "samples", "checkpoints"}
         if self.config_file.exists() and self.list_checkpoints():
-            stored = from_json(self.config_file.read_text(), RunConfig, self.config_file)
-            different = differences(stored, config)
+            different = differences(self.read_config(), config)
             if different:
                 raise CheckpointError(
                     f"run folder {self.path} holds a run with another config ({'; '.join(different)}): "
@@ -82,6 +81,15 @@ class RunDir:
             write_file(self.config_file, to_json(config).encode())
             self.samples.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
+
+    def read_config(self) -> RunConfig:
+        """The config that the run was started with. Raises CheckpointError where there is none, ConfigError on one that
+        cannot be understood."""
+        try:
+            text = self.config_file.read_text()
+        except OSError as error:
+            raise CheckpointError(f"{self.path} holds no run ({error}): name a run folder") from error
+        return from_json(text, RunConfig, self.config_file)
 
     @contextmanager
     def writing(self) -> Iterator[None]:

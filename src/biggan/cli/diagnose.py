@@ -102,7 +102,7 @@ def memorization(arguments: list[str]) -> int:
     config: Any = sampler.generator.config
     device = sampler.precision.device
     sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
-    sampler.statistics_truncation, sampler.statistics_table = "unset", None
+    sampler.forget_statistics()
     discriminator = FAMILIES[config.family].discriminator(config)
     discriminator.load_state_dict(weights["discriminator"])
     discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)

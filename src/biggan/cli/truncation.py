@@ -104,7 +104,7 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
         samplers["scaled"] = scaled = load_sampler(command.model, command.device, world)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
-        sampler.statistics_truncation, sampler.statistics_table = "unset", None
+        sampler.forget_statistics()
     reference = open_real(command, command.data, samplers[RESAMPLED].generator.config.resolution, world)
     extractor = open_scoring_extractor(command)
     shared = {"cache": metrics_cache(command.cache), "world": world}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from biggan.runtime.constraints import PositiveInt, check_fields
+from biggan.runtime.precision import uint8_to_float
 
 
 class Classifier:
@@ -23,7 +24,7 @@ class Classifier:
     def logits(self, images: Tensor) -> Tensor:
         """Class logits (N, K) float32 of uint8 images (N, 3, R, R). If the network has minibatch features, they are computed
         among these images."""
-        x = images.to(self.device, torch.float32).div_(127.5).sub_(1)  # (N, 3, R, R) in [-1, 1]
+        x = uint8_to_float(images.to(self.device))  # (N, 3, R, R)
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)  # unused: class_logits do not depend on labels
         return self.network(x, labels).class_logits[:, : len(self.class_names)]  # without a class "generated"
 

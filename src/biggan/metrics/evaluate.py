@@ -82,6 +82,11 @@ def higher_is_better(name: str) -> bool:
     return not any(word in name for word in ("fid", "kid", "distance"))
 
 
+def score_value(score: dict[str, float]) -> float:
+    """The value of a score; of one that is computed on several splits or subsets, their mean."""
+    return score["mean"] if "mean" in score else score["value"]
+
+
 def parse_recipe(text: str) -> tuple[MetricRequest, ...]:
     """Parse a recipe such as "fid50k,is50k,prdc10k". Raises ConfigError on an unknown or repeated score and on too few
     images."""
@@ -178,7 +183,8 @@ def check_images(samples: ImageSet, reference: ImageSet | None, requests: tuple[
         min_images = MIN_IMAGES.get(request.score, 2)
         for images, needed in ((samples, request.images), (reference, min_images)):
             if images is not None and images.count is not None and needed > images.count:
-                raise ConfigError(f"{request} needs {needed} images, {images.description} has {images.count}")
+                name = images.description.get("data", images.description.get("generator"))
+                raise ConfigError(f"{request} needs {needed} images, {name} has {images.count}")
         if request.score == "intra" and samples.class_names != reference.class_names:
             raise ConfigError(f"{request} compares class by class, but samples and reference have different classes")
 

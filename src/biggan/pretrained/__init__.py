@@ -32,11 +32,7 @@ def from_pretrained(
     folder = ModelDir(Path(path))
     card = folder.card
     generator = FAMILIES[card.model.family].generator(card.model)
-    try:
-        generator.load_state_dict(folder.load("generator"))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise CheckpointError(f"the weights in {path} do not fit its config.json: {reason[:200]}") from error
+    folder.load_into(generator, "generator")
     resolved = choose_precision(device, precision, "channels-last")
     resolved.place(generator).eval().requires_grad_(False)
     return Sampler(

@@ -15,15 +15,10 @@ from biggan.runtime.precision import DeviceName, choose_precision
 def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
     """The classifier of a run folder or a model folder, in float32. Raises CheckpointError where the folder has none."""
     folder = ModelDir(path)
-    weights = folder.load("classifier")
-    if weights is None:
+    network = FAMILIES[folder.card.model.family].discriminator(folder.card.model)
+    if not folder.load_into(network, "classifier"):
         raise CheckpointError(
             f"{path} holds no classifier: train one, by a preset such as improved-mnist (--train.discriminator-ema-decay)"
         )
-    network = FAMILIES[folder.card.model.family].discriminator(folder.card.model)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"the classifier in {path} does not fit its config.json: {str(error)[:200]}") from error
     precision = choose_precision(device, "fp32", "channels-last")
     return Classifier(precision.place(network).eval().requires_grad_(False), precision.device, folder.card.class_names)

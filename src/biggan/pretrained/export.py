@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from biggan.checkpoints.model_dir import ModelCard, ModelDir, save_model_dir
 from biggan.checkpoints.run_dir import RunDir
-from biggan.configs.json_io import from_json, to_json
+from biggan.configs.json_io import to_json
 from biggan.configs.overrides import flatten, replace_fields
 from biggan.configs.run import PLACES, RunConfig
+from biggan.metrics.evaluate import score_value
 from biggan.nn.inference import for_inference
 from biggan.pretrained import from_pretrained
 from biggan.runtime.atomic_io import write_file
@@ -229,14 +230,16 @@ def strip_local_path(source: str) -> str:
 def read_recipe(path: Path) -> RunConfig | None:
     """The config of a run folder; None for a model folder."""
     run = RunDir(path)
-    return from_json(run.config_file.read_text(), RunConfig, run.config_file) if run.checkpoints.exists() else None
+    return run.read_config() if run.checkpoints.exists() else None
 
 
 def measured_section(path: Path) -> list[str]:
-    """Markdown lines: a table of RUN/metrics.json; without one, a table of the last line of the training log, labeled so."""
-    metrics, log = path / "metrics.json", RunDir(path).stats_file
-    if metrics.exists():
-        return markdown_table(json.loads(metrics.read_text()))
+    """Markdown lines: the scores that `biggan evaluate` saved last with the model; without any, the last line of the
+    training log, labeled so."""
+    saved, log = sorted((path / "metrics").glob("*.json"), key=lambda file: file.stat().st_mtime), RunDir(path).stats_file
+    if saved:
+        scores = json.loads(saved[-1].read_text())["scores"]
+        return markdown_table({name: score_value(score) for name, score in scores.items()})
     if not log.exists():
         return ["Nothing."]
     return [

@@ -41,7 +41,7 @@ def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_P
     """
     plan, need = plan_batch(config.train, world), footprint(config)
     precision = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
-    arithmetic = "bf16" if precision.bf16 else "float32"
+    arithmetic = precision.arithmetic
     lines = [
         f"device: {precision.device}, {arithmetic}, {config.train.memory_format}",
         f"batch: {plan.batch} = {plan.micro_batch} per pass x {plan.accumulation} accumulated; {world.size} rank(s) of "
@@ -149,7 +149,7 @@ class BenchmarkArm:
         times = [elapsed / calls for calls, elapsed in (time_calls(s, 2.0, precision.device) for s in (d_step, g_step))]
         seconds_d, seconds_g = plan.discriminator_steps * times[0], plan.generator_steps * times[1]
         share_d = seconds_d / (seconds_d + seconds_g)
-        arithmetic = "bf16" if precision.bf16 else "float32"
+        arithmetic = precision.arithmetic
         return [
             f"  device         {precision.device}, {arithmetic}, {self.config.train.memory_format}",
             f"  images/s       {rate:.1f}  ({min(rates):.1f} to {max(rates):.1f})",

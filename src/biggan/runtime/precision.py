@@ -34,6 +34,11 @@ class Precision:
         """Data type of activations, and of weights that are prepared for inference."""
         return torch.bfloat16 if self.bf16 else torch.float32
 
+    @property
+    def arithmetic(self) -> str:
+        """Name of the data type, for recipes of scores and reports."""
+        return "bf16" if self.bf16 else "float32"
+
     def autocast(self) -> AbstractContextManager:
         """The context of every forward pass. Casts are not cached, because normalized weights are new in each pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=False)
@@ -73,3 +78,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def uint8_to_float(images_uint8: Tensor, memory_format: torch.memory_format = torch.preserve_format) -> Tensor:
+    """Images as networks see them: uint8 0..255 -> float32 in [-1, 1]."""
+    return images_uint8.to(torch.float32, memory_format=memory_format).div_(127.5).sub_(1)

@@ -42,7 +42,7 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
         "statistics_seed": sampler.standing_stats_seed,
         "resolution": sampler.generator.config.resolution,
         "classes": "uniform",
-        "arithmetic": "bf16" if sampler.precision.bf16 else "float32",
+        "arithmetic": sampler.precision.arithmetic,
         "seed": seed,
     }
     identity = hashlib.sha256(repr(sorted(description.items())).encode()).hexdigest()

@@ -78,8 +78,9 @@ class Sampler:
         self.statistics_table = statistics_table
         self.compiled = compiled
         self.world = world
-        # The copy for inference holds the standing statistics last set; None: to be made anew.
-        self.inference_generator: nn.Module | CompiledGenerator | None = None
+        # Copies for inference with the standing statistics last set; None: to be made anew.
+        self.inference_copy: nn.Module | None = None
+        self.compiled_copy: CompiledGenerator | None = None
         # The truncation that the generator's standing statistics are for.
         self.statistics_truncation: float | Literal["unset"] | None = None if has_statistics else "unset"
 
@@ -152,28 +153,35 @@ class Sampler:
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
         """uint8 images (N, 3, R, R) on the CPU from latents and class labels, with the standing statistics last set."""
-        if self.inference_generator is None:
-            copy = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
-            self.inference_generator = CompiledGenerator(copy, self.precision.device) if self.compiled else copy
-        device = self.precision.device
-        x = self.inference_generator(z_NZ.to(device), y_N.to(device))  # (N, 3, R, R) in [-1, 1]
-        return to_uint8(x)
+        device, copy = self.precision.device, self.build_inference_copy()
+        if self.compiled and self.compiled_copy is None:
+            self.compiled_copy = CompiledGenerator(copy, device)
+        return to_uint8((self.compiled_copy or copy)(z_NZ.to(device), y_N.to(device)))
+
+    def build_inference_copy(self) -> nn.Module:
+        """A copy of the generator for inference (nn/inference), built once for each set of standing statistics."""
+        if self.inference_copy is None:
+            self.inference_copy = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
+        return self.inference_copy
 
     @torch.no_grad()
     def mixture_images(self, z_NZ: Tensor, weights_NK: Tensor) -> Tensor:
         """uint8 images (N, 3, R, R) on the CPU from latents and mixtures of classes: the mean of all class embeddings with
         these weights. With the standing statistics last set; never through torch.compile."""
-        device = self.precision.device
-        copy = for_inference(self.generator, self.precision.dtype, self.precision.memory_format)
+        device, copy = self.precision.device, self.build_inference_copy()
         table_KE = copy.embed(torch.arange(len(self.class_names), device=device))
         return to_uint8(copy.synthesize(z_NZ.to(device), weights_NK.to(device) @ table_KE.float()))
+
+    def forget_statistics(self) -> None:
+        """Drop stored standing statistics: from now on they are collected anew for every truncation."""
+        self.statistics_truncation, self.statistics_table = "unset", None
 
     @torch.no_grad()
     def set_statistics(self, truncation: float | None) -> None:
         """Set the standing statistics for a truncation, unless they are already set. Mutates the generator's buffers."""
         if self.statistics_truncation == truncation:
             return
-        self.inference_generator = None
+        self.inference_copy = self.compiled_copy = None
         if self.statistics_table is not None and self.statistics_table.covers(truncation):
             for name, values in self.statistics_table.at(truncation).items():
                 self.generator.get_buffer(name).copy_(values)

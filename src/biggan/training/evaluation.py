@@ -14,7 +14,7 @@ import torch
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
-from biggan.metrics.evaluate import check_requests, evaluate, higher_is_better, parse_recipe
+from biggan.metrics.evaluate import check_requests, evaluate, higher_is_better, parse_recipe, score_value
 from biggan.metrics.features import open_extractor_on_all_ranks
 from biggan.metrics.statistics import ImageSet
 from biggan.runtime.atomic_io import metrics_cache
@@ -80,8 +80,7 @@ class Evaluator:
         evaluation = evaluate(
             samples, self.reference, self.extractor, requests, cache=self.cache, world=self.state.plan.world
         )
-        scores = evaluation.scores.items()
-        values = {name: score["mean"] if "mean" in score else score["value"] for name, score in scores}
+        values = {name: score_value(score) for name, score in evaluation.scores.items()}
         name, value = next(iter(values.items()))
         best = on_rank_zero(lambda: self.keep_if_best(sampler, step, name, value))
         seconds = time.monotonic() - started

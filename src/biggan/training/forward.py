@@ -9,7 +9,7 @@ from torch import Tensor
 from biggan.nn.heads import DiscriminatorOutput
 from biggan.objectives.regularizer import DiscriminatorPass
 from biggan.runtime.distributed import mean_over_ranks
-from biggan.runtime.precision import to_device
+from biggan.runtime.precision import to_device, uint8_to_float
 from biggan.training.train_state import TrainState
 
 Batch = tuple[Tensor, Tensor]  # uint8 images (N, 3, R, R) and their classes (N,) int64
@@ -82,8 +82,3 @@ def to_device_batch(state: TrainState, batch: Batch) -> Batch:
     """Real images as the networks see them, float32 (N, 3, R, R) in [-1, 1], and their classes, on the device."""
     images, labels = (to_device(values, state.precision.device) for values in batch)
     return uint8_to_float(images, state.precision.memory_format), labels
-
-
-def uint8_to_float(images_uint8: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """uint8 0..255 -> float32 in [-1, 1]."""
-    return images_uint8.to(torch.float32, memory_format=memory_format).div_(127.5).sub_(1)

@@ -27,11 +27,10 @@ from biggan.nn.spectral_norm import freeze_power_iteration
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.errors import BigganError, DataError
 from biggan.runtime.metric_logger import JsonlLog
-from biggan.runtime.precision import to_device
+from biggan.runtime.precision import to_device, uint8_to_float
 from biggan.runtime.rng import addressed_rng
 from biggan.sampling.image_io import to_uint8
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
-from biggan.training.forward import uint8_to_float
 from biggan.training.hooks import HookResult, RunEnd
 from biggan.training.outputs import save_healthy_model
 from biggan.training.train_state import TrainState
