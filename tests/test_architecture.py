@@ -57,8 +57,8 @@ def test_house_rules(path):
     tree = ast.parse(text)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     names = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
-    if path.relative_to(SOURCE).parts[0] != "cli" and path.name != "progress.py":
-        assert "print" not in names, "only verbs print"
+    if path.name not in ("output.py", "progress.py", "main.py"):
+        assert "print" not in names, "results are printed by cli.output.say, all else is logged"
     if path.name != "distributed.py":
         assert "torch.distributed" not in text
     for word in ("from pickle import UnpicklingError", "UnpicklingError", "unpickl", "weights_only"):
@@ -66,7 +66,7 @@ def test_house_rules(path):
     assert "pickl" not in text, "nothing is unpickled"
     pytorch_files = re.search(r"(?<!safetensors\.)torch\.load\(", text)
     assert not pytorch_files or path.name == "tensor_files.py", "one place reads PyTorch files"
-    assert text.count("Image.open(") == (path.name == "sources.py"), "one place says which formats Pillow may read"
+    assert text.count("Image.open(") == (path.name == "image_decoding.py"), "one place says which formats Pillow may read"
     assert text.count("\n") <= 340, "a file of this size should be two"
     assert ast.get_docstring(tree), "a module header says what the file is for"
     assert "TODO" not in text

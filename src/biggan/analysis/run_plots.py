@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from biggan.analysis.collapse_rules import Alarm, Line
-from biggan.data.sources import open_image
+from biggan.data.image_decoding import open_image
 from biggan.metrics.evaluate import SCORE_NAMES
 from biggan.runtime.errors import ConfigError
 
@@ -57,8 +57,8 @@ def plot_run(lines: list[Line], alarms: list[Alarm], folder: Path) -> list[Path]
     weight, generator and discriminator side by side. Raises ConfigError where matplotlib is not installed, OSError where the
     folder cannot be written."""
     files = [folder / "run.png"]
-    plot_overview(lines, alarms, files[0])
     keys = list(dict.fromkeys(key for line in lines for key in line))
+    plot_overview(lines, keys, alarms, files[0])
     for quantity, title in WEIGHT_QUANTITIES.items():
         prefix = "sigma1" if quantity == "ratio" else quantity
         names = [key.removeprefix(f"{prefix}/") for key in keys if key.startswith(f"{prefix}/")]
@@ -69,9 +69,8 @@ def plot_run(lines: list[Line], alarms: list[Alarm], folder: Path) -> list[Path]
     return files
 
 
-def plot_overview(lines: list[Line], alarms: list[Alarm], file: Path) -> None:
-    """A panel for each group of quantities that are single numbers for a run."""
-    keys = list(dict.fromkeys(key for line in lines for key in line))
+def plot_overview(lines: list[Line], keys: list[str], alarms: list[Alarm], file: Path) -> None:
+    """A panel for each group of quantities that are single numbers for a run; `keys`: those of all lines."""
     norm_keys = [key for key in keys if key.startswith("class_norm/")]
     lines = [line | summarize_class_norms(line, norm_keys) for line in lines]
     logits, accuracies = ([key for key in keys if key.startswith(prefix)] for prefix in ("D/logit_", "D/acc_"))

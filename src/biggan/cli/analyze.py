@@ -6,6 +6,7 @@ from pathlib import Path
 import tyro
 
 from biggan.cli.common import parse, writing_to
+from biggan.cli.output import say
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
 from biggan.runtime.errors import CheckpointError
@@ -13,7 +14,7 @@ from biggan.runtime.errors import CheckpointError
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeCommand:
-    """What befell a run: alarms over its logs, and plots of its losses, scores, singular values and samples over time."""
+    """Analyze a run: alarms over its logs, and plots of its losses, scores, singular values and samples over time."""
 
     run: tyro.conf.Positional[Path]
     """A run folder, or a folder with its logs."""
@@ -40,14 +41,14 @@ def analyze(arguments: list[str]) -> int:
         raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")
     alarms = find_alarms(lines, config)
     for alarm in alarms:
-        print(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
+        say(f"alarm at step {alarm.step}: {alarm.rule} ({alarm.evidence}); healthy until step {alarm.healthy}")
     if not alarms:
-        print(f"no alarm in {lines[-1]['step']} steps")
+        say(f"no alarm in {lines[-1]['step']} steps")
     for earlier in sorted([*command.run.glob("rollback-*"), *command.run.glob("return-*")]):  # return-N: earlier versions
-        print(f"the run rolled back: its logs as they were are in {earlier}, which can be analyzed too")
+        say(f"the run rolled back: its logs as they were are in {earlier}, which can be analyzed too")
     out = command.out or command.run / "analysis"
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for plot in plot_run(lines, alarms, out):
-            print(f"plot {plot}")
+            say(f"plot {plot}")
     return 0

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from biggan.cli.common import option_value, parse, preset_argument
+from biggan.cli.output import say
 from biggan.cli.train import start_from
 from biggan.configs.run import RunConfig
 from biggan.runtime.errors import ConfigError, suggestion
@@ -44,7 +45,7 @@ def bench(arguments: list[str]) -> int:
     """biggan bench WHAT PRESET [options]"""
     what = arguments[0] if arguments else ""
     if what in ("-h", "--help"):
-        print(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]\n\nbiggan bench train --help: the presets.")
+        say(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]\n\nbiggan bench train --help: the presets.")
         return 0
     if what not in MEASURED:
         raise ConfigError(f"bench{what and ' ' + what}: name what to measure; {suggestion(what, MEASURED)}")
@@ -63,14 +64,14 @@ def bench(arguments: list[str]) -> int:
     keep_freed_memory()
     timing = {"rounds": command.rounds, "seconds": command.seconds}
     if what == "sample":
-        print(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
+        say(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
     elif what == "evaluate":
-        print(bench_evaluate(command.config, batch=command.batch, trust_extractor=command.trust_extractor, **timing), end="")
+        say(bench_evaluate(command.config, batch=command.batch, trust_extractor=command.trust_extractor, **timing), end="")
     elif what == "data":
-        print(bench_data(command.config, seconds=command.seconds), end="")
+        say(bench_data(command.config, seconds=command.seconds), end="")
     else:
         settings = {"this setting": command.config}
         if command.compare:
             settings[" ".join(command.compare)] = apply_overrides(command.config, command.compare)
-        print(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
+        say(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
     return 0

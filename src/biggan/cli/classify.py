@@ -9,8 +9,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.common import parse, writing_to
-from biggan.runtime.errors import ConfigError
+from biggan.cli.common import check_at_least, parse, writing_to
+from biggan.cli.output import say
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyCommand:
-    """What the discriminator of a semi-supervised run takes each image for; how often it is wrong, where the images lie in
-    folders named as its classes."""
+    """Classify images with the discriminator of a semi-supervised run, and count the errors where the images lie in folders
+    named as its classes."""
 
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder, with a classifier."""
@@ -40,8 +40,7 @@ class ClassifyCommand:
 def classify(arguments: list[str]) -> int:
     """biggan classify RUN IMAGES [options]"""
     command = parse(ClassifyCommand, arguments, "biggan classify")
-    if command.batch < 1:
-        raise ConfigError(f"--batch {command.batch} must be at least 1")
+    check_at_least(batch=(command.batch, 1))
     from biggan.checkpoints.model_dir import ModelDir
     from biggan.data.sources import list_source
     from biggan.pretrained.classifier import open_classifier
@@ -52,20 +51,20 @@ def classify(arguments: list[str]) -> int:
     count, found = len(listing.images), list[Any]()
     order = torch.randperm(count, generator=addressed_rng(0, "every image once")).tolist()
     batches = in_batches(listing, order, resolution, command.batch)
-    for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classes")):
+    for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classifying")):
         found += zip(*(values.tolist() for values in answer), strict=True)
     found = [answer for _, answer in sorted(zip(order, found, strict=True))]
     names = [classifier.class_names[number] for number, _ in found]
     rows = [(image, name, share) for image, name, (_, share) in zip(listing.images, names, found, strict=True)]
     for image, name, probability in rows[: None if command.out is None and len(rows) <= 20 else 10]:
-        print(f"{image}  {name}  {probability:.3f}")
+        say(f"{image}  {name}  {probability:.3f}")
     if set(listing.class_names) <= set(classifier.class_names):
         truth = [listing.class_names[label] for label in listing.labels]
         wrong = sum(name != true for name, true in zip(names, truth, strict=True))
-        print(f"{wrong} of {len(rows)} wrong ({100 * wrong / len(rows):.2f} %)")
+        say(f"{wrong} of {len(rows)} wrong ({100 * wrong / len(rows):.2f} %)")
     if command.out is not None:
         write_csv(command.out, rows)
-        print(f"every image: {command.out}")
+        say(f"every image: {command.out}")
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from biggan.cli.output import say
 from biggan.configs.migrations import renamed_field
 from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RENAMED_OPTIONS = {"--way": "--interpolation", "--latents": "--scaled-latents"}
-"""Options of verbs that are no fields of a config."""
+"""Old and new names of options of verbs that are no fields of a config."""
 NO_OPTIONS = ("preset", "dataset")
 """Fields of RunConfig that no option sets."""
 
@@ -37,8 +38,8 @@ def preset_argument(command: str, arguments: list[str]) -> RunConfig:
     if arguments and arguments[0] in ("-h", "--help"):
         width = max(map(len, PRESETS))
         rows = [f"  {name:{width}} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
-        print(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
-        print(f"biggan {command} PRESET --help shows the options.")
+        say(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
+        say(f"biggan {command} PRESET --help shows the options.")
         sys.exit(0)
     raise ConfigError(f"biggan {command} needs a preset before its options; known: {', '.join(PRESETS)}")
 

@@ -8,6 +8,7 @@ from typing import Literal
 import tyro
 
 from biggan.cli.common import parse
+from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError
 
 
@@ -55,10 +56,10 @@ def import_(arguments: list[str]) -> int:
     )
     model = card.model
     size = f"{model.resolution} px, width {model.width}, {model.num_classes} classes, latent {model.z_dim}"
-    print(f"model  {model.family}, {size}")
+    say(f"model  {model.family}, {size}")
     for name, tensors in foreign.weights.items():
-        print(f"       {name}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
-    print(f"folder {out}\nnext   biggan sample {out} --n 16")
+        say(f"       {name}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
+    say(f"folder {out}\nnext   biggan sample {out} --n 16")
     return 0
 
 
@@ -69,7 +70,7 @@ class ExportCommand:
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder."""
     to: Literal["safetensors", "onnx", "hub"]
-    """One file that carries its config; a graph of z and class; or a folder with a model card."""
+    """safetensors: one file that carries its config. onnx: a graph of z and class. hub: a folder with a model card."""
     out: Path | None = None
     """File or folder to write; None: below RUN/export."""
     input: Literal["class", "embedding"] = "class"
@@ -91,14 +92,14 @@ def export(arguments: list[str]) -> int:
     if command.truncation is not None and command.to != "onnx":
         raise ConfigError(f"--truncation {command.truncation} goes with --to onnx: other formats keep the choice open")
     if command.to == "safetensors":
-        print(f"file   {exporting.export_safetensors(command.model, command.out or base / 'generator.safetensors')}")
+        say(f"file   {exporting.export_safetensors(command.model, command.out or base / 'generator.safetensors')}")
     elif command.to == "onnx":
         out = command.out or base / "generator.onnx"
         difference = exporting.export_onnx(command.model, out, condition=command.input, truncation=command.truncation)
-        print(f"file   {out}\ncheck  onnxruntime differs from torch by at most {difference:.2g}")
+        say(f"file   {out}\ncheck  onnxruntime differs from torch by at most {difference:.2g}")
     else:
         folder = exporting.export_hub(command.model, command.out or base / "hub")
-        print(f"folder {folder}")
+        say(f"folder {folder}")
         if command.push is not None:
-            print(f"hub    {exporting.push_to_hub(folder, command.push)}")
+            say(f"hub    {exporting.push_to_hub(folder, command.push)}")
     return 0

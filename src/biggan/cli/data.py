@@ -8,6 +8,7 @@ import torch
 import tyro
 
 from biggan.cli.common import check_at_least, count_classes, parse, save_image_grid, writing_to
+from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError, suggestion
 
 SHOWN = 20  # classes, and broken files, that are listed one by one
@@ -15,7 +16,7 @@ SHOWN = 20  # classes, and broken files, that are listed one by one
 
 @dataclass(frozen=True, kw_only=True)
 class InspectCommand:
-    """Look at every image of a data set: counts per class, sizes, broken files, and a sheet."""
+    """Inspect every image of a data set: counts per class, sizes, broken files, and a sheet of images."""
 
     source: tyro.conf.Positional[str]
     """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""
@@ -38,22 +39,22 @@ class PrepareCommand:
     format: Literal["packed", "wds"] = "packed"
     """packed: one memory-mapped file of uint8 pixels. wds: WebDataset shards, for servers and sets larger than memory."""
     shard_images: int = 1000
-    """Of wds: images in a shard, at most."""
+    """wds: largest number of images in a shard."""
     quality: int | None = None
-    """Of wds: keep what has to be resized as JPEG of this quality (1 to 100); None: as PNG, without loss."""
+    """wds: store resized images as JPEG of this quality (1 to 100); None: as PNG, without loss."""
     classes: tuple[str, ...] | None = None
-    """Only these classes; None: all."""
+    """Names of the classes to keep; None: all."""
     min_per_class: int | None = None
-    """Leave out classes of fewer images."""
+    """Leave out classes with fewer images than this; None: keep all classes."""
     max_per_class: int | None = None
-    """A fixed random choice of so many images from larger classes."""
+    """Keep at most this many images of each class, a fixed random choice; None: all."""
 
 
 def data(arguments: list[str]) -> int:
     """biggan data inspect|prepare SOURCE ..."""
     what = arguments[0] if arguments else ""
     if what in ("-h", "--help"):
-        print("usage: biggan data {inspect,prepare} SOURCE [options]")
+        say("usage: biggan data {inspect,prepare} SOURCE [options]")
         return 0
     if what not in VERBS:
         raise ConfigError(f"data{what and ' ' + what}: name what to do; {suggestion(what, VERBS)}")
@@ -70,22 +71,22 @@ def inspect(arguments: list[str]) -> int:
 
     found = inspection.inspect(sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10)
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
-    print(f"images {sum(found.counts.values())} of {count_classes(len(counts))}")
+    say(f"images {sum(found.counts.values())} of {count_classes(len(counts))}")
     for name, count in counts[:SHOWN]:
-        print(f"  {count:8} {name}")
+        say(f"  {count:8} {name}")
     if len(counts) > SHOWN:
-        print(f"  {len(counts) - SHOWN} classes more, the smallest of {counts[-1][1]} images ({counts[-1][0]})")
+        say(f"  {len(counts) - SHOWN} classes more, the smallest of {counts[-1][1]} images ({counts[-1][0]})")
     sizes = (found.smallest, found.median, found.largest)
-    print("sizes  {} smallest, {} median, {} largest".format(*(f"{width}x{height}" for width, height in sizes)))
-    print(f"broken {len(found.broken)}")
+    say("sizes  {} smallest, {} median, {} largest".format(*(f"{width}x{height}" for width, height in sizes)))
+    say(f"broken {len(found.broken)}")
     for name, reason in found.broken[:SHOWN]:
-        print(f"  {name}: {reason}")
+        say(f"  {name}: {reason}")
     blank = torch.zeros(3, command.resolution, command.resolution, dtype=torch.uint8)
     cells, images = [], iter(found.samples)
     for count in found.samples_per_class:
         cells += [torch.from_numpy(next(images).copy()) for _ in range(count)] + [blank] * (10 - count)
     save_image_grid(torch.stack(cells), 10, command.out)
-    print(f"sheet  {command.out}")
+    say(f"sheet  {command.out}")
     return 0
 
 
@@ -112,10 +113,10 @@ def prepare(arguments: list[str]) -> int:
     with writing_to(command.out):
         manifest = preparing.prepare(listing, command.out, layout)
     classes = count_classes(len(manifest.class_names))
-    print(f"images {manifest.images} of {classes} at {manifest.resolution} px in {command.out}")
+    say(f"images {manifest.images} of {classes} at {manifest.resolution} px in {command.out}")
     if manifest.rejected:
-        print(f"broken {manifest.rejected}, listed with reasons in {command.out / 'rejected.jsonl'}")
-    print(f"next   biggan train PRESET --data {command.format}:{command.out}")
+        say(f"broken {manifest.rejected}, listed with reasons in {command.out / 'rejected.jsonl'}")
+    say(f"next   biggan train PRESET --data {command.format}:{command.out}")
     return 0
 
 

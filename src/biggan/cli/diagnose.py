@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import tyro
 
-from biggan.cli.common import parse, save_image_grid, writing_to
+from biggan.cli.common import check_at_least, parse, save_image_grid, writing_to
 from biggan.cli.inputs import RealDataOptions, ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.output import say
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.progress import image_progress_bar
@@ -22,9 +23,9 @@ class LeakageCommand(ScoringOptions):
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder."""
     per_class: int = 100
-    """Images of each class."""
+    """Generated images of each class."""
     worst: int = 6
-    """Pairs that are named, and shown on the sheet."""
+    """How many of the most confused pairs of classes are printed, and shown on the sheet."""
     truncation: float | None = None
     """Resample every latent coordinate until it is at most this far from 0; None: no truncation."""
     out: Path = Path("leakage")
@@ -33,7 +34,8 @@ class LeakageCommand(ScoringOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MemorizationCommand(RealDataOptions):
-    """How many images the discriminator of a run calls real: of its training set, of images held out, of generated ones."""
+    """The fraction of images that the discriminator of a run classifies as real: of its training set, of images held out,
+    and of generated ones."""
 
     model: tyro.conf.Positional[Path]
     """A run folder, with its last checkpoint."""
@@ -46,14 +48,11 @@ class MemorizationCommand(RealDataOptions):
 def leakage(arguments: list[str]) -> int:
     """biggan leakage RUN --extractor module:FILE [options]"""
     command = parse(LeakageCommand, arguments, "biggan leakage")
-    if command.per_class < 1 or command.worst < 1:
-        raise ConfigError("--per-class and --worst must be at least 1")
+    check_at_least(per_class=(command.per_class, 1), worst=(command.worst, 1))
     from biggan.analysis.diagnostics import compute_confusion_matrix, most_confused_pairs
 
-    sampler, extractor = (
-        load_sampler(command.model, command.device, SINGLE_PROCESS),
-        open_scoring_extractor(command),
-    )
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    extractor = open_scoring_extractor(command)
     names = sampler.class_names
     total = command.per_class * len(names)
     labels = sampler.cycle_labels(total, None)
@@ -63,9 +62,9 @@ def leakage(arguments: list[str]) -> int:
     counts, examples = compute_confusion_matrix(bar, extractor, len(names))
     pairs = most_confused_pairs(counts, command.worst)
     right = counts.diagonal().sum().item() / total
-    print(f"named as asked {right:.1%} of {total} images")
+    say(f"named as asked {right:.1%} of {total} images")
     for asked, named, share in pairs:
-        print(f"  {share:6.1%} of {names[asked]} are named {names[named]}")
+        say(f"  {share:6.1%} of {names[asked]} are named {names[named]}")
     record = {"classes": names, "asked_by_named": counts.tolist(), "extractor": extractor.name, "sha256": extractor.sha256}
     record |= {"truncation": command.truncation, "seed": command.seed, "per_class": command.per_class}
     with writing_to(command.out):
@@ -75,15 +74,16 @@ def leakage(arguments: list[str]) -> int:
         blank = torch.zeros_like(next(iter(examples.values()))[0])
         rows = [(examples[asked, named] + [blank] * 10)[:10] for asked, named, _ in pairs]
         save_image_grid(torch.stack([image for row in rows for image in row]), 10, command.out / "worst.png")
-    print(f"counts and a row for each pair: {command.out}")
+    say(f"counts and a row for each pair: {command.out}")
     return 0
 
 
 def memorization(arguments: list[str]) -> int:
     """biggan memorization RUN --data TRAIN --held-out TEST [options]"""
     command = parse(MemorizationCommand, arguments, "biggan memorization")
-    if command.data is None or command.n < 1:
-        raise ConfigError("memorization compares two real sets: add --data SOURCE (trained on), and --n at least 1")
+    check_at_least(n=(command.n, 1))
+    if command.data is None:
+        raise ConfigError("memorization compares two real sets: add --data SOURCE, the images that it was trained on")
     from biggan.analysis.diagnostics import fraction_classified_as_real
     from biggan.checkpoints.init_from import load_initial_weights, parse_init_from, read_run_config
     from biggan.checkpoints.run_dir import RunDir
@@ -111,11 +111,11 @@ def memorization(arguments: list[str]) -> int:
     for images in (train, held_out):
         if images.class_names != sampler.class_names:
             raise ConfigError(f"{images.description['data']} has other classes than the model")
-    generated_images = image_sets.generated_images(sampler, str(command.model), seed=command.seed)
-    for name, images in (("trained on", train), ("held out", held_out), ("generated", generated_images)):
+    generated = image_sets.generated_images(sampler, str(command.model), seed=command.seed)
+    for name, images in (("trained on", train), ("held out", held_out), ("generated", generated)):
         count = min(command.n, images.count or command.n)
         with sampler.precision.autocast():
             bar = image_progress_bar(images.batches(count), count, name)
             fraction = fraction_classified_as_real(discriminator, bar, device, objective)
-        print(f"{name:12} {fraction:6.1%} of {count} images are classified as real")
+        say(f"{name:12} {fraction:6.1%} of {count} images are classified as real")
     return 0

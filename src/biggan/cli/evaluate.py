@@ -9,6 +9,7 @@ import tyro
 
 from biggan.cli.common import parse, writing_to
 from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.output import say
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision
@@ -29,7 +30,7 @@ class EvaluateCommand(ScoringOptions):
     recipe: str = "fid50k,is50k,kid50k,prdc10k"
     """Scores and how many images each: is, fid, kid, prdc, intra, accuracy."""
     truncation: float | None = None
-    """Of the latents of a generator."""
+    """Resample every latent coordinate of a generator until it is at most this far from 0; None: no truncation."""
     resolution: int | None = None
     """Size at which data sets are compared; None: the generator's, which is needed where there is none."""
     out: Path | None = None
@@ -57,11 +58,11 @@ def evaluate(arguments: list[str]) -> int:
         )
     if not world.is_rank_zero:
         return 0
-    print(format_table(evaluation), end="")
+    say(format_table(evaluation), end="")
     out = command.out or default_out(command, evaluation)
     with writing_to(out, "the scores"):
         evaluation.save(out)
-    print(f"scores {out}")
+    say(f"scores {out}")
     return 0
 
 
@@ -93,8 +94,8 @@ def open_sets(
     else:
         samples = image_sets.generated_images(sampler, command.samples, truncation=command.truncation, seed=command.seed)
     if other is not None:
-        generated_images = image_sets.generated_images(other, command.data, seed=command.seed + 1)
-        return samples, image_sets.limit_images(generated_images, max(request.images for request in wanted))
+        generated = image_sets.generated_images(other, command.data, seed=command.seed + 1)
+        return samples, image_sets.limit_images(generated, max(request.images for request in wanted))
     return samples, None if command.data is None else open_real(command, command.data, size, world)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from biggan.cli.common import check_at_least, parse, save_image_grid, split_names, writing_to
 from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.output import say
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
@@ -103,7 +104,7 @@ def interpolate(arguments: list[str]) -> int:
         save_image_grid(images.flatten(0, 1), command.steps, command.out)
     else:
         write_video(images.transpose(0, 1), command.out)
-    print(f"{command.rows} walks of {command.steps} images: {command.out}")
+    say(f"{command.rows} walks of {command.steps} images: {command.out}")
     return 0
 
 
@@ -120,7 +121,7 @@ def mix(arguments: list[str]) -> int:
     options = {"truncation": command.truncation, "seed": command.seed}
     save_image_grid(torch.cat([mix_classes(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
     shares = ", ".join(f"{weights_K[number]:.0%} {sampler.class_names[number]}" for number in parts)
-    print(f"first row {shares}; then each alone: {command.out}")
+    say(f"first row {shares}; then each alone: {command.out}")
     return 0
 
 
@@ -129,27 +130,24 @@ def neighbors(arguments: list[str]) -> int:
     command = parse(NeighborsCommand, arguments, "biggan neighbors")
     check_at_least(n=(command.n, 1), count=(command.count, 1))
     if command.data is None:
-        raise ConfigError("neighbors are looked for among real images: add --data SOURCE")
+        raise ConfigError("neighbors are real images: add --data SOURCE")
     from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS)
     extractor = None if command.extractor == "pixels" else open_scoring_extractor(command)
     classes = split_names(command.classes)
-    generated_images = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
+    samples = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)
-    found = find_nearest_neighbors(
-        generated_images.images, image_progress_bar(real.batches(real.count), real.count, "looking"), extractor, count
-    )
-    rows = torch.cat([generated_images.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
+    batches = image_progress_bar(real.batches(real.count), real.count, "comparing")
+    found = find_nearest_neighbors(samples.images, batches, extractor, count)
+    rows = torch.cat([samples.images[:, None], found.images], dim=1)  # (N, 1 + count, 3, R, R)
     save_image_grid(rows.flatten(0, 1), 1 + count, command.out)
-    print("distances of the nearest, by " + command.extractor)
-    for number, (label, distances) in enumerate(
-        zip(generated_images.labels.tolist(), found.distances.tolist(), strict=True)
-    ):
+    say("distances of the nearest, by " + command.extractor)
+    for number, (label, distances) in enumerate(zip(samples.labels.tolist(), found.distances.tolist(), strict=True)):
         shown = " ".join(f"{distance:.4g}" for distance in distances)
-        print(f"  {number:3} {sampler.class_names[label]:16} {shown}")
-    print(f"first column drawn, then real, nearest first: {command.out}")
+        say(f"  {number:3} {sampler.class_names[label]:16} {shown}")
+    say(f"first column generated, then real images, nearest first: {command.out}")
     return 0
 
 

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError, TrainingDiverged, UserError, suggestion
 from biggan.runtime.logging import set_up_logging
+from biggan.runtime.text import printable
 
 USAGE = """usage: biggan VERB ...
 
@@ -72,10 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(run(arguments))
     except UserError as error:
         if not error.reported_by_rank_zero:
-            print(f"biggan: {error}", file=sys.stderr)
+            print(f"biggan: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except TrainingDiverged as error:
-        print(f"biggan: {error}", file=sys.stderr)
+        print(f"biggan: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         again = "; the same command resumes from the last checkpoint" if arguments[:1] == ["train"] else ""
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Find the verb and run it; its exit code. Raises UserError."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        say(USAGE, end="")
         return 0 if arguments else 2
     verb, *rest = arguments
     if verb in RENAMED_VERBS:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from biggan.cli.common import parse, split_names, writing_to
+from biggan.cli.output import say
 from biggan.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def sample(arguments: list[str]) -> int:
     with process_group(sampler.precision.device) as sampler.world:
         grid = draw(sampler, command)
     if sampler.world.is_rank_zero:
-        print(f"images {command.n} in {command.out}\ngrid   {grid}")
+        say(f"images {command.n} in {command.out}\ngrid   {grid}")
     return 0
 
 

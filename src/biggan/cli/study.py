@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import option_value, parse, writing_to
+from biggan.cli.common import check_at_least, option_value, parse, writing_to
+from biggan.cli.output import say
 from biggan.cli.train import start_from
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
@@ -36,7 +37,7 @@ class StudyCommand:
     seeds: int = 3
     """Runs of each setting, with the seeds from --train.seed on."""
     steps: int | None = None
-    """Of each run; as --train.steps."""
+    """Generator steps of each run, as --train.steps."""
     part: str | None = None
     """K/N: only every N-th run, from the K-th on, for several machines or processes; the table has what there is."""
     list_commands: Annotated[bool, tyro.conf.arg(name="list")] = False
@@ -48,8 +49,7 @@ class StudyCommand:
 
     def check(self) -> None:
         """Raises ConfigError on what cannot be run."""
-        if self.seeds < 1:
-            raise ConfigError(f"--seeds {self.seeds} must be at least 1")
+        check_at_least(seeds=(self.seeds, 1))
         if self.part is not None:
             self.chosen([])
 
@@ -65,8 +65,8 @@ def study(arguments: list[str]) -> int:
     """biggan study NAME --data SOURCE --steps N --seeds 3 [options]"""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
-        print("usage: biggan study NAME --data SOURCE [--preset PRESET] [--steps N] [--seeds 3] [options of biggan train]\n")
-        print("\n".join(f"  {known:18} {found.title}" for known, found in STUDIES.items()))
+        say("usage: biggan study NAME --data SOURCE [--preset PRESET] [--steps N] [--seeds 3] [options of biggan train]\n")
+        say("\n".join(f"  {known:18} {found.title}" for known, found in STUDIES.items()))
         return 0
     if name not in STUDIES:
         raise ConfigError(f"no study {name!r}; {suggestion(name, STUDIES)}")
@@ -94,7 +94,7 @@ def study(arguments: list[str]) -> int:
         failed += not train_one(run)
         if STUDIES[name].measures_survival:
             measure_survival(run, trust_extractor=command.trust_extractor)
-    print(write_table(name, runs, out), end="")
+    say(write_table(name, runs, out), end="")
     if failed:
         raise ConfigError(
             f"{failed} of the runs failed (see the errors above): fix the cause and run the same command again"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from biggan.cli.common import parse, writing_to
+from biggan.cli.output import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,12 @@ def toy_games(arguments: list[str]) -> int:
         paths = {
             title: solver.path(game, command.steps) for title, solver in solvers(command.rate, command.strength).items()
         }
-        print(f"{game.title}: equilibrium {tuple(game.equilibrium)}, from {tuple(game.start)}, {command.steps} steps")
+        say(f"{game.title}: equilibrium {tuple(game.equilibrium)}, from {tuple(game.start)}, {command.steps} steps")
         for title, path in paths.items():
             away = distances(path, game)
             ends = f"runs away, at step {len(path) - 1}" if is_far(path[-1]) else f"ends {away[-1]:.1e} away"
-            print(f"  {title:21} {ends}, after {turns(path, game):.1f} turns around it")
+            say(f"  {title:21} {ends}, after {turns(path, game):.1f} turns around it")
         file = command.out / f"{name}.png"
         plot_game(game.title, game.equilibrium, paths, file)
-        print(f"  plot {file}")
+        say(f"  plot {file}")
     return 0

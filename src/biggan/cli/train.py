@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from biggan.cli.common import count_classes, first_names, option_value, parse, preset_argument
+from biggan.cli.output import say
 from biggan.configs.json_io import to_json
 from biggan.configs.run import RunConfig, resolve
 from biggan.runtime.errors import ConfigError
@@ -51,7 +52,7 @@ def train(arguments: list[str]) -> int:
     config.check()
     if command.dry_run:
         config = assume_classes(config)
-        print(to_json(config) + describe(config), end="")
+        say(to_json(config) + describe(config), end="")
         return 0
     if config.data.source is None:
         raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
@@ -63,11 +64,11 @@ def train(arguments: list[str]) -> int:
     if world.is_rank_zero:
         sheets = sorted(folder.samples.glob("*.png"))
         model = folder.model if folder.model.exists() else "none yet"
-        print(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
+        say(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
         if folder.model.exists():
-            print(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+            say(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
         if (folder.model / "classifier.safetensors").exists():
-            print(f"       biggan classify {folder.path} IMAGES")
+            say(f"       biggan classify {folder.path} IMAGES")
     return 0
 
 

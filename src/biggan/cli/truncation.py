@@ -12,6 +12,7 @@ import tyro
 
 from biggan.cli.common import parse, save_image, writing_to
 from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.output import say
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import choose_precision
@@ -63,7 +64,7 @@ def truncation(arguments: list[str]) -> int:
         return 0
     best = table2_columns(measured.curves[RESAMPLED], measured.real_entropy)
     for what, point in best.items():
-        print(f"{what}: threshold {point.name}")
+        say(f"{what}: threshold {point.name}")
     record = {
         "score_of_real_images": measured.real_entropy,
         "best": {what: point.threshold for what, point in best.items()},
@@ -75,7 +76,7 @@ def truncation(arguments: list[str]) -> int:
         plots = plot_curves(measured.curves, folder)
     if command.store:
         store_statistics(command.model, measured.statistics)
-    print("\n".join(f"plot {plot}" for plot in plots))
+    say("\n".join(f"plot {plot}" for plot in plots))
     return 0
 
 
@@ -125,7 +126,7 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
             if world.is_rank_zero:
                 save_image(sheet, folder / f"sheet-{label}-{point.name}.png")
                 scores = "  ".join(f"{score} {point.value(score):.4g}" for score in point.evaluation.scores)
-                print(f"{label:12} {point.name:>6}  {scores}", flush=True)
+                say(f"{label:12} {point.name:>6}  {scores}")
     return measured
 
 

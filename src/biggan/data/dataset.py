@@ -141,9 +141,9 @@ def open_source(
     leave out unreadable images. `shuffle_buffer`: images in the shuffle buffer of a wds: source. `cache`: folder for decoded
     images (None: the default one).
 
-    Images are center-cropped to a square along the longer edge and resized (see `sources.decode`). They are decoded once and
-    stored in the cache; a wds: source decodes on the fly. Raises DataError if there is no image, or if an image cannot be
-    read and `skip_broken` is not set.
+    Images are center-cropped to a square along the longer edge and resized (see `image_decoding.decode`). They are decoded
+    once and stored in the cache; a wds: source decodes on the fly. Raises DataError if there is no image, or if an image
+    cannot be read and `skip_broken` is not set.
     """
     has_filters = any(value is not None for value in (filters or {}).values())
     layout, location = parse_prepared(spec)

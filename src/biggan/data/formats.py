@@ -13,9 +13,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from biggan.data.image_decoding import Size, decode
 from biggan.data.loader import ResidentSource
 from biggan.data.manifest import Shard, read_manifest
-from biggan.data.sources import Listing, Size, decode
+from biggan.data.sources import Listing
 from biggan.data.webdataset import MAX_READERS
 from biggan.data.webdataset_io import import_webdataset
 from biggan.runtime.atomic_io import file_sha256, write_stream

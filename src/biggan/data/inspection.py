@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from biggan.data.image_decoding import area
 from biggan.data.prepare import result_or_reason
-from biggan.data.sources import Listing, area
+from biggan.data.sources import Listing
 from biggan.runtime.errors import DataError
 from biggan.runtime.progress import progress_bar
 

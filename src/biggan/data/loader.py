@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biggan.data.sources import Listing, Size, area
+from biggan.data.image_decoding import Size, area
+from biggan.data.sources import Listing
 from biggan.runtime.distributed import local_world_size
 from biggan.runtime.errors import DataError
 from biggan.runtime.memory import total_memory

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from biggan.data.formats import Layout
+from biggan.data.image_decoding import Size, area
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, write_manifest
-from biggan.data.sources import Listing, Size, area
+from biggan.data.sources import Listing
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import DataError, suggestion
 from biggan.runtime.progress import progress_bar

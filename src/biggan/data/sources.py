@@ -1,34 +1,26 @@
-"""Listing and reading image files: folders, zip archives, Hugging Face data sets, embedded digits; decoding images.
+"""Listing and reading image files: folders, zip archives, Hugging Face data sets, embedded digits.
 
 A listing contains the name and the class of every image without opening the files. Classes are the folders that contain the
 images, sorted by name; images in a single flat folder form one class. Archives are never unpacked to disk.
 """
 
 import hashlib
-import io
 import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
+from biggan.data.image_decoding import Size, decode_pixels, png_bytes
 from biggan.runtime.errors import DataError, first_line, suggestion
 
-Size = tuple[int, int]
-"""(width, height) in pixels."""
-
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # the names in Pillow of the formats of IMAGE_SUFFIXES
 
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "test"}
 
 EMBEDDED = ("digits",)
-
-MAX_IMAGE_PIXELS = 100_000_000  # larger images are refused as decompression bombs
 
 MAX_FILE_BYTES = 1 << 28  # of one file of an archive, decompressed
 
@@ -206,52 +198,6 @@ def group_by_folder(
     return Listing(spec, tuple(names), tuple(index[name] for name in image_classes), tuple(class_names), read, stamp)
 
 
-def open_image(file: Path | IO[bytes]) -> Image.Image:
-    """Read the header of an image in one of IMAGE_FORMATS. Raises UnidentifiedImageError on any other format.
-
-    Pillow recognizes formats by content, not by file name; without the restriction it would run Ghostscript on
-    PostScript."""
-    try:
-        return Image.open(file, formats=IMAGE_FORMATS)
-    except UnidentifiedImageError as error:
-        raise UnidentifiedImageError(f"it is no image of the formats {', '.join(IMAGE_FORMATS)}") from error
-
-
-def decode(data: bytes, resolution: int) -> tuple[Image.Image, Size]:
-    """Decode an image to RGB, resolution x resolution pixels. Also returns the original (width, height).
-
-    Center crop along the longer edge, then area resampling (BigGAN appendix C); images that are too small are enlarged with
-    bicubic resampling. The EXIF orientation is applied. Pillow raises many kinds of error on damaged data.
-    """
-    with open_image(io.BytesIO(data)) as image:  # reads the header only, so large images are refused undecoded
-        if image.width * image.height > MAX_IMAGE_PIXELS:
-            raise ValueError(f"{image.width}x{image.height} pixels are more than {MAX_IMAGE_PIXELS:,}")
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        image = image.convert("RGB")
-    size = image.size
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    if image.size != (side, side):
-        image = image.crop((left, top, left + side, top + side))
-    if side != resolution:
-        filter_ = Image.Resampling.BOX if side > resolution else Image.Resampling.BICUBIC
-        image = image.resize((resolution, resolution), filter_)
-    return image, size
-
-
-def decode_pixels(data: bytes, resolution: int) -> tuple[np.ndarray, Size]:
-    """As `decode`, with the pixels as an array (3, R, R) uint8."""
-    image, size = decode(data, resolution)
-    return np.asarray(image).transpose(2, 0, 1), size
-
-
-def area(size: Size) -> int:
-    """Number of pixels of an image of this size."""
-    return size[0] * size[1]
-
-
 def is_image(path: Path | PurePosixPath) -> bool:
     """Whether a path has the suffix of an image. Hidden files and the __MACOSX folders of zip archives do not count."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
@@ -262,10 +208,3 @@ def size_and_mtime(path: Path) -> tuple[int, int]:
     """Size in bytes and modification time in nanoseconds of a file."""
     status = path.stat()
     return status.st_size, status.st_mtime_ns
-
-
-def png_bytes(pixels: object) -> bytes:
-    """The bytes of a PNG file with the pixels of a uint8 NumPy array."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biggan.data.image_decoding import decode_pixels
 from biggan.data.loader import flip_at_random
 from biggan.data.manifest import Shard
-from biggan.data.sources import decode_pixels
 from biggan.data.webdataset_io import READ_FAILURES, Sample, can_be_opened, error_reason, read_samples
 from biggan.runtime.errors import DataError
 from biggan.runtime.logging import EVERY_RANK

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from biggan.data.image_decoding import area, open_image
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
-from biggan.data.sources import area, open_image, size_and_mtime
+from biggan.data.sources import size_and_mtime
 from biggan.data.webdataset import MAX_ATTEMPTS, RETRY_DELAY, ShardSource
 from biggan.data.webdataset_io import READ_FAILURES, error_reason, import_webdataset, open_url, read_samples
 from biggan.runtime.errors import DataError

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from biggan.models.improved_gan_config import ConvConfig, ImprovedGANConfig, MLPConfig
 from biggan.models.layer_factory import generator_normalization
+from biggan.models.resnet_config import BASE_RESOLUTION
 from biggan.nn import data_dependent_weight_norm as weight_norm
 from biggan.nn.batch_norm import AffineNorm, BiasOnlyNorm, FeatureNorm
 from biggan.nn.embeddings import NoClassEmbedding
@@ -29,8 +30,6 @@ from biggan.nn.reparametrization import Identity
 from biggan.nn.virtual_batch_norm import build_reference_batch
 
 LEAKY_RELU_SLOPE = 0.2
-
-BASE_RESOLUTION = 4  # the convolutional generator starts at 4x4 pixels
 
 
 class Generator(nn.Module):

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biggan.nn.autocast import is_autocast_enabled
 from biggan.nn.initialization import Initializer
 from biggan.nn.layers import ReparametrizedLayer, transposed_conv2d
 from biggan.nn.reparametrization import Identity
@@ -93,9 +94,7 @@ class WeightNormLinear(WeightNormLayer):
 
 def matmul_dtype(x: Tensor) -> torch.dtype:
     """The type in which matrix products with x are computed: that of autocast where it is on, else that of x."""
-    device_type = x.device.type
-    autocast = device_type != "meta" and torch.is_autocast_enabled(device_type)
-    return torch.get_autocast_dtype(device_type) if autocast else x.dtype
+    return torch.get_autocast_dtype(x.device.type) if is_autocast_enabled(x.device) else x.dtype
 
 
 @torch.no_grad()

@@ -62,25 +62,23 @@ class ClassHead(nn.Module):
         super().__init__()
         self.linear = linear
 
-    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> DiscriminatorOutput:
-        """`inputs` (N, F + number of further features): the input of `linear` where it is not the features alone."""
-        logits_NK = self.linear(features_NF if inputs is None else inputs).float()  # (N, K)
-        return DiscriminatorOutput(logits_NK.logsumexp(1), features_NF, logits_NK)
+    def forward(self, features_NF: Tensor, inputs: Tensor) -> DiscriminatorOutput:
+        """`inputs` (N, F): the input of `linear`, the features and further ones."""
+        logits_NK = self.linear(inputs).float()  # (N, K)
+        return DiscriminatorOutput(self.real_logit(logits_NK), features_NF, logits_NK)
+
+    def real_logit(self, logits_NK: Tensor) -> Tensor:
+        """The real/fake logit (N,) from class logits (N, K)."""
+        return logits_NK.logsumexp(1)
 
 
-class KPlusOneClassHead(nn.Module):
-    """ClassHead with a learned logit for the class "generated", the last of K + 1 class logits: the real/fake logit is the
-    logsumexp of the first K minus the last. Float32. `linear`: (N, F) -> (N, K + 1)."""
+class KPlusOneClassHead(ClassHead):
+    """ClassHead with a learned logit for the class "generated", the last of K + 1 class logits, all of which are returned:
+    the real/fake logit is the logsumexp of the first K minus the last. `linear`: (N, F) -> (N, K + 1)."""
 
-    def __init__(self, linear: nn.Module) -> None:
-        super().__init__()
-        self.linear = linear
-
-    def forward(self, features_NF: Tensor, inputs: Tensor | None = None) -> DiscriminatorOutput:
-        """`inputs` (N, F + number of further features): the input of `linear` where it is not the features alone. All K + 1
-        class logits are returned."""
-        logits_NK = self.linear(features_NF if inputs is None else inputs).float()  # (N, K + 1)
-        return DiscriminatorOutput(logits_NK[:, :-1].logsumexp(1) - logits_NK[:, -1], features_NF, logits_NK)
+    def real_logit(self, logits_NK: Tensor) -> Tensor:
+        """As for ClassHead, from K + 1 logits."""
+        return logits_NK[:, :-1].logsumexp(1) - logits_NK[:, -1]
 
 
 class PooledClassHead(nn.Module):

@@ -52,7 +52,7 @@ def translate(x: Tensor, share: float = 1 / 8) -> Tensor:
     right = torch.randint(-most_x, most_x + 1, (len(x), 1, 1), device=x.device)
     rows = torch.arange(height, device=x.device).view(1, -1, 1) - down + most_y  # (N, H, 1), row in the padded image
     columns = torch.arange(width, device=x.device).view(1, 1, -1) - right + most_x  # (N, 1, W)
-    padded = F.pad(x, (most_x, most_x, most_y, most_y))  # (N, C, H + 2, W + 2)
+    padded = F.pad(x, (most_x, most_x, most_y, most_y))  # (N, C, H + 2 most_y, W + 2 most_x)
     image = torch.arange(len(x), device=x.device).view(-1, 1, 1)
     return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)  # (N, C, H, W)
 

@@ -65,7 +65,7 @@ class ObjectiveConfig:
                 )
         if self.feature_layer is not None and self.feature_matching is None:
             raise ConfigError(
-                f"objective.feature_layer={self.feature_layer} is for feature matching: name a norm for that too"
+                f"objective.feature_layer={self.feature_layer} is for feature matching: set objective.feature_matching too"
             )
         if self.feature_matching is not None and self.generator_target is not None:
             raise ConfigError("objective.generator_target is of no use with feature matching: leave it out")

@@ -37,9 +37,9 @@ class WeightRegularization:
     as in the author's PyTorch code, half as strong as off-diagonal at the same strength."""
     sigma_penalty: Strength | None = None
     """Strength of a penalty on the squared distance of each weight's first singular value from its bound. Needs
-    --sigma-bound or --sigma-ratio."""
+    --sigma-bound or a sigma_ratio."""
     sigma_clamp: bool = False
-    """After each optimizer step the first singular value of each weight is clamped to its bound. Needs --sigma-bound or
+    """After each optimizer step the first singular value of each weight is clamped to its bound. Needs a sigma_bound or
     --sigma-ratio."""
     sigma_bound: Strength | None = None
     """Bound of the first singular value for sigma_penalty and sigma_clamp, as a number."""

@@ -22,7 +22,8 @@ OrthogonalForm = Literal["off-diagonal", "full", "gradient"]
 
 
 def regularized_weights(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of every layer to be regularized: all but biases, norms and class embeddings."""
+    """Name and weight of every layer to be regularized: linear layers and convolutions that can be reparametrized; no
+    biases, norms, class embeddings or minibatch discrimination."""
     layers = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, ReparametrizedLayer))
     return ((name, layer.weight) for name, layer in layers if not isinstance(layer, Embedding))
 
@@ -106,7 +107,8 @@ class SigmaBound(NamedTuple):
             chosen = [(name, weight) for name, weight in chosen if min(weight.flatten(1).shape) > 1]
         if not chosen:
             names = ", ".join(name for name, _ in regularized_weights(network))
-            raise ConfigError(f"sigma_layers={self.layers!r} is in no name of a weight: {names}")
+            needed = "" if self.ratio is None else " with two rows and columns or more, which a sigma_ratio needs"
+            raise ConfigError(f"sigma_layers={self.layers!r} is in no name of a weight{needed}; there are {names}")
         return iter(chosen)
 
 

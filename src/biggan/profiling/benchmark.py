@@ -1,7 +1,7 @@
 """How fast, how large: images per second, FLOP per image, share of the measured peak, memory, and where the time goes.
 
 Settings are run alternately and compared by medians; a figure counts only as a ratio of two things run in one process.
-FLOP are those of footprint.py.
+FLOP are those of flops.py.
 """
 
 import dataclasses
@@ -192,12 +192,8 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, 
     for (name, values), median in zip(rates.items(), medians, strict=True):
         share = median * flop / peak
         lines.append(f"{name:22} {median:8.1f} images/s ({min(values):.1f} to {max(values):.1f}), {share:.0%} of that peak")
-    return (
-        "\n".join(
-            [*lines, f"ratio  {medians[0] / medians[-1]:.2f}  (first over last, medians of {rounds} alternating timings)"]
-        )
-        + "\n"
-    )
+    lines.append(f"ratio  {medians[0] / medians[-1]:.2f}  (first over last, medians of {rounds} alternating timings)")
+    return "\n".join(lines) + "\n"
 
 
 def with_classes(config: RunConfig) -> RunConfig:

@@ -1,7 +1,7 @@
 """What a run needs, counted on shapes alone: parameters, FLOP, memory.
 
 A multiply-add is 2 FLOP. Only the arithmetic of the networks counts: not what is computed again to save memory, and nothing
-that is saved. Not here: how fast it is (see bench).
+that is saved. How fast it is, is measured in profiling/benchmark.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def footprint(config: RunConfig) -> Footprint:
     per_image_g = (g_flops.get_total_flops() + 3 * reference * forward_g.get_total_flops()) / probe
     generated = plan.generator_steps * plan.generator_batch_multiplier
     kept = max(groups * saved.sums[0], plan.generator_batch_multiplier * (1 + reference) * saved.sums[1])
-    counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (generator, discriminator)]
+    counts = count_parameters(generator), count_parameters(discriminator)
     itemsize = 0.5 if bf16 else 1.0  # the meta pass is float32
     return Footprint(
         generator_parameters=counts[0],
@@ -64,6 +64,11 @@ def footprint(config: RunConfig) -> Footprint:
         state_bytes=4 * sum(count * kinds for count, kinds in zip(counts, kept_with_weights(config), strict=True)),
         activation_bytes=round(itemsize * kept / probe * plan.micro_batch),
     )
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def kept_with_weights(config: RunConfig) -> tuple[int, int]:

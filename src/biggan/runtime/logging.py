@@ -8,6 +8,7 @@ import sys
 from typing import TextIO
 
 from biggan.runtime.distributed import World, environment_world
+from biggan.runtime.text import printable
 
 ROOT = "biggan"
 EVERY_RANK = {"every_rank": True}
@@ -30,6 +31,13 @@ class RankFilter(logging.Filter):
         return False
 
 
+class PrintableFormatter(logging.Formatter):
+    """Escapes control characters: messages hold names that came from outside."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class StandardErrorHandler(logging.StreamHandler):
     """Writes to what `sys.stderr` is at the time, so that it can be redirected."""
 
@@ -48,7 +56,7 @@ def set_up_logging(level: int = logging.INFO) -> None:
     for handler in [handler for handler in logger.handlers if isinstance(handler, StandardErrorHandler)]:
         logger.removeHandler(handler)
     handler = StandardErrorHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     handler.addFilter(RankFilter(environment_world()))
     logger.addHandler(handler)
     logger.setLevel(level)

@@ -1,15 +1,15 @@
 """The named studies: which settings each compares, and what the paper found.
 
 Sources: BigGAN table 1, sections 3.1, 4.1 and 4.2, appendices E, H and I; docs/papers/biggan.md, "Results" to "Negative
-results and sweeps". Salimans et al. 2016, table 3; docs/papers/improved_gan.md, "Results". Not here: running them (see
-study)."""
+results and sweeps". Salimans et al. 2016, table 3; docs/papers/improved_gan.md, "Results". They are run in
+studies/runner."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 from biggan.configs.run import RunConfig
 
-Settings = dict[str, object]  # values by the names of `config.flatten`
+Settings = dict[str, object]  # values by the names of `configs.overrides.flatten`
 
 
 class Row(NamedTuple):
@@ -43,16 +43,19 @@ class Study(NamedTuple):
     """Its runs start from a checkpoint: --init-from RUN@STEP."""
 
 
+SAGAN: Settings = {
+    "model.class_embedding": "per-class",
+    "model.latent_injection": "input",
+    "regularization.generator.orthogonal": None,
+}
+"""What makes a BigGAN config the SA-GAN baseline of the paper's tables."""
+
+
 def table1(base: RunConfig) -> list[Row]:
     """The nine rows of table 1, from the base's batch (as 256) and width (as 64) on; each adds to the one before, the last
     goes back to the first width."""
     batch, width = base.train.batch, base.model.width
-    sagan: Settings = {
-        "model.class_embedding": "per-class",
-        "model.latent_injection": "input",
-        "regularization.generator.orthogonal": None,
-    }
-    rows = [(f"batch x{n}", sagan | {"train.batch": n * batch}) for n in (1, 2, 4, 8)]
+    rows = [(f"batch x{n}", SAGAN | {"train.batch": n * batch}) for n in (1, 2, 4, 8)]
     wide = {"model.width": round(1.5 * width), "model.discriminator.width": round(1.5 * base.model.discriminator_width)}
     rows.append(("width x1.5", rows[-1][1] | wide))
     rows.append(("shared", rows[-1][1] | {"model.class_embedding": "shared"}))
@@ -66,12 +69,7 @@ def table1(base: RunConfig) -> list[Row]:
 
 def latents(base: RunConfig) -> list[Row]:
     """Appendix E: other distributions of z, and fewer of them, put into an SA-GAN baseline as they are."""
-    sagan: Settings = {
-        "model.class_embedding": "per-class",
-        "model.latent_injection": "input",
-        "regularization.generator.orthogonal": None,
-    }
-    names: tuple[str, ...] = (
+    names = (
         "normal",
         "uniform",
         "bernoulli",
@@ -79,10 +77,12 @@ def latents(base: RunConfig) -> list[Row]:
         "rademacher",
         "categorical",
         "normal-bernoulli-product",
+        "half-normal-half-bernoulli",
+        "annealed-normal",
+        "varied-normal",
     )
-    names += ("half-normal-half-bernoulli", "annealed-normal", "varied-normal")
-    rows = [Row(name, sagan | {"latent.distribution": name}) for name in names]
-    return rows + [Row(f"normal, {size} numbers", sagan | {"model.latent_dim": size}) for size in (8, 32)]
+    rows = [Row(name, SAGAN | {"latent.distribution": name}) for name in names]
+    return rows + [Row(f"normal, {size} numbers", SAGAN | {"model.latent_dim": size}) for size in (8, 32)]
 
 
 def negative_results(base: RunConfig) -> list[Row]:

@@ -2,7 +2,8 @@
 sheets.
 
 Each run is one `biggan train` command of its own, so that the list of commands may be given to a cluster as it is. Whether a
-run is done is read from its folder alone. Which settings, and what the paper found, is in studies.
+run is done is read from its folder alone. Which settings there are, and what the paper found,
+is in studies/definitions.
 """
 
 import json
@@ -10,6 +11,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.analysis.truncation import measure_truncation_amenability
@@ -19,8 +22,9 @@ from biggan.configs.overrides import replace_fields, to_command_line
 from biggan.configs.run import RunConfig
 from biggan.metrics.evaluate import higher_is_better
 from biggan.metrics.features import open_extractor
+from biggan.models.registry import FAMILIES
 from biggan.pretrained import from_pretrained
-from biggan.profiling.flops import footprint
+from biggan.profiling.flops import count_parameters
 from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.metric_logger import read_log
@@ -111,13 +115,13 @@ def read_result(run: Run) -> dict[str, Any] | None:
 
 
 def survival_file(run: Run) -> Path:
-    """Where it is kept whether the run's model is amenable to truncation."""
+    """The file that says whether the run's model is amenable to truncation."""
     return run.folder.path / "survival.json"
 
 
 def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
-    """Write that file for a run that is done, unless it is there. Raises UserError where the model or the extractor cannot
-    be opened."""
+    """Write survival.json for a run that is done, unless it is there. Raises UserError where the model or the extractor
+    cannot be opened."""
     steps = read_log(run.folder.stats_file)[-1:]
     if not is_done(run) or not run.folder.model.exists():
         return
@@ -137,7 +141,9 @@ def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
     write_file(survival_file(run), json.dumps(found).encode())
 
 
-def count_parameters(run: Run) -> float:
-    """Millions of parameters of both networks, as the run was made."""
-    need = footprint(read_run_config(run.folder.path))
-    return (need.generator_parameters + need.discriminator_parameters) / 1e6
+def millions_of_parameters(run: Run) -> float:
+    """Parameters of both networks in millions, as the run was made."""
+    model = read_run_config(run.folder.path).model
+    family = FAMILIES[model.family]
+    with torch.device("meta"):
+        return sum(count_parameters(build(model)) for build in (family.generator, family.discriminator)) / 1e6

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from biggan.configs.overrides import flatten
 from biggan.metrics.evaluate import SCORE_NAMES, higher_is_better
 from biggan.studies.definitions import Finding, Study
-from biggan.studies.runner import Run, count_parameters
+from biggan.studies.runner import Run, millions_of_parameters
 
 COMPARED_SCORES = (*SCORE_NAMES, "survives")
 
@@ -72,8 +72,8 @@ def describe_agreement(score: str, finding: Finding, before: dict[str, Any], aft
     gain = (b.mean - a.mean) * (1 if higher_is_better(score) else -1)
     error = math.sqrt(sum(c.deviation**2 / row["seeds"] for c, row in ((a, before), (b, after))))
     ours = 0 if abs(gain) <= 2 * error else int(math.copysign(1, gain))
-    output = "not decided" if ours == 0 else "agrees" if ours == finding.better else "does not agree"
-    return f"{change} (standard error {error:.2g}), {WORDS[ours]}: {output}"
+    agreement = "not decided" if ours == 0 else "agrees" if ours == finding.better else "does not agree"
+    return f"{change} (standard error {error:.2g}), {WORDS[ours]}: {agreement}"
 
 
 def columns(run: Run) -> dict[str, str]:
@@ -95,7 +95,7 @@ def markdown(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> st
     heads = ["setting", *columns(runs[0]), "params M", "steps to collapse or end", "collapsed", *scores]
     lines = [f"# {study.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, row in rows.items():
-        cells = [name, *columns(first[name]).values(), f"{count_parameters(first[name]):.2f}", str(row["steps"])]
+        cells = [name, *columns(first[name]).values(), f"{millions_of_parameters(first[name]):.2f}", str(row["steps"])]
         cells += [f"{row['collapsed']} of {row['seeds']}", *(str(row["scores"][score]) for score in scores)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {line}" for line in findings_agreement(study, rows))]

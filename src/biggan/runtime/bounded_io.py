@@ -1,0 +1,45 @@
+"""Reading files that others made: regular files only, and never more than a stated number of bytes.
+
+A FIFO or a device in a data folder would block or never end, and a small archive may unpack to terabytes."""
+
+import os
+import stat
+from pathlib import Path
+from typing import IO
+
+SMALL_FILE = 1 << 24
+"""Bytes: the limit of configs, manifests, logs' lines and other JSON."""
+
+
+class RefusedFile(OSError):
+    """A file that is not read: it is not a regular file, or larger than the limit. Another attempt gives the same answer."""
+
+
+def open_regular_file(path: Path | str) -> IO[bytes]:
+    """Open a file for reading in binary mode. Links are followed.
+
+    Raises RefusedFile if it is not a regular file (a FIFO, a socket, a device, a folder), without waiting for a writer, and
+    OSError if it cannot be opened."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise RefusedFile(f"{path} is not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_at_most(stream: IO[bytes], limit: int, what: str) -> bytes:
+    """All bytes that are left in a stream. Raises RefusedFile if there are more than `limit`; `what` names the stream."""
+    data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise RefusedFile(f"{what} is larger than {limit:,} bytes")
+    return data
+
+
+def read_file(path: Path | str, limit: int) -> bytes:
+    """All bytes of a regular file. Raises RefusedFile if it is not one or is larger than `limit` bytes, OSError if it cannot
+    be read."""
+    with open_regular_file(path) as stream:
+        return read_at_most(stream, limit, str(path))

@@ -1,0 +1,30 @@
+"""Text that came from outside - names of files, classes, tensors and hosts, messages of libraries - on its way to a terminal
+or into a Markdown file."""
+
+import unicodedata
+
+ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, format (also right-to-left overrides), surrogates, ...
+JOINERS = "\u200c\u200d"  # parts of ordinary words and emoji
+
+
+def printable(text: str) -> str:
+    """The text with every character that could steer a terminal, hide text or start another line escaped as in Python
+    ("\\x1b", "\\u202e"); letters of any script stay."""
+    return "".join(
+        character
+        if unicodedata.category(character) not in ESCAPED_CATEGORIES or character in JOINERS
+        else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in text
+    )
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, but line breaks and tabs stay."""
+    return "\n".join("\t".join(printable(cell) for cell in line.split("\t")) for line in text.split("\n"))
+
+
+def markdown_text(text: str) -> str:
+    """The text as literal text of a Markdown table cell or paragraph: printable, with Markdown's and HTML's characters
+    escaped."""
+    escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{character}" if character in "\\`*_[]|#!" else character for character in escaped)
