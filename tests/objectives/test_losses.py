@@ -175,7 +175,7 @@ def test_losses_without_a_boundary_classify_nothing(loss, feature_matching):
     [
         ({"real_target": 1.5, "loss": "non-saturating"}, "above 0 and at most 1"),
         ({"real_target": 0.0, "loss": "non-saturating"}, "above 0"),
-        ({"feature_layer": "blocks.0"}, "name a norm"),
+        ({"feature_layer": "blocks.0"}, "set objective.feature_matching too"),
         ({"unsupervised_weight": 1.0}, "only applies to the semi-supervised loss"),
         ({"unsupervised_weight": -1.0, "loss": "semi-supervised"}, "at least 0"),
         ({"loss": "semi-supervised", "feature_matching": "l1", "generator_target": 0.5}, "of no use"),
