@@ -9,9 +9,10 @@ from conftest import write_pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from biggan.data import sources
+from biggan.data import archives
 from biggan.data.dataset import open_source
 from biggan.data.image_decoding import decode
+from biggan.data.image_names import IMAGE_SUFFIXES
 from biggan.data.sources import list_source
 from biggan.runtime.errors import DataError
 
@@ -61,7 +62,7 @@ def test_what_cannot_be_a_data_set(tmp_path):
         str(tmp_path / "mixed"): "beside class folders",
         str(tmp_path / "splits"): "look like splits",
         f"zip:{tmp_path / 'broken.zip'}": "cannot be read as a zip",
-        f"zip:{tmp_path / 'absent.zip'}": "is not a file",
+        f"zip:{tmp_path / 'absent.zip'}": "is not a file that can be read",
         f"folder:{tmp_path / 'absent'}": "is not a folder",
         "nonsense": "no such file or folder",
         "embedded:digit": "did you mean 'digits'",
@@ -129,7 +130,7 @@ def test_links_to_class_folders_are_followed(tmp_path):
     assert list_source(str(tmp_path / "set")).images == ("cat/0.png", "cat/1.png", "dog/0.png")
 
 
-@pytest.mark.parametrize("suffix", sorted(sources.IMAGE_SUFFIXES))
+@pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
 def test_every_format_that_has_a_suffix_is_read(suffix):
     buffer = io.BytesIO()
     Image.new("L", (16, 16), 77).save(buffer, Image.registered_extensions()[suffix])
@@ -150,7 +151,7 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
         decode(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", b"") + chunk(b"IEND", b""), 32)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/1.png", bytes(2_000_000))
-    monkeypatch.setattr(sources, "MAX_FILE_BYTES", 1_000_000)
+    monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1_000_000)
     listing = list_source(f"zip:{tmp_path / 'bomb.zip'}")
     with pytest.raises(ValueError, match="2,000,000 bytes unpacked"):
         listing.read(listing.images[0])
@@ -183,7 +184,7 @@ def test_hugging_face_data_sets(table, tmp_path):
 
 def test_hugging_face_data_sets_without_images(table):
     (table / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"needs one Image column .* it has label \(ClassLabel\)"):
+    with pytest.raises(DataError, match=r"needs one Image column; it has label \(ClassLabel\)"):
         list_source(f"hf:{table}")
     with pytest.raises(DataError, match=r"hf:.*absent cannot be read"):
         list_source(f"hf:{table / 'absent'}")

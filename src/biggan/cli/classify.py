@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
@@ -28,6 +28,8 @@ class ClassifyCommand:
     """A run folder, or a model folder, with a classifier."""
     images: tyro.conf.Positional[str]
     """A folder, a .zip, or another data source of single files, as --data of biggan train takes it; not a prepared one."""
+    labels: Annotated[str | None, tyro.conf.arg(aliases=("--data.labels",))] = None
+    """Where the true classes come from, as --data.labels of biggan train; none: the errors are not counted."""
     out: Path | None = None
     """A .csv file for every image's class and its probability; None: only the first are shown."""
     batch: int = 100
@@ -47,7 +49,7 @@ def classify(arguments: list[str]) -> int:
 
     classifier = open_classifier(command.model, command.device)
     resolution = ModelDir(command.model).card.model.resolution
-    listing = list_source(command.images)
+    listing = list_source(command.images, command.labels)
     count, found = len(listing.images), list[Any]()
     order = torch.randperm(count, generator=addressed_rng(0, "every image once")).tolist()
     batches = in_batches(listing, order, resolution, command.batch)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -10,6 +10,8 @@ import tyro
 from biggan.cli.common import check_at_least, count_classes, parse, save_image_grid, writing_to
 from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError, suggestion
+
+Labels = Annotated[str | None, tyro.conf.arg(aliases=("--data.labels",))]
 
 SHOWN = 20  # classes, and broken files, that are listed one by one
 
@@ -19,7 +21,10 @@ class InspectCommand:
     """Inspect every image of a data set: counts per class, sizes, broken files, and a sheet of images."""
 
     source: tyro.conf.Positional[str]
-    """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""
+    """folder:DIR, zip:FILE, zip:FILE:FOLDER, hf:NAME[:SPLIT], embedded:digits or a plain path."""
+    labels: Labels = None
+    """Where the classes come from, as --data.labels of biggan train: folders, file, none, or the name of a label file or a
+    column; None: whichever is the only possible one."""
     out: Path = Path("inspected.png")
     """Image file (.png) to write: one row for each of the first 20 classes."""
     resolution: int = 64
@@ -31,9 +36,14 @@ class PrepareCommand:
     """Decode a data set once. The same command, given again, resumes where it stopped."""
 
     source: tyro.conf.Positional[str]
-    """folder:DIR, zip:FILE, hf:NAME[:SPLIT], embedded:digits or a plain path."""
+    """folder:DIR, zip:FILE, zip:FILE:FOLDER, hf:NAME[:SPLIT], embedded:digits or a plain path."""
     out: tyro.conf.Positional[Path]
     """Folder to write."""
+    labels: Labels = None
+    """Where the classes come from, as --data.labels of biggan train: folders, file, none, or the name of a label file or a
+    column; None: whichever is the only possible one."""
+    allow_empty_classes: Annotated[bool, tyro.conf.arg(aliases=("--data.allow-empty-classes",))] = False
+    """Leave out class folders without an image instead of stopping."""
     resolution: int = 128
     """Size of the stored images in pixels."""
     format: Literal["packed", "wds"] = "packed"
@@ -42,7 +52,7 @@ class PrepareCommand:
     """wds: largest number of images in a shard."""
     quality: int | None = None
     """wds: store resized images as JPEG of this quality (1 to 100); None: as PNG, without loss."""
-    classes: tuple[str, ...] | None = None
+    classes: Annotated[tuple[str, ...] | None, tyro.conf.arg(aliases=("--data.classes",))] = None
     """Names of the classes to keep; None: all."""
     min_per_class: int | None = None
     """Leave out classes with fewer images than this; None: keep all classes."""
@@ -69,18 +79,26 @@ def inspect(arguments: list[str]) -> int:
         raise ConfigError(f"--out {command.out} is no image file: give one such as {command.out / 'inspected.png'}")
     from biggan.data import inspection, sources
 
-    found = inspection.inspect(sources.list_source(command.source), command.resolution, rows=SHOWN, columns=10)
+    listing = sources.list_source(command.source, command.labels)
+    found = inspection.inspect(listing, command.resolution, rows=SHOWN, columns=10)
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
     say(f"images {sum(found.counts.values())} of {count_classes(len(counts))}")
     for name, count in counts[:SHOWN]:
         say(f"  {count:8} {name}")
     if len(counts) > SHOWN:
         say(f"  {len(counts) - SHOWN} classes more, the smallest of {counts[-1][1]} images ({counts[-1][0]})")
+    say(f"classes from {listing.origin}")
+    for name, reason in listing.empty_classes[:SHOWN]:
+        say(f"  without an image: {name} ({reason})")
+    if listing.empty_classes:
+        say("  biggan train stops at these unless --data.allow-empty-classes is given")
     sizes = (found.smallest, found.median, found.largest)
     say("sizes  {} smallest, {} median, {} largest".format(*(f"{width}x{height}" for width, height in sizes)))
     say(f"broken {len(found.broken)}")
     for name, reason in found.broken[:SHOWN]:
         say(f"  {name}: {reason}")
+    for line in listing.left_out:
+        say(f"left out {line}")
     blank = torch.zeros(3, command.resolution, command.resolution, dtype=torch.uint8)
     cells, images = [], iter(found.samples)
     for count in found.samples_per_class:
@@ -100,11 +118,12 @@ def prepare(arguments: list[str]) -> int:
     if command.format == "packed" and (command.quality, command.shard_images) != (None, PrepareCommand.shard_images):
         raise ConfigError("--quality and --shard-images go with --format wds")
     from biggan.data import prepare as preparing
+    from biggan.data.dataset import list_classes
     from biggan.data.formats import Packed, Shards
-    from biggan.data.sources import list_source
 
     filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}
-    listing = preparing.filter_listing(list_source(command.source), **filters)
+    options = {"labels": command.labels, "allow_empty_classes": command.allow_empty_classes}
+    listing = list_classes(command.source, filters=filters, **options)
     layout: Packed | Shards
     if command.format == "packed":
         layout = Packed(command.resolution)

@@ -106,8 +106,8 @@ def memorization(arguments: list[str]) -> int:
     discriminator = FAMILIES[config.family].discriminator(config)
     discriminator.load_state_dict(weights["discriminator"])
     discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)
-    train = open_real(command, command.data, config.resolution, SINGLE_PROCESS)
-    held_out = open_real(command, command.held_out, config.resolution, SINGLE_PROCESS)
+    train = open_real(command, command.data, config.resolution, SINGLE_PROCESS, labels=command.labels)
+    held_out = open_real(command, command.held_out, config.resolution, SINGLE_PROCESS, labels=command.labels)
     for images in (train, held_out):
         if images.class_names != sampler.class_names:
             raise ConfigError(f"{images.description['data']} has other classes than the model")

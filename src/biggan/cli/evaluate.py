@@ -96,7 +96,7 @@ def open_sets(
     if other is not None:
         generated = image_sets.generated_images(other, command.data, seed=command.seed + 1)
         return samples, image_sets.limit_images(generated, max(request.images for request in wanted))
-    return samples, None if command.data is None else open_real(command, command.data, size, world)
+    return samples, None if command.data is None else open_real(command, command.data, size, world, labels=command.labels)
 
 
 def default_out(command: EvaluateCommand, evaluation: "Evaluation") -> Path:

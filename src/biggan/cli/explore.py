@@ -134,7 +134,7 @@ def neighbors(arguments: list[str]) -> int:
     from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
-    real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS)
+    real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS, labels=command.labels)
     extractor = None if command.extractor == "pixels" else open_scoring_extractor(command)
     classes = split_names(command.classes)
     samples = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.precision import DeviceName, choose_precision
@@ -20,6 +22,9 @@ class RealDataOptions:
 
     data: str | None = None
     """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
+    labels: Annotated[str | None, tyro.conf.arg(aliases=("--data.labels",))] = None
+    """Where the classes of the real images come from, as --data.labels of biggan train: folders, file, none, or the name of
+    a label file or a column; None: whichever is the only possible one."""
     device: DeviceName = "auto"
     """auto: CUDA if there is a GPU, else the CPU."""
     seed: int = 0
@@ -44,8 +49,9 @@ class ScoringOptions(RealDataOptions):
     """Run the extractor in bf16: faster, with slightly different scores."""
 
 
-def open_real(command: RealDataOptions, spec: str, size: int, world: "World") -> "ImageSet":
-    """A data set as a set of images to score; the first rank of each machine decodes it for the others."""
+def open_real(command: RealDataOptions, spec: str, size: int, world: "World", *, labels: str | None = None) -> "ImageSet":
+    """A data set as a set of images to score; the first rank of each machine decodes it for the others. `labels`: where its
+    classes come from. Class folders without an image are left out."""
     from biggan.data.dataset import open_source
     from biggan.runtime.distributed import local_rank_zero_first
     from biggan.sampling import image_sets
@@ -55,7 +61,7 @@ def open_real(command: RealDataOptions, spec: str, size: int, world: "World") ->
     def open_here() -> None:
         """What each rank does in its turn."""
         nonlocal source
-        source = open_source(spec, size, cache=command.cache)
+        source = open_source(spec, size, labels=labels, allow_empty_classes=True, cache=command.cache)
 
     local_rank_zero_first(open_here, world)
     return image_sets.real_images(source)

@@ -106,7 +106,8 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.forget_statistics()
-    reference = open_real(command, command.data, samplers[RESAMPLED].generator.config.resolution, world)
+    size = samplers[RESAMPLED].generator.config.resolution
+    reference = open_real(command, command.data, size, world, labels=command.labels)
     extractor = open_scoring_extractor(command)
     shared = {"cache": metrics_cache(command.cache), "world": world}
     entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]

@@ -122,6 +122,8 @@ def with_own_places(stored: RunConfig, own: RunConfig) -> RunConfig:
 RESUMABLE = {
     "data.source",
     "data.cache",
+    "data.labels",
+    "data.allow_empty_classes",
     "data.skip_broken",
     "dataset.name",
     "train.steps",

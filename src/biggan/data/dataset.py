@@ -1,5 +1,6 @@
 """Data sets: `open_source` opens a description such as "folder:DIR" as a Source of labeled images."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,16 @@ from torch import Tensor
 
 from biggan.data import manifest
 from biggan.data.formats import open_packed
+from biggan.data.listing import Listing
 from biggan.data.loader import decode_or_load
 from biggan.data.prepare import filter_listing
-from biggan.data.sources import list_source
+from biggan.data.sources import list_source, location_path
 from biggan.data.webdataset_index import load_manifest, open_shards
 from biggan.runtime.atomic_io import default_cache
 from biggan.runtime.constraints import Remedy, check_fields
 from biggan.runtime.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -79,7 +83,14 @@ class DataConfig:
     """The training images: where they come from, which of them are used, and how they are augmented."""
 
     source: Annotated[str | None, tyro.conf.arg(aliases=("--data",))] = None
-    """Data source: embedded:digits, folder:DIR, zip:FILE, hf:NAME[:SPLIT], packed:DIR, wds:DIR_OR_ADDRESS, or a path."""
+    """Data source: embedded:digits, folder:DIR, zip:FILE, zip:FILE:FOLDER (a folder in it), hf:NAME[:SPLIT], packed:DIR,
+    wds:DIR_OR_ADDRESS, or a path."""
+    labels: str | None = None
+    """Where the classes come from. folders: the folder of each image; file: the only label file (dataset.json, metadata.csv,
+    metadata.jsonl); the name of a label file, or of a column of one or of a Hugging Face data set; none: all images are one
+    class. None: whichever is the only possible one."""
+    allow_empty_classes: bool = False
+    """Leave out class folders without an image instead of stopping."""
     classes: tuple[str, ...] | None = None
     """Names of the classes to use; None: all classes."""
     min_per_class: Count | None = None
@@ -99,6 +110,12 @@ class DataConfig:
     """Number of images in the shuffle buffer of a wds: source; up to three times as many encoded images are in memory."""
     cache: Path | None = None
     """Folder for decoded images; None: $BIGGAN_CACHE if set, else $XDG_CACHE_HOME/biggan, else ~/.cache/biggan."""
+
+    @property
+    def class_options(self) -> dict[str, Any]:
+        """The keyword arguments of `open_source` that say what the classes are, also for another source of the same
+        classes: labels and allow_empty_classes."""
+        return {"labels": self.labels, "allow_empty_classes": self.allow_empty_classes}
 
     @property
     def filters(self) -> dict[str, object]:
@@ -128,6 +145,8 @@ def open_source(
     spec: str,
     resolution: int,
     *,
+    labels: str | None = None,
+    allow_empty_classes: bool = False,
     filters: dict[str, object] | None = None,
     flip: bool = False,
     skip_broken: bool = False,
@@ -136,33 +155,50 @@ def open_source(
 ) -> Source:
     """Open a data set as square RGB images of resolution x resolution pixels.
 
-    `spec`: "embedded:digits", "folder:DIR", "zip:FILE", "hf:NAME[:SPLIT]", "packed:DIR", "wds:DIR_OR_ADDRESS" or a path.
-    `filters`: keyword arguments of `filter_listing`. `flip`: mirror images of `stream` with probability 1/2. `skip_broken`:
-    leave out unreadable images. `shuffle_buffer`: images in the shuffle buffer of a wds: source. `cache`: folder for decoded
-    images (None: the default one).
+    `spec`: "embedded:digits", "folder:DIR", "zip:FILE", "zip:FILE:FOLDER", "hf:NAME[:SPLIT]", "packed:DIR",
+    "wds:DIR_OR_ADDRESS" or a path. `labels`: where the classes come from: "folders", "file", "none", the name of a label
+    file or of a column (see `list_source`); None: whichever is the only possible one. `allow_empty_classes`: leave out class
+    folders without an image. `filters`: keyword arguments of `filter_listing`. `flip`: mirror images of `stream` with
+    probability 1/2. `skip_broken`: leave out unreadable images. `shuffle_buffer`: images in the shuffle buffer of a wds:
+    source. `cache`: folder for decoded images (None: the default one).
 
     Images are center-cropped to a square along the longer edge and resized (see `image_decoding.decode`). They are decoded
-    once and stored in the cache; a wds: source decodes on the fly. Raises DataError if there is no image, or if an image
-    cannot be read and `skip_broken` is not set.
+    once and stored in the cache; a wds: source decodes on the fly. Raises DataError if there is no image, if an image cannot
+    be read and `skip_broken` is not set, if the classes are not certain, and if a class folder has no image.
     """
     has_filters = any(value is not None for value in (filters or {}).values())
     layout, location = parse_prepared(spec)
     if layout is not None and has_filters:
         raise DataError(f"data source {spec} is a prepared set: filter it when it is prepared, not here")
+    if layout is not None and labels is not None:
+        raise DataError(f"data source {spec} is a prepared set: choose its labels when it is prepared, not here")
     folder = cache or default_cache()
     if layout == "packed":
-        return open_packed(Path(location).expanduser(), resolution, flip=flip)
+        return open_packed(location_path(location, spec), resolution, flip=flip)
     options = {"flip": flip, "skip_broken": skip_broken, "cache": folder}
     if layout == "wds":
         return open_shards(location, resolution, shuffle_buffer=shuffle_buffer, **options)
-    listing = list_source(spec)
-    return decode_or_load(filter_listing(listing, **filters) if has_filters else listing, resolution, **options)
+    listing = list_classes(spec, labels=labels, allow_empty_classes=allow_empty_classes, filters=filters or {})
+    return decode_or_load(listing, resolution, **options)
 
 
 def open_data(config: DataConfig, resolution: int, **overrides: Any) -> Source:
     """Open the source of a config at the given resolution. `overrides` replace keyword arguments of `open_source`."""
     options = {name: getattr(config, name) for name in ("filters", "flip", "skip_broken", "shuffle_buffer", "cache")}
-    return open_source(config.source, resolution, **options | overrides)
+    return open_source(config.source, resolution, **config.class_options | options | overrides)
+
+
+def list_classes(spec: str, *, labels: str | None, allow_empty_classes: bool, filters: dict[str, Any]) -> Listing:
+    """The filtered listing of a source. The log says where its classes come from, if not from folders, and what was left
+    out. Raises DataError as `list_source` and `filter_listing`, and if a class folder that the filters keep has no image."""
+    listing = list_source(spec, labels)
+    for note in listing.notes():
+        logger.info("data: %s", note)
+    allowed = allow_empty_classes or filters.get("min_per_class") is not None
+    empty = listing.check_empty_classes(allowed=allowed, classes=filters.get("classes"))
+    if empty:
+        logger.warning("data: classes without an image are left out: %s", ", ".join(empty))
+    return filter_listing(listing, **filters) if any(value is not None for value in filters.values()) else listing
 
 
 def parse_prepared(spec: str) -> tuple[str | None, str]:
@@ -171,7 +207,7 @@ def parse_prepared(spec: str) -> tuple[str | None, str]:
     kind, _, location = spec.partition(":")
     if location and kind in ("packed", "wds"):
         return kind, location
-    folder = Path(spec).expanduser()
+    folder = location_path(spec, spec)
     if not manifest.is_prepared(folder):
         return None, spec
     return ("packed" if (folder / "images.u8").exists() else "wds"), str(folder.absolute())
@@ -182,12 +218,12 @@ def count_images_and_classes(config: DataConfig) -> tuple[int, tuple[str, ...]]:
     cannot be listed."""
     layout, location = parse_prepared(config.source)
     if layout == "packed":
-        contents = manifest.read_manifest(Path(location).expanduser(), layout)
+        contents = manifest.read_manifest(location_path(location, config.source), layout)
         return contents.images, contents.class_names
     if layout == "wds":
         contents, _ = load_manifest(location, config.cache or default_cache())
         return contents.images, contents.class_names
-    listing = filter_listing(list_source(config.source), **config.filters)
+    listing = list_classes(config.source, filters=config.filters, **config.class_options)
     return len(listing.images), listing.class_names
 
 

@@ -1,16 +1,31 @@
 """Decoding image files to square RGB pixels: the one place that opens images with Pillow."""
 
+import importlib.util
 import io
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # names in Pillow
+
+def optional_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that depend on how it was built and on what is installed beside it."""
+    names: tuple[str, ...] = ()
+    if importlib.util.find_spec("PIL.AvifImagePlugin") and features.check_module("avif"):
+        names += ("AVIF",)
+    if importlib.util.find_spec("pillow_heif"):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        names += ("HEIF",)
+    return names
+
+
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *optional_formats())  # names in Pillow
 
 MAX_IMAGE_PIXELS = 100_000_000  # larger images are refused as decompression bombs
 

@@ -25,7 +25,8 @@ class ClassifierTest:
         """Raises DataError where the test images cannot be read or are of other classes."""
         self.every, self.batch, self.run_dir, self.log = config.classify.every, config.train.batch, run_dir, None
         spec, filters = config.classify.test_data, {"classes": config.data.classes}
-        self.images = open_source(spec, config.model.resolution, filters=filters, cache=config.data.cache)
+        options = config.data.class_options
+        self.images = open_source(spec, config.model.resolution, filters=filters, cache=config.data.cache, **options)
         if self.images.class_names != source.class_names:
             different = ", ".join(sorted(set(self.images.class_names) ^ set(source.class_names))[:3])
             raise DataError(

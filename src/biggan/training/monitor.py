@@ -211,7 +211,7 @@ def build_fixed_batch(config: RunConfig, state: TrainState, source: Source) -> F
     z_NZ = state.prior.draw((len(y_N), state.latent_dim), rng)
     real, spec = {}, config.monitor.held_out
     if spec is not None:
-        held_out = open_source(spec, config.model.resolution, cache=config.data.cache)
+        held_out = open_source(spec, config.model.resolution, cache=config.data.cache, **config.data.class_options)
         if held_out.class_names != source.class_names:
             raise DataError(
                 f"monitor.held_out={spec} has other classes than {source.name}: its class folders must have the same names"
