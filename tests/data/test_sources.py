@@ -14,6 +14,7 @@ from biggan.data.dataset import open_source
 from biggan.data.image_decoding import decode
 from biggan.data.image_names import IMAGE_SUFFIXES
 from biggan.data.sources import list_source
+from biggan.runtime.bounded_io import RefusedFile
 from biggan.runtime.errors import DataError
 
 
@@ -153,7 +154,7 @@ def test_absurd_sizes_are_refused_before_they_are_decoded(tmp_path, monkeypatch)
         archive.writestr("a/1.png", bytes(2_000_000))
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 1_000_000)
     listing = list_source(f"zip:{tmp_path / 'bomb.zip'}")
-    with pytest.raises(ValueError, match="2,000,000 bytes unpacked"):
+    with pytest.raises(RefusedFile, match="2,000,000 bytes unpacked"):
         listing.read(listing.images[0])
 
 

@@ -160,7 +160,7 @@ def test_a_shard_that_keeps_failing_is_left_out_and_counted(tars, server, monkey
     failures["shard-000003.tar"] = (1000, how)
     source = open_source(f"wds:{address}", 16)
     seen = collections.Counter(named(*take(source.stream(1, seed=0), 3 * 60 + 8)))
-    lost = {(sample.data, sample.label) for sample in webdataset_io.read_samples(str(tars / "shard-000003.tar"))}
+    lost = {(sample.data, int(sample.label)) for sample in webdataset_io.read_samples(str(tars / "shard-000003.tar"))}
     lost = {(np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).tobytes(), label) for data, label in lost}
     assert len(lost) == 4
     assert len(seen) == 64 - 4 + delivered
@@ -240,7 +240,7 @@ def test_bare_shards_are_counted_once(tmp_path, monkeypatch):
     (tmp_path / "bare" / "3.tar").rename(tmp_path / "bare" / "other.tar")
     seen = []
 
-    def count(items, total, what):
+    def count(items, total, what, unit):
         seen.append(total)
         return items
 
@@ -265,7 +265,7 @@ def test_broken_images(tmp_path):
     samples = [("a.png", png(1)), ("a.cls", b"0"), ("b.jpg", b"broken"), ("b.cls", b"1"), ("c.png", png(3)), ("c.cls", b"2")]
     write_bare(tmp_path / "bare", "one", samples)
     source = open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache")
-    with pytest.raises(DataError, match=r"image one\.tar/b\.jpg .*--data\.skip-broken"):
+    with pytest.raises(DataError, match=r"image one\.tar/b\.jpg .*--skip-broken"):
         take(source.stream(3, seed=0), 1)
     source = open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache", skip_broken=True)
     images, labels = take(source.stream(3, seed=0), 4)
@@ -288,8 +288,8 @@ def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
         open_source(f"wds:{server[0]}/absent", 16)
     with pytest.raises(DataError, match="filter it when it is prepared"):
         open_source(f"wds:{tars}", 16, filters={"max_per_class": 3})
-    write_bare(tmp_path / "bare", "one", [("a.png", png(1))])
-    with pytest.raises(DataError, match=r"one\.tar cannot be read .*a has no image or no class"):
+    write_bare(tmp_path / "bare", "one", [("a.cls", b"1")])
+    with pytest.raises(DataError, match=r"one\.tar cannot be read .*'a\.cls' has no image beside it"):
         open_source(f"wds:{tmp_path / 'bare'}", 16, cache=tmp_path / "cache")
     text = (tars / "manifest.json").read_text()
     for name in ("../../shard.tar", "pipe:echo.tar", "file:///etc/passwd", "https://host/a.tar", "a';echo';.tar", "..", ""):
@@ -395,6 +395,7 @@ def test_a_set_larger_than_memory(tmp_path):
         os.link(tmp_path / "tars" / shard.name, tmp_path / "tars" / name)
         many.append(Shard(name, shard.images))
     manifest = json.loads((tmp_path / "tars" / "manifest.json").read_text())
+    del manifest["checksum"]
     manifest |= {"images": 19200, "class_counts": [9600, 9600], "shards": many}
     (tmp_path / "tars" / "manifest.json").write_text(json.dumps(manifest))
     for copy in range(1, 192):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, is_hidden, is_system, reason_to_leave_out
 from biggan.data.listing import HIDDEN, MAX_ENTRIES, NOT_REGULAR, REPEATED, Found, shorten
-from biggan.runtime.bounded_io import open_regular_file
+from biggan.runtime.bounded_io import check_zip_layout, open_regular_file, read_zip_entry
 from biggan.runtime.errors import DataError, first_line, suggestion
 
 MAX_FILE_BYTES = 1 << 28  # of one file of an archive, decompressed
@@ -64,8 +64,8 @@ def find_in_zip(file: Path, inner: str = "") -> Found:
     found = Found(
         source=spec,
         flat_name=inner.rpartition("/")[2] or file.stem,
-        read=lambda name: read_member(archive, entries[name], MAX_FILE_BYTES),
-        read_label_file=lambda name, limit: read_member(archive, entries[name], limit),
+        read=lambda name: read_zip_entry(archive, entries[name], MAX_FILE_BYTES),
+        read_label_file=lambda name, limit: read_zip_entry(archive, entries[name], limit),
         subfolder=lambda name: f"zip:{file}:{inner}/{name}" if inner else f"zip:{file}:{name}",
     )
     tops: set[str] = set()
@@ -116,6 +116,7 @@ def read_directory(file: Path) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
     try:
         archive = zipfile.ZipFile(file)
         members = archive.infolist()
+        check_zip_layout(archive)
     except BROKEN_ARCHIVE as error:
         raise DataError(f"data zip {file} cannot be read as a zip archive ({first_line(error)}): make it again") from error
     if len(members) > MAX_ENTRIES:
@@ -211,11 +212,3 @@ def check_members(file: Path, found: Found, entries: dict[str, zipfile.ZipInfo])
             f"data zip {file} is compressed by method {method} ({how}), which is not supported ({len(unknown)} files, first "
             f"{shorten(unknown[0])}): make it again with the method Deflate, or unpack it and name the folder"
         )
-
-
-def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    """Decompress one entry into memory. Raises ValueError if it is larger than `limit` bytes, and what zipfile raises on
-    damage."""
-    if info.file_size > limit:
-        raise ValueError(f"{info.file_size:,} bytes unpacked are more than {limit:,}")
-    return archive.read(info)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from biggan.data import manifest
 from biggan.data.formats import open_packed
+from biggan.data.image_modes import parse_color
 from biggan.data.listing import Listing
 from biggan.data.loader import decode_or_load
 from biggan.data.prepare import filter_listing
@@ -43,6 +44,11 @@ class Source(Protocol):
     @property
     def content_hash(self) -> str:
         """sha256 that changes with the images or the labels."""
+        ...
+
+    @property
+    def background(self) -> str:
+        """The color that transparent pixels are composed on, as #rrggbb."""
         ...
 
     @property
@@ -104,8 +110,13 @@ class DataConfig:
     """Seed of the random choice of the labeled images (see labels_per_class)."""
     flip: bool = False
     """Mirror each image horizontally with probability 1/2."""
-    skip_broken: bool = False
+    background: Annotated[str | None, tyro.conf.arg(aliases=("--background",))] = None
+    """Color behind transparent pixels: white, black, another name or #rrggbb; None: white, or that of a prepared set."""
+    skip_broken: Annotated[bool, tyro.conf.arg(aliases=("--skip-broken",))] = False
     """Leave out images that cannot be read instead of stopping at the first one."""
+    verify: Annotated[bool, tyro.conf.arg(aliases=("--verify",))] = False
+    """Compare everything that is stored with its checksums, and decode images again that are in the cache; else only small
+    files and a few random blocks are compared."""
     shuffle_buffer: Count = 2048
     """Number of images in the shuffle buffer of a wds: source; up to three times as many encoded images are in memory."""
     cache: Path | None = None
@@ -125,6 +136,8 @@ class DataConfig:
     def check(self) -> None:
         """Raises ConfigError if a field is out of its range."""
         check_fields(self, "data")
+        if self.background is not None:
+            parse_color(self.background)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +162,9 @@ def open_source(
     allow_empty_classes: bool = False,
     filters: dict[str, object] | None = None,
     flip: bool = False,
+    background: str | None = None,
     skip_broken: bool = False,
+    verify: bool = False,
     shuffle_buffer: int = 2048,
     cache: Path | None = None,
 ) -> Source:
@@ -159,12 +174,15 @@ def open_source(
     "wds:DIR_OR_ADDRESS" or a path. `labels`: where the classes come from: "folders", "file", "none", the name of a label
     file or of a column (see `list_source`); None: whichever is the only possible one. `allow_empty_classes`: leave out class
     folders without an image. `filters`: keyword arguments of `filter_listing`. `flip`: mirror images of `stream` with
-    probability 1/2. `skip_broken`: leave out unreadable images. `shuffle_buffer`: images in the shuffle buffer of a wds:
-    source. `cache`: folder for decoded images (None: the default one).
+    probability 1/2. `background`: color behind transparent pixels (None: white, or that of a prepared set). `skip_broken`:
+    leave out unreadable images. `verify`: compare all stored data with its checksums, and decode again what is in the cache.
+    `shuffle_buffer`: images in the shuffle buffer of a wds: source. `cache`: folder for decoded images (None: the default
+    one).
 
     Images are center-cropped to a square along the longer edge and resized (see `image_decoding.decode`). They are decoded
-    once and stored in the cache; a wds: source decodes on the fly. Raises DataError if there is no image, if an image cannot
-    be read and `skip_broken` is not set, if the classes are not certain, and if a class folder has no image.
+    once and stored in the cache; a wds: source decodes on the fly. Raises DataError if there is no image, if stored data is
+    damaged, if an image cannot be read and `skip_broken` is not set, if the classes are not certain, and if a class folder
+    has no image; ConfigError if `background` is no color.
     """
     has_filters = any(value is not None for value in (filters or {}).values())
     layout, location = parse_prepared(spec)
@@ -174,17 +192,18 @@ def open_source(
         raise DataError(f"data source {spec} is a prepared set: choose its labels when it is prepared, not here")
     folder = cache or default_cache()
     if layout == "packed":
-        return open_packed(location_path(location, spec), resolution, flip=flip)
-    options = {"flip": flip, "skip_broken": skip_broken, "cache": folder}
+        return open_packed(location_path(location, spec), resolution, flip=flip, background=background, verify=verify)
+    options = {"flip": flip, "skip_broken": skip_broken, "cache": folder, "verify": verify}
     if layout == "wds":
-        return open_shards(location, resolution, shuffle_buffer=shuffle_buffer, **options)
+        return open_shards(location, resolution, shuffle_buffer=shuffle_buffer, background=background, **options)
     listing = list_classes(spec, labels=labels, allow_empty_classes=allow_empty_classes, filters=filters or {})
-    return decode_or_load(listing, resolution, **options)
+    return decode_or_load(listing, resolution, background=background or "white", **options)
 
 
 def open_data(config: DataConfig, resolution: int, **overrides: Any) -> Source:
     """Open the source of a config at the given resolution. `overrides` replace keyword arguments of `open_source`."""
-    options = {name: getattr(config, name) for name in ("filters", "flip", "skip_broken", "shuffle_buffer", "cache")}
+    names = ("filters", "flip", "background", "skip_broken", "verify", "shuffle_buffer", "cache")
+    options = {name: getattr(config, name) for name in names}
     return open_source(config.source, resolution, **config.class_options | options | overrides)
 
 
@@ -204,8 +223,10 @@ def list_classes(spec: str, *, labels: str | None, allow_empty_classes: bool, fi
 def parse_prepared(spec: str) -> tuple[str | None, str]:
     """The layout and the location of a prepared set: of "packed:DIR", "wds:LOCATION", or a path to a prepared folder,
     which is made absolute so that it cannot be taken for an address. The layout is None for all other sources."""
-    kind, _, location = spec.partition(":")
-    if location and kind in ("packed", "wds"):
+    kind, separator, location = spec.partition(":")
+    if separator and kind in ("packed", "wds"):
+        if not location.strip():
+            raise DataError(f"data source {spec!r} names no folder: use {kind}:DIR")
         return kind, location
     folder = location_path(spec, spec)
     if not manifest.is_prepared(folder):

@@ -7,20 +7,24 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from biggan.data.image_decoding import Size, decode
+from biggan.data.checksums import block_checksums, check_blocks, read_labels
+from biggan.data.image_decoding import Size, decode, open_image
+from biggan.data.image_modes import color_code, has_transparency, parse_color
 from biggan.data.loader import ResidentSource
-from biggan.data.manifest import Shard, read_manifest
+from biggan.data.manifest import SHARD_NAME, Manifest, Shard, read_manifest
 from biggan.data.sources import Listing
 from biggan.data.webdataset import MAX_READERS
 from biggan.data.webdataset_io import import_webdataset
-from biggan.runtime.atomic_io import file_sha256, write_stream
+from biggan.runtime.atomic_io import file_sha256, write_file, write_stream
+from biggan.runtime.bounded_io import open_regular_file
 from biggan.runtime.errors import DataError
+from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
 
 PACKED_CHUNK = 1024  # images that are appended to images.u8 at a time
@@ -31,6 +35,8 @@ class Layout(Protocol):
 
     name: str
     resolution: int
+    background: str
+    """The color that transparent pixels are composed on, as #rrggbb."""
     files: tuple[str, ...]
     """Patterns of the names of the files that it writes."""
 
@@ -56,6 +62,10 @@ class Layout(Protocol):
         """sha256 of all images in order, as documented at Manifest.sha256. May also write further files of the set."""
         ...
 
+    def blocks(self, out: Path) -> tuple[str, ...]:
+        """Checksums of the blocks of a file of pixels, as documented at Manifest.blocks."""
+        ...
+
 
 class Packed:
     """All images as uint8 pixels in one file, in the order of the listing."""
@@ -63,15 +73,15 @@ class Packed:
     name = "packed"
     files = ("images.u8", "labels.npy")
 
-    def __init__(self, resolution: int) -> None:
-        self.resolution = resolution
+    def __init__(self, resolution: int, *, background: str = "white") -> None:
+        self.resolution, self.background = resolution, color_code(background)
 
     def chunks(self, count: int) -> list[Sequence[int]]:
         return [range(start, min(start + PACKED_CHUNK, count)) for start in range(0, count, PACKED_CHUNK)]
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
         """The uint8 pixels (3, R, R) and the original size of one image."""
-        pixels, size = listing.decode_image(index, self.resolution)
+        pixels, size = listing.decode_image(index, self.resolution, parse_color(self.background))
         return pixels.tobytes(), size
 
     def write(self, out: Path, number: int, start: int, images: list[tuple[str, int, bytes]]) -> None:
@@ -89,22 +99,30 @@ class Packed:
         return file.exists() and file.stat().st_size >= stop * 3 * self.resolution**2
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
-        np.save(out / "labels.npy", labels)
+        buffer = io.BytesIO()
+        np.save(buffer, labels)
+        write_file(out / "labels.npy", buffer.getvalue())
         return file_sha256(out / "images.u8", labels.tobytes())
+
+    def blocks(self, out: Path) -> tuple[str, ...]:
+        return block_checksums(out / "images.u8")
 
 
 class Shards:
     """WebDataset tar files in a fixed random order: each image with its class number in a .cls file beside it.
 
-    Square PNG and JPEG files that already have the resolution are copied; other images are stored as PNG, or as JPEG of the
-    given quality (1 to 100). `shard_images` is the largest number of images in a shard.
+    Opaque gray and RGB PNG and JPEG files that already have the resolution are copied; other images are stored as PNG, or as
+    JPEG of the given quality (1 to 100). `shard_images` is the largest number of images in a shard.
     """
 
     name = "wds"
     files = ("shard-*.tar",)
 
-    def __init__(self, resolution: int, *, shard_images: int = 1000, quality: int | None = None) -> None:
+    def __init__(
+        self, resolution: int, *, shard_images: int = 1000, quality: int | None = None, background: str = "white"
+    ) -> None:
         self.resolution, self.shard_images, self.quality = resolution, shard_images, quality
+        self.background = color_code(background)
 
     def chunks(self, count: int) -> list[Sequence[int]]:
         """Shards of equal size, and enough of them to be read by MAX_READERS readers at once."""
@@ -114,10 +132,9 @@ class Shards:
 
     def encode(self, listing: Listing, index: int) -> tuple[bytes, Size]:
         """The original file if it has the resolution, else a newly encoded one; and the original size."""
-        name = listing.images[index]
-        data = listing.read(name)
-        image, size = decode(data, self.resolution)
-        if size == image.size and PurePosixPath(name).suffix.lower() in {".png", ".jpg", ".jpeg"}:
+        data = listing.read(listing.images[index])
+        image, size = decode(data, self.resolution, parse_color(self.background))
+        if size == image.size and is_plain(data):
             return data, size
         buffer = io.BytesIO()
         options = (
@@ -139,29 +156,39 @@ class Shards:
         return Shard(file.name, len(images), len(content), hashlib.sha256(content).hexdigest())
 
     def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
-        file = out / shard.name
-        return file.exists() and file.stat().st_size == shard.bytes
+        if shard is None or not SHARD_NAME.fullmatch(shard.name) or not (out / shard.name).is_file():
+            return False
+        return file_sha256(out / shard.name) == shard.sha256
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
         return hashlib.sha256(" ".join(shard.sha256 for shard in shards).encode()).hexdigest()
 
+    def blocks(self, out: Path) -> tuple[str, ...]:
+        return ()
 
-def open_packed(folder: Path, resolution: int, *, flip: bool) -> ResidentSource:
-    """Open a packed set with its images memory-mapped. Raises DataError on another resolution and on damaged files."""
+
+def is_plain(data: bytes) -> bool:
+    """Whether the bytes of an image are a PNG or JPEG file that shows the same on any background."""
+    with open_image(io.BytesIO(data)) as image:
+        return image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and not has_transparency(image)
+
+
+def open_packed(
+    folder: Path, resolution: int, *, flip: bool, background: str | None = None, verify: bool = False
+) -> ResidentSource:
+    """Open a packed set with its images memory-mapped.
+
+    `background`: refuse a set with another one; None: take any. `verify`: compare all pixels with their checksum, not only a
+    few random blocks. Raises DataError on another resolution or background, and on damaged files."""
     manifest = read_manifest(folder, "packed")
     if manifest.resolution != resolution:
         raise DataError(
             f"{folder} is packed at {manifest.resolution} px, not at {resolution}: use that size "
             f"(--model.resolution {manifest.resolution} of biggan train), or prepare the set again"
         )
-    shape = (manifest.images, 3, resolution, resolution)
-    try:
-        images = np.memmap(folder / "images.u8", dtype=np.uint8, mode="c", shape=shape)
-        labels = np.load(folder / "labels.npy")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is damaged ({error}): prepare the set again") from error
-    if (folder / "images.u8").stat().st_size != images.nbytes or labels.shape != shape[:1]:
-        raise DataError(f"{folder} is damaged: its files do not hold {manifest.images} images: prepare the set again")
+    check_background(folder, manifest, background)
+    labels = check_packed(folder, manifest, verify)
+    images = np.memmap(folder / "images.u8", dtype=np.uint8, mode="c", shape=(len(labels), 3, resolution, resolution))
     return ResidentSource(
         name=f"packed:{folder}",
         class_names=manifest.class_names,
@@ -172,4 +199,53 @@ def open_packed(folder: Path, resolution: int, *, flip: bool) -> ResidentSource:
         broken=manifest.rejected,
         from_cache=True,
         flip=flip,
+        background=manifest.background or "none",
     )
+
+
+def check_background(location: object, manifest: Manifest, background: str | None) -> None:
+    """Raises DataError if a set was prepared on another background than the one that is asked for (None: any)."""
+    if background is not None and color_code(background) != manifest.background:
+        on = "by an earlier version, without a background" if manifest.background is None else f"on {manifest.background}"
+        raise DataError(f"{location} was prepared {on}, not on {background}: leave out --background, or prepare it again")
+
+
+def check_packed(folder: Path, manifest: Manifest, verify: bool) -> np.ndarray:
+    """Compare the files of a packed set with its manifest, all pixels if `verify`; its labels (N,) int64. Raises DataError
+    if they differ."""
+    file, needed = folder / "images.u8", manifest.images * 3 * manifest.resolution**2
+    try:
+        labels = read_labels(folder / "labels.npy", manifest.images, len(manifest.class_names))
+        if tuple(np.bincount(labels, minlength=len(manifest.class_names)).tolist()) != manifest.class_counts:
+            raise ValueError("labels.npy has other labels than the manifest")
+        if file.stat().st_size != needed:
+            raise ValueError(f"images.u8 does not hold {manifest.images} images")
+        if manifest.blocks:
+            check_blocks(file, manifest.blocks)
+        if manifest.labels_sha256 not in (None, hashlib.sha256(labels.tobytes()).hexdigest()):
+            raise ValueError("labels.npy has changed")
+        if verify and file_sha256(file, labels.tobytes()) != manifest.sha256:
+            raise ValueError("its images or labels have changed")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} is damaged ({error}): {prepare_again(folder, manifest)}") from error
+    return labels
+
+
+def check_shards(folder: Path, manifest: Manifest, verify: bool) -> None:
+    """Compare the length of each shard in a folder with the manifest, and its sha256 if `verify`. Raises DataError if one
+    differs or is missing."""
+    for shard in progress_bar(manifest.shards, len(manifest.shards), "verifying", "shards") if verify else manifest.shards:
+        file = folder / shard.name
+        try:
+            with open_regular_file(file) as stream:
+                if shard.bytes not in (None, stream.seek(0, io.SEEK_END)):
+                    raise ValueError(f"{shard.name} has not its {shard.bytes:,} bytes")
+            if verify and shard.sha256 not in (None, file_sha256(file)):
+                raise ValueError(f"{shard.name} has changed")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{folder} is damaged ({error}): {prepare_again(folder, manifest)}") from error
+
+
+def prepare_again(folder: Path, manifest: Manifest) -> str:
+    """What to do about a damaged set."""
+    return f"remove the folder and make it again from {manifest.source}, with biggan data prepare --format {manifest.layout}"

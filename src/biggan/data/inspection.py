@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biggan.data.image_decoding import area
+from biggan.data.image_decoding import WHITE, area
 from biggan.data.prepare import result_or_reason
 from biggan.data.sources import Listing
 from biggan.runtime.errors import DataError
@@ -35,15 +35,17 @@ class Inspection(NamedTuple):
     """Number of sample images of each of these classes."""
 
 
-def inspect(listing: Listing, resolution: int, *, rows: int, columns: int) -> Inspection:
-    """Decode every image once. `rows` classes get up to `columns` sample images each. Raises DataError if no image can be
-    read."""
+def inspect(
+    listing: Listing, resolution: int, *, rows: int, columns: int, background: tuple[int, int, int] = WHITE
+) -> Inspection:
+    """Decode every image once. `rows` classes get up to `columns` sample images each; transparent pixels show the
+    background (red, green, blue). Raises DataError if no image can be read."""
     counts: collections.Counter[str] = collections.Counter()
     sizes, broken = [], []
     samples: dict[int, list[np.ndarray]] = collections.defaultdict(list)
     indices = range(len(listing.images))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decode = partial(Listing.decode_image, resolution=resolution)
+        decode = partial(Listing.decode_image, resolution=resolution, background=background)
         results = pool.map(partial(result_or_reason, decode, listing), indices)
         for index, result in zip(indices, progress_bar(results, len(indices), "reading"), strict=True):
             label = listing.labels[index]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from biggan.data.image_decoding import Size, decode_pixels
+from biggan.data.image_decoding import WHITE, Size, decode_pixels
 from biggan.runtime.errors import DataError
 
 MAX_ENTRIES = 50_000_000
@@ -114,9 +114,9 @@ class Listing(NamedTuple):
     empty_classes: tuple[tuple[str, str], ...] = ()
     """Class folders without an image, each with the reason. They are not in `class_names`."""
 
-    def decode_image(self, index: int, resolution: int) -> tuple[np.ndarray, Size]:
+    def decode_image(self, index: int, resolution: int, background: tuple[int, int, int] = WHITE) -> tuple[np.ndarray, Size]:
         """`decode_pixels` of image number `index`. Raises any exception on a damaged file."""
-        return decode_pixels(self.read(self.images[index]), resolution)
+        return decode_pixels(self.read(self.images[index]), resolution, background)
 
     def notes(self) -> list[str]:
         """What a user should know about the listing: where the classes come from unless from folders, what was left out."""

@@ -6,25 +6,22 @@ Shapes: N images, R resolution.
 
 import dataclasses
 import hashlib
-import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from biggan.data.image_decoding import Size, area
+from biggan.data.decoded_cache import Decoded, content_hash, read_cache, remove_cache, write_cache
+from biggan.data.image_decoding import DECODING, Size, area
+from biggan.data.image_modes import color_code, parse_color
 from biggan.data.sources import Listing
-from biggan.runtime.distributed import local_world_size
-from biggan.runtime.errors import DataError
+from biggan.runtime.errors import DataError, first_line
 from biggan.runtime.memory import total_memory
 from biggan.runtime.precision import to_device
 from biggan.runtime.progress import progress_bar
@@ -32,7 +29,7 @@ from biggan.runtime.rng import addressed_rng
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1  # increased when decoding changes, so that older cache entries are not used
+CACHE_FORMAT = 2  # increased when the files of an entry change; see also DECODING
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,8 @@ class ResidentSource:
     """Whether the images were read from the cache instead of being decoded."""
     flip: bool
     """Whether `stream` mirrors each image horizontally with probability 1/2."""
+    background: str = "#ffffff"
+    """The color that transparent pixels were composed on."""
 
     @property
     def num_classes(self) -> int:
@@ -135,21 +134,32 @@ def decode_or_load(
     flip: bool,
     skip_broken: bool,
     cache: Path,
+    background: str = "white",
+    verify: bool = False,
 ) -> ResidentSource:
     """Decode every image of the listing, or load the images from the cache folder if they were decoded before.
 
     An unreadable image raises DataError with its name; with `skip_broken` such images are left out, counted and reported in
-    the log. A cache that cannot be written is reported in the log and not used. Raises DataError if a class has no image.
+    the log. Transparent images are composed on the `background`. A cache that cannot be written is reported in the log and
+    not used. `verify`: decode in any case, and compare with what is in the cache. Raises DataError if a class has no image.
     """
-    key_facts = [CACHE_FORMAT, listing.stamp, listing.images, listing.labels, resolution, skip_broken]
-    key = hashlib.sha256(repr(key_facts).encode()).hexdigest()[:24]
-    folder = cache / key
+    ground = color_code(background)
+    facts = [CACHE_FORMAT, DECODING, listing.stamp, listing.images, listing.labels, listing.class_names, resolution, ground]
+    folder = cache / hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
     entry = read_cache(folder)
+    stored = None if entry is None else content_hash(entry.images, entry.labels) if verify else entry.content_hash
+    if entry is not None and (verify or (entry.broken and not skip_broken)):  # the latter names the first broken image
+        entry = None
     from_cache = entry is not None
     if entry is None:
-        entry = decode_all(listing, resolution, skip_broken)
+        entry = decode_all(listing, resolution, skip_broken, ground)
+        if stored is not None and entry.content_hash != stored:
+            logger.warning(
+                "%s: the decoded images in %s were not those of its files: they are replaced", listing.name, folder
+            )
+            remove_cache(folder)
         try:
-            write_cache(folder, entry)
+            write_cache(folder, entry, len(listing.class_names))
         except OSError as error:
             text = "the decoded images could not be saved in %s (%s): the next start decodes them again"
             logger.warning(text, cache, error)
@@ -169,35 +179,31 @@ def decode_or_load(
         broken=entry.broken,
         from_cache=from_cache,
         flip=flip,
+        background=ground,
     )
 
 
-class Decoded(NamedTuple):
-    """A decoded data set: images (N, 3, R, R) uint8, labels (N,) int64 and the fields of ResidentSource of the same name."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    content_hash: str
-    sizes: tuple[tuple[int, int], tuple[int, int]]
-    broken: int
+def broken_image_error(name: str, source: str, reason: str) -> DataError:
+    """The error for an image that cannot be read, in a verb or function that was not told to skip such images."""
+    return DataError(
+        f"image {name} in {source} cannot be read ({reason}): repair or remove it, or leave out all that cannot be read "
+        "(--skip-broken)"
+    )
 
 
-def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
+def decode_all(listing: Listing, resolution: int, skip_broken: bool, background: str) -> Decoded:
     """Decode all images in the order of the listing, in parallel. Raises DataError on the first unreadable image unless
     `skip_broken`, and if the decoded images would not fit into memory."""
+    ground = parse_color(background)
 
     def decode_one(index: int) -> tuple[np.ndarray, Size] | None:
         """Pixels (3, R, R) and original size of one image, or None for a broken image that is skipped."""
-        name = listing.images[index]
         try:
-            return listing.decode_image(index, resolution)
-        except Exception as error:  # archives and Pillow raise many kinds of error; each means that this image is damaged
+            return listing.decode_image(index, resolution, ground)
+        except Exception as error:  # archives raise many kinds of error; each means that this image is damaged
             if skip_broken:
                 return None
-            raise DataError(
-                f"image {name} in {listing.name} cannot be read ({error}): repair or remove it, or leave out what is "
-                "broken (--data.skip-broken of biggan train)"
-            ) from error
+            raise broken_image_error(listing.images[index], listing.name, first_line(error)) from error
 
     count = len(listing.images)
     readable: list[int] = []
@@ -218,43 +224,5 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool) -> Decoded:
     if not readable:
         raise DataError(f"data source {listing.name}: none of its {count} images can be read")
     images, labels = images[: len(readable)], np.array([listing.labels[index] for index in readable], dtype=np.int64)
-    digest = hashlib.sha256(images.data)
-    digest.update(labels.tobytes())
     by_area = sorted(sizes, key=area)
-    return Decoded(images, labels, digest.hexdigest(), (by_area[0], by_area[-1]), count - len(readable))
-
-
-def read_cache(folder: Path) -> Decoded | None:
-    """An entry of the cache, or None if there is none. The images are loaded into memory if all ranks of this machine
-    together need less than a quarter of it, else memory-mapped. A damaged entry is reported in the log and removed."""
-    if not folder.exists():
-        return None
-    try:
-        facts = json.loads((folder / "facts.json").read_text())
-        images, labels = np.load(folder / "images.npy", mmap_mode="c"), np.load(folder / "labels.npy")
-        if images.nbytes * local_world_size() < total_memory() / 4:
-            images = np.array(images)
-        smallest, largest = (tuple(size) for size in facts["sizes"])
-        return Decoded(images, labels, facts["content_hash"], (smallest, largest), facts["broken"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        logger.warning("the decoded images in %s are corrupt (%s): they are decoded again", folder, error)
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-
-
-def write_cache(folder: Path, decoded: Decoded) -> None:
-    """Write an entry of the cache atomically. Raises OSError, for example on a full disk."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
-    try:
-        np.save(scratch / "images.npy", decoded.images)
-        np.save(scratch / "labels.npy", decoded.labels)
-        facts = {"content_hash": decoded.content_hash, "sizes": decoded.sizes, "broken": decoded.broken}
-        (scratch / "facts.json").write_text(json.dumps(facts))
-        for path in scratch.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        if not folder.exists():
-            scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return Decoded(images, labels, content_hash(images, labels), (by_area[0], by_area[-1]), count - len(readable))

@@ -17,17 +17,23 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
-from biggan.data.formats import Layout
-from biggan.data.image_decoding import Size, area
+from biggan.data.formats import Layout, check_packed, check_shards
+from biggan.data.image_decoding import DECODING, Size, area
+from biggan.data.loader import broken_image_error
 from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, write_manifest
 from biggan.data.sources import Listing
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.errors import DataError, suggestion
+from biggan.runtime.bounded_io import read_file
+from biggan.runtime.errors import DataError, first_line, suggestion
+from biggan.runtime.json_text import parse_json
 from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
 
 JOURNAL = "progress.jsonl"
+
+JOURNAL_BYTES = 1 << 30
 
 REJECTED = "rejected.jsonl"
 
@@ -41,6 +47,7 @@ class Chunk(NamedTuple):
     """Labels of the written images of this chunk."""
     smallest: Size | None
     largest: Size | None
+    """(width, height) of the written images of this chunk; None if there is none."""
     rejected: list[tuple[str, str]]
     """Names of the files that could not be read, each with the reason."""
     shard: Shard | None
@@ -88,36 +95,44 @@ def filter_listing(
     )
 
 
-def prepare(listing: Listing, out: Path, layout: Layout) -> Manifest:
+def prepare(listing: Listing, out: Path, layout: Layout, *, skip_broken: bool = True, verify: bool = False) -> Manifest:
     """Decode every image of the listing into the folder `out` and return the manifest.
 
-    Unreadable images are left out and listed in rejected.jsonl. An interrupted call continues when it is repeated. Raises
-    DataError if the folder has other content or no image of a class can be read, OSError if the folder cannot be written.
+    Unreadable images are left out and listed in rejected.jsonl; without `skip_broken` the first is an error. An interrupted
+    call continues when it is repeated. `verify`: read a finished set again and compare it with its checksums. Raises
+    DataError if the folder has other content or is damaged, or if no image of a class can be read, and OSError if the folder
+    cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file: give a folder")
     out.mkdir(parents=True, exist_ok=True)
-    facts = [FORMAT, layout.name, vars(layout), listing.stamp, listing.images, listing.labels]
+    facts = [FORMAT, DECODING, layout.name, vars(layout), listing.stamp, listing.images, listing.labels]
     identity = hashlib.sha256(repr(facts).encode()).hexdigest()
     if (out / NAME).exists():
         manifest = read_manifest(out, None)
         if manifest.identity != identity:
             raise DataError(f"{out} holds another set ({manifest.source}): give another folder, or remove it")
+        (check_packed if manifest.layout == "packed" else check_shards)(out, manifest, verify)
+        if manifest.rejected and not skip_broken:
+            raise DataError(f"{out} was prepared without {manifest.rejected} broken images: leave out --no-skip-broken")
         return manifest
     journal = out / JOURNAL
     expected = (JOURNAL, REJECTED, *layout.files) if journal.exists() else ()  # no journal: not files of a preparation
     if any(not any(path.match(pattern) for pattern in expected) for path in out.iterdir() if not path.name.startswith(".")):
         raise DataError(f"{out} exists and holds other files: give another folder")
-    done, chunks = read_journal(journal, identity), layout.chunks(len(listing.images))
+    chunks = layout.chunks(len(listing.images))
+    done = read_journal(journal, identity, listing, chunks)
     damaged = (index for index, chunk in enumerate(done) if not layout.is_intact(out, chunk.kept, chunk.shard))
     done = done[: next(damaged, None)]
     lines = [{"identity": identity}, *(chunk._asdict() for chunk in done)]
     write_file(journal, "".join(json.dumps(line) + "\n" for line in lines).encode())  # drops a truncated last line
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         numbers = range(len(done), len(chunks))
-        for number in progress_bar(numbers, len(numbers), "preparing"):
+        for number in progress_bar(numbers, len(numbers), "preparing", "chunks"):
             start = done[-1].kept if done else 0
             chunk = prepare_chunk(listing, chunks[number], partial(layout.write, out, number, start), layout, pool, start)
+            if chunk.rejected and not skip_broken:
+                raise broken_image_error(chunk.rejected[0][0], listing.name, chunk.rejected[0][1])
             with open(journal, "a") as file:
                 file.write(json.dumps(chunk._asdict()) + "\n")
             done.append(chunk)
@@ -152,26 +167,34 @@ def result_or_reason(read: Callable, listing: Listing, index: int) -> tuple | st
     try:
         return read(listing, index)
     except Exception as error:  # archives and Pillow raise many kinds of error; each means that this image is damaged
-        return f"{type(error).__name__}: {error}"
+        return first_line(error)
 
 
-def read_journal(journal: Path, identity: str) -> list[Chunk]:
-    """The finished chunks of an interrupted preparation, up to a truncated line. Raises DataError if it was of another
-    set."""
-    chunks: list[Chunk] = []
+def read_journal(journal: Path, identity: str, listing: Listing, chunks: list[Sequence[int]]) -> list[Chunk]:
+    """The finished chunks of an interrupted preparation, up to a line that is truncated or cannot be true. Raises DataError
+    if it was of another set."""
+    done: list[Chunk] = []
     if not journal.exists():
-        return chunks
-    for number, line in enumerate(journal.read_text().splitlines()):
+        return done
+    try:
+        first, *lines = read_file(journal, JOURNAL_BYTES).split(b"\n")
+        if parse_json(first).get("identity") != identity:
+            raise DataError(f"{journal.parent} holds the beginning of another set: give another folder, or remove it")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{journal} cannot be read ({error}): remove the folder {journal.parent}") from error
+    for indices, line in zip(chunks, lines, strict=False):
         try:
-            values = json.loads(line)
+            chunk = TypeAdapter(Chunk).validate_python(parse_json(line))
         except ValueError:
             break
-        if number == 0 and values.get("identity") != identity:
-            raise DataError(f"{journal.parent} holds the beginning of another set: give another folder, or remove it")
-        if number > 0:
-            shard = values.pop("shard")
-            chunks.append(Chunk(**values, shard=None if shard is None else Shard(*shard)))
-    return chunks
+        left_out = {name for name, _ in chunk.rejected}
+        labels = [listing.labels[index] for index in indices if listing.images[index] not in left_out]
+        kept = (done[-1].kept if done else 0) + len(labels)
+        consistent = (chunk.labels, chunk.kept, len(labels) + len(left_out)) == (labels, kept, len(indices))
+        if not consistent or (chunk.smallest is None or chunk.largest is None) != (not labels):
+            break
+        done.append(chunk)
+    return done
 
 
 def finish(listing: Listing, out: Path, layout: Layout, identity: str, chunks: list[Chunk]) -> Manifest:
@@ -203,6 +226,9 @@ def finish(listing: Listing, out: Path, layout: Layout, identity: str, chunks: l
         rejected=len(rejected),
         sha256=layout.checksum(out, labels, shards),
         shards=shards,
+        background=layout.background,
+        blocks=layout.blocks(out),
+        labels_sha256=hashlib.sha256(labels.tobytes()).hexdigest() if layout.name == "packed" else None,
     )
     write_manifest(manifest, out / NAME)
     (out / JOURNAL).unlink()

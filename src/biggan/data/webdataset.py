@@ -27,10 +27,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biggan.data.image_decoding import decode_pixels
-from biggan.data.loader import flip_at_random
+from biggan.data.image_decoding import BrokenImage, decode_pixels
+from biggan.data.image_modes import parse_color
+from biggan.data.loader import broken_image_error, flip_at_random
 from biggan.data.manifest import Shard
-from biggan.data.webdataset_io import READ_FAILURES, Sample, can_be_opened, error_reason, read_samples
+from biggan.data.tar_samples import Sample
+from biggan.data.webdataset_io import READ_FAILURES, can_be_opened, error_reason, read_samples
 from biggan.runtime.errors import DataError
 from biggan.runtime.logging import EVERY_RANK
 from biggan.runtime.precision import to_device
@@ -83,8 +85,8 @@ class ShardSource:
     name: str
     class_names: tuple[str, ...]
     shards: tuple[Shard, ...]
-    label_by_number: dict[int, int]
-    """The label (0 .. K - 1) of each class number that is stored in the shards."""
+    label_by_class: dict[str, int]
+    """The label (0 .. K - 1) of each class that is stored in the shards, a number or a name."""
     resolution: int
     content_hash: str
     sizes: tuple[tuple[int, int], tuple[int, int]]
@@ -95,6 +97,8 @@ class ShardSource:
     """Whether images that cannot be decoded are replaced by others instead of raising DataError."""
     shuffle_buffer: int
     """Images in the shuffling windows of all readers together; up to three times as many encoded images are in memory."""
+    background: str = "#ffffff"
+    """The color that transparent pixels are composed on."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     errors: ReadErrors = field(default_factory=ReadErrors)
 
@@ -241,21 +245,19 @@ class ShardSource:
     def decode_item(self, item: WindowItem) -> tuple[np.ndarray, int]:
         """Pixels (3, R, R) uint8 and label of an image or, if it is broken and `skip_broken` is set, of the next readable
         image of its window. Raises DataError on a broken image without `skip_broken`, on a window without any readable
-        image, and on a class number that the manifest does not list."""
+        image, and on a class that the manifest does not list."""
         window, index = item
         for sample in window[index:] + window[:index]:
-            if sample.label not in self.label_by_number:
-                raise DataError(f"image {sample.name} in {self.name} is of class {sample.label}, which its manifest lacks")
+            if sample.label not in self.label_by_class:
+                raise DataError(f"image {sample.name} in {self.name} is of class {sample.label!r}, which its manifest lacks")
             try:
-                return decode_pixels(sample.data, self.resolution)[0], self.label_by_number[sample.label]
-            except Exception as error:  # Pillow raises many kinds of error; each means that this image is damaged
+                pixels, _ = decode_pixels(sample.data, self.resolution, parse_color(self.background))
+                return pixels, self.label_by_class[sample.label]
+            except BrokenImage as error:
                 if self.skip_broken:
                     self.errors.add(data_broken_images=1)
                     continue
-                raise DataError(
-                    f"image {sample.name} in {self.name} cannot be read ({error}): repair it, or leave out what is "
-                    "broken (--data.skip-broken of biggan train)"
-                ) from error
+                raise broken_image_error(sample.name, self.name, str(error)) from error
         raise DataError(f"data source {self.name}: of {len(window)} images around {window[index].name} none can be read")
 
 

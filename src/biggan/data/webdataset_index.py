@@ -1,15 +1,18 @@
 """Opening WebDataset shards: finding them and their manifest.
 
 Sets written by `biggan data prepare` have a manifest.json. Bare tar files are scanned once to count their images and
-classes; the resulting index is stored in the cache folder.
+classes; the resulting index is stored in the cache folder. Their classes are the numbers, or the sorted names, that are
+stored beside the images; images without any form one class.
 """
 
 import collections
 import contextlib
 import hashlib
 import io
+import itertools
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +20,25 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from biggan.data.formats import check_background, check_shards
 from biggan.data.image_decoding import area, open_image
-from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
+from biggan.data.image_modes import color_code
+from biggan.data.manifest import FORMAT, MAX_BYTES, NAME, Manifest, Shard, parse_manifest, read_manifest, write_manifest
 from biggan.data.sources import size_and_mtime
+from biggan.data.tar_samples import CLASS_KEYS, NO_CLASS
 from biggan.data.webdataset import MAX_ATTEMPTS, RETRY_DELAY, ShardSource
 from biggan.data.webdataset_io import READ_FAILURES, error_reason, import_webdataset, open_url, read_samples
-from biggan.runtime.errors import DataError
+from biggan.runtime.bounded_io import RefusedFile, read_file
+from biggan.runtime.errors import DataError, first_line
 from biggan.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+INDEX_FORMAT = 2  # increased when what is counted changes, so that older indexes are not used
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+MAX_SHARDS = 100_000  # names that braces may stand for
 
 T = TypeVar("T")
 
@@ -38,39 +51,51 @@ def open_shards(
     skip_broken: bool,
     shuffle_buffer: int,
     cache: Path,
+    background: str | None = None,
+    verify: bool = False,
 ) -> ShardSource:
     """The source "wds:LOCATION".
 
     `location` is a folder or an address with a manifest.json, a folder of tar files, or a pattern of tar files with braces,
-    such as https://host/set/{000..127}.tar. Raises DataError if nothing can be read there.
+    such as https://host/set/{000..127}.tar. Shards in a folder with a manifest are compared with it: their lengths, and
+    their checksums if `verify`, which also counts bare shards again. `background`: color behind transparent pixels; None:
+    white, or that of a prepared set. Raises DataError if nothing can be read there, or what is there is damaged.
     """
     import_webdataset()  # reports a missing library before anything is read
-    manifest, base = load_manifest(location, cache)
+    manifest, base = load_manifest(location, cache, verify=verify)
+    if os.path.isabs(base):
+        check_shards(Path(base), manifest, verify)
+    if manifest.background is not None:
+        check_background(location, manifest, background)
     if manifest.resolution is not None and manifest.resolution < resolution:
         text = "data: %s was prepared at %d px and is enlarged to %d"
         logger.warning(text, location, manifest.resolution, resolution)
-    numbers = range(len(manifest.class_names)) if base else [int(name) for name in manifest.class_names]
+    names = manifest.class_names
+    label_by_class = {str(label) if base else name: label for label, name in enumerate(names)}
+    if not base and len(names) == 1:
+        label_by_class[NO_CLASS] = 0
     return ShardSource(
         name=f"wds:{location}",
         class_names=manifest.class_names,
         shards=tuple(shard._replace(name=base + shard.name) for shard in manifest.shards),
-        label_by_number={number: label for label, number in enumerate(numbers)},
+        label_by_class=label_by_class,
         resolution=resolution,
         content_hash=manifest.sha256,
         sizes=manifest.sizes,
         flip=flip,
         skip_broken=skip_broken,
         shuffle_buffer=shuffle_buffer,
+        background=color_code(background or manifest.background or "white"),
     )
 
 
-def load_manifest(location: str, cache: Path) -> tuple[Manifest, str]:
+def load_manifest(location: str, cache: Path, *, verify: bool = False) -> tuple[Manifest, str]:
     """The manifest of a set of shards and the prefix of its shards' names: a folder or an address that ends in "/", or ""
     for bare shards, whose names are complete. Local paths are made absolute, so that `open_url` takes none for an
     address. Raises DataError if there is no readable manifest and no shard."""
     folder = Path(location).expanduser().absolute()
-    if location.endswith(".tar") or "{" in location or location.startswith("pipe:"):
-        return build_index(expand_pattern(location), location, cache), ""
+    if location.lower().endswith(TAR_SUFFIXES) or "{" in location or location.startswith("pipe:"):
+        return build_index(expand_pattern(location), location, cache, verify), ""
     if "://" in location:
         prefix = f"{location.rstrip('/')}/"
         address = f"{prefix}{NAME}"
@@ -83,18 +108,32 @@ def load_manifest(location: str, cache: Path) -> tuple[Manifest, str]:
             ) from error
     if (folder / NAME).exists():
         return read_manifest(folder, "wds"), f"{folder}/"
-    files = sorted(str(path) for path in folder.glob("*.tar"))
+    try:
+        files = sorted(str(path) for path in folder.iterdir() if path.name.lower().endswith(TAR_SUFFIXES))
+    except OSError:
+        files = []
     if not files:
         raise DataError(f"data source wds:{location}: no such folder, or no {NAME} and no tar file in it")
-    return build_index(files, location, cache), ""
+    return build_index(files, location, cache, verify), ""
 
 
 def expand_pattern(pattern: str) -> list[str]:
     """The addresses and absolute file paths of a pattern with braces. Only a pattern that itself begins with "pipe:" yields
-    commands. Raises DataError on a missing file."""
+    commands. Raises DataError on a missing file, on braces that do not match, and on more than MAX_SHARDS names."""
     from braceexpand import braceexpand
 
-    names = list(braceexpand(pattern)) if "{" in pattern else [pattern]
+    try:
+        ranges = [abs(int(last) - int(first)) for first, last in re.findall(r"\{(-?\d{1,18})\.\.(-?\d{1,18})", pattern)]
+        if re.search(r"\.\.-?\d{19}|\d{19}\.\.", pattern) or max(ranges, default=0) >= MAX_SHARDS:
+            raise ValueError("a range is too long")
+        names = list(itertools.islice(braceexpand(pattern), MAX_SHARDS + 1)) if "{" in pattern else [pattern]
+        if len(names) > MAX_SHARDS or not all(names):
+            raise ValueError("an empty name" if len(names) <= MAX_SHARDS else f"more than {MAX_SHARDS:,} names")
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"data source wds:{pattern:.200}: its braces cannot be expanded ({first_line(error)}): write them as in "
+            "data/{000..127}.tar"
+        ) from error
     if pattern.startswith("pipe:"):
         return names
     local = {name: Path(name).expanduser().absolute() for name in names if "://" not in name}
@@ -112,22 +151,33 @@ class ShardContents(NamedTuple):
     largest: tuple[int, int]
 
 
-def build_index(addresses: list[str], location: str, cache: Path) -> Manifest:
-    """The manifest of bare shards, from the cache or by reading all of them. Changed local files are read again; remote
-    files are assumed not to change under the same name. Raises DataError on an unreadable or empty shard."""
+def build_index(addresses: list[str], location: str, cache: Path, verify: bool = False) -> Manifest:
+    """The manifest of bare shards, from the cache or by reading all of them. Changed local files are read again, as are all
+    files if `verify`; remote files are assumed not to change under the same name. Raises DataError on an unreadable or empty
+    shard, and if some images have a class and others have none."""
     stamps = [size_and_mtime(Path(name)) if Path(name).is_file() else None for name in addresses]
-    stamp = hashlib.sha256(repr([FORMAT, addresses, stamps]).encode()).hexdigest()
+    stamp = hashlib.sha256(repr([FORMAT, INDEX_FORMAT, addresses, stamps]).encode()).hexdigest()
     index_file = cache / f"shards-{stamp[:24]}.json"
-    if index_file.exists():
+    if index_file.exists() and not verify:
         try:
-            cached = parse_manifest(index_file.read_bytes(), str(index_file), "wds", any_location=True)
+            cached = parse_manifest(read_file(index_file, MAX_BYTES), str(index_file), "wds", any_location=True)
             if [shard.name for shard in cached.shards] == addresses:
                 return cached
-        except DataError:
-            index_file.unlink()  # damaged
+        except (DataError, OSError) as error:
+            logger.warning("%s: the shards are counted again", first_line(error))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        shards = list(progress_bar(pool.map(inspect_shard, addresses), len(addresses), "counting"))
+        shards = list(progress_bar(pool.map(inspect_shard, addresses), len(addresses), "counting", "shards"))
     counts = sum((shard.labels for shard in shards), collections.Counter())
+    if counts[NO_CLASS] and len(counts) > 1:
+        raise DataError(
+            f"data source wds:{location}: {counts[NO_CLASS]} of {counts.total()} images have no class beside them (.cls, or "
+            f"{', '.join(CLASS_KEYS)} in .json): add it, or make shards without them"
+        )
+    if NO_CLASS in counts:
+        logger.warning("data: the shards %s hold no classes (.cls or .json): all images form one", location)
+    names = {label: label or Path(addresses[0]).parent.name or "images" for label in counts}
+    numeric = all(re.fullmatch(r"-?\d+", label) for label in counts)
+    order = sorted(counts, key=int) if numeric else sorted(counts)
     contents = [(Path(name).name, sorted(shard.labels.items())) for name, shard in zip(addresses, shards, strict=True)]
     manifest = Manifest(
         format=FORMAT,
@@ -136,8 +186,8 @@ def build_index(addresses: list[str], location: str, cache: Path) -> Manifest:
         identity=stamp,
         resolution=None,
         images=counts.total(),
-        class_names=tuple(str(label) for label in sorted(counts)),
-        class_counts=tuple(counts[label] for label in sorted(counts)),
+        class_names=tuple(names[label] for label in order),
+        class_counts=tuple(counts[label] for label in order),
         sizes=(
             min((shard.smallest for shard in shards), key=area),
             max((shard.largest for shard in shards), key=area),
@@ -155,19 +205,27 @@ def build_index(addresses: list[str], location: str, cache: Path) -> Manifest:
 
 
 def retry(action: Callable[[], T]) -> T:
-    """The result of `action`, which is attempted up to MAX_ATTEMPTS times. Raises the last attempt's READ_FAILURES."""
+    """The result of `action`, which is attempted up to MAX_ATTEMPTS times. Raises the last attempt's READ_FAILURES; at once
+    those that another attempt would not change."""
     for attempt in range(1, MAX_ATTEMPTS):
         try:
             return action()
+        except (ValueError, RefusedFile, FileNotFoundError):
+            raise
         except READ_FAILURES:
             time.sleep(RETRY_DELAY * 2 ** (attempt - 1))
     return action()
 
 
 def read_url(address: str) -> bytes:
-    """All bytes at an address or a path. Raises one of READ_FAILURES."""
+    """The bytes of a manifest at an address or a path. Raises one of READ_FAILURES."""
+    data = b""
     with open_url(address) as stream:
-        return stream.read()
+        while block := stream.read(1 << 20):  # up to the end, beyond which a broken connection is noticed
+            data += block
+            if len(data) > MAX_BYTES:
+                raise RefusedFile(f"{address} is larger than {MAX_BYTES:,} bytes")
+    return data
 
 
 def inspect_shard(address: str) -> ShardContents:
@@ -177,7 +235,7 @@ def inspect_shard(address: str) -> ShardContents:
     except READ_FAILURES as error:
         raise DataError(f"shard {address} cannot be read ({error_reason(error)}): repair it or leave it out") from error
     if not labels:
-        raise DataError(f"shard {address} holds no image with a class (.cls) beside it")
+        raise DataError(f"shard {address} holds no image")
     if not sizes:
         raise DataError(f"shard {address}: none of its {labels.total()} images can be read")
     by_area = sorted(sizes, key=area)
@@ -185,8 +243,8 @@ def inspect_shard(address: str) -> ShardContents:
 
 
 def scan_shard(address: str) -> tuple[collections.Counter, list[tuple[int, int]]]:
-    """The number of images of each class number in a shard, and the (width, height) of each readable image."""
-    labels: collections.Counter[int] = collections.Counter()
+    """The number of images of each class in a shard, and the (width, height) of each readable image."""
+    labels: collections.Counter[str] = collections.Counter()
     sizes = []
     for sample in read_samples(address):
         labels[sample.label] += 1

@@ -1,49 +1,32 @@
 """Reading the samples of one WebDataset shard from a disk, a web server or an object store."""
 
 import http.client
-import io
 import os
 import tarfile
-import urllib.request
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from types import ModuleType
-from typing import IO, NamedTuple
+from typing import IO
 
 from biggan.data.manifest import Shard
-from biggan.data.sources import IMAGE_SUFFIXES
-from biggan.runtime.errors import DataError
-
-HTTP_TIMEOUT = 60.0  # seconds without an answer from a web server
+from biggan.data.tar_samples import Sample, read_samples_of
+from biggan.runtime.bounded_io import open_regular_file
+from biggan.runtime.download import open_http
+from biggan.runtime.errors import DataError, first_line
 
 READ_FAILURES = (OSError, EOFError, ValueError, tarfile.TarError, http.client.HTTPException)
-"""What reading a shard may raise: network and disk errors, a truncated tar file, a sample without an image or a class."""
-
-
-class Sample(NamedTuple):
-    """An encoded image file of a shard, with the class number stored beside it."""
-
-    name: str
-    data: bytes
-    label: int
+"""What reading a shard may raise: network and disk errors, a damaged tar file, samples in another layout."""
 
 
 def read_samples(url: str) -> Iterator[Sample]:
     """The samples of a tar file, in order. Raises one of READ_FAILURES."""
-    library = import_webdataset()
     with open_url(url) as stream:
-        files = library.tariterators.tar_file_expander([{"url": url, "stream": stream}])
-        for sample in library.tariterators.group_by_keys(files):
-            suffix = next((name for name in sample if f".{name}" in IMAGE_SUFFIXES), None)
-            if suffix is None or "cls" not in sample:
-                raise ValueError(f"{sample['__key__']} has no image or no class (.cls) beside it")
-            yield Sample(f"{PurePosixPath(url).name}/{sample['__key__']}.{suffix}", sample[suffix], int(sample["cls"]))
+        yield from read_samples_of(stream, PurePosixPath(url).name)
 
 
 def error_reason(error: Exception) -> str:
-    """Type and message of an error in one line, without the sample objects that webdataset appends to `error.args`."""
-    message = error if isinstance(error, OSError) or not error.args else error.args[0]
-    return f"{type(error).__name__}: {message}"
+    """Type and message of an error in one line."""
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def can_be_opened(shard: Shard) -> bool:
@@ -59,10 +42,10 @@ def open_url(url: str) -> IO[bytes]:
     """Open an absolute path, an http(s) address, or an address that webdataset opens through a program (gs:, hf:, pipe:).
     Raises OSError."""
     if url.startswith(("http://", "https://")):
-        return io.BufferedReader(urllib.request.urlopen(url, timeout=HTTP_TIMEOUT), 1 << 20)
+        return open_http(url)
     if not os.path.isabs(url) and (url.startswith("pipe:") or "://" in url):
         return import_webdataset().gopen(url, "rb")
-    return open(url, "rb")
+    return open_regular_file(url)
 
 
 def import_webdataset() -> ModuleType:

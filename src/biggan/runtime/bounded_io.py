@@ -2,13 +2,18 @@
 
 A FIFO or a device in a data folder would block or never end, and a small archive may unpack to terabytes."""
 
+import io
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import IO
 
 SMALL_FILE = 1 << 24
 """Bytes: the limit of configs, manifests, logs' lines and other JSON."""
+
+ZIP_HEADER = 30
+"""Bytes of the header of a file in a zip archive, without its name."""
 
 
 class RefusedFile(OSError):
@@ -43,3 +48,30 @@ def read_file(path: Path | str, limit: int) -> bytes:
     be read."""
     with open_regular_file(path) as stream:
         return read_at_most(stream, limit, str(path))
+
+
+def read_zip_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    """The content of a file in a zip archive, at most `limit` bytes, whatever its header declares.
+
+    It is inflated in small pieces: `ZipFile.read` would inflate all of it before it looks at the declared size. Raises
+    RefusedFile on more than `limit` bytes, and what zipfile raises on damaged entries."""
+    name = entry.filename
+    if entry.file_size > limit:
+        raise RefusedFile(f"{name} has {entry.file_size:,} bytes unpacked, more than {limit:,}")
+    buffer = io.BytesIO()
+    with archive.open(entry) as stream:
+        while piece := stream.read(1 << 16):
+            buffer.write(piece)
+            if buffer.tell() > limit:
+                raise RefusedFile(f"{name} has more than {limit:,} bytes unpacked")
+    return buffer.getvalue()
+
+
+def check_zip_layout(archive: zipfile.ZipFile) -> None:
+    """Raises ValueError if entries of a zip archive share bytes: archives of a few megabytes that unpack to petabytes are
+    made so."""
+    end = 0
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ValueError(f"its entry {info.filename!r:.100} overlaps another")
+        end = info.header_offset + ZIP_HEADER + len(info.orig_filename) + info.compress_size

@@ -6,14 +6,18 @@ library biggan draws nothing."""
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
 from biggan.runtime.distributed import environment_world
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+LOG_INTERVAL = 30.0  # seconds between lines where there is no terminal
 
 
 def is_shown() -> bool:
@@ -22,25 +26,41 @@ def is_shown() -> bool:
     return told and sys.stderr.isatty() and environment_world().is_rank_zero
 
 
-def progress_bar(items: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """The items, with a bar while they are consumed."""
-    return tqdm(items, total=total, desc=what, leave=False, disable=not is_shown())
+def progress_bar(items: Iterable[T], total: int, what: str, unit: str = "images") -> Iterable[T]:
+    """The items, with a bar while they are consumed, or a line now and then: "decoding 12,000 of 50,000 images"."""
+    if not is_shown():
+        return logged(items, lambda _: 1, total, what, unit)
+    return tqdm(items, total=total, desc=what, leave=False)
 
 
 def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-    """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images."""
+    """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images, or a line
+    now and then."""
     with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="image") as bar:
-        for batch in batches:
+        for batch in logged(batches, lambda batch: len(batch[1]), total, what, "images"):
             yield batch
             bar.update(len(batch[1]))
 
 
 def byte_progress_bar(blocks: Iterable[bytes], total: int | None, what: str) -> Iterator[bytes]:
-    """The blocks of a download, with a bar over their bytes; `total` None: not known."""
+    """The blocks of a download, with a bar over their bytes, or a line now and then; `total` None: not known."""
     with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="B", unit_scale=True) as bar:
-        for block in blocks:
+        for block in logged(blocks, len, total, what, "bytes"):
             yield block
             bar.update(len(block))
+
+
+def logged(items: Iterable[T], size: Callable[[T], int], total: int | None, what: str, unit: str) -> Iterator[T]:
+    """The items, with a line in the log every LOG_INTERVAL seconds on rank 0 where no bar is drawn. `size` counts what is in
+    an item."""
+    silent, done, last = is_shown() or not environment_world().is_rank_zero, 0, time.monotonic()
+    for item in items:
+        yield item
+        done += size(item)
+        if not silent and time.monotonic() - last >= LOG_INTERVAL:
+            of = "" if total is None else f" of {total:,}"
+            logger.info("%s %s%s %s", what, f"{done:,}", of, unit)
+            last = time.monotonic()
 
 
 class ProgressLine:
