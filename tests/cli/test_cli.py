@@ -70,7 +70,7 @@ def test_bad_folders(capsys, tmp_path):
     (tmp_path / "set" / "a" / "1.png").write_bytes(b"broken")
     words = ["train", "cifar10", "--data", tmp_path / "set", "--run", tmp_path / "run", "--train.steps", "1", *TINY]
     code, _, err = call(capsys, *words)
-    assert (code, "a/1.png" in err, "--data.skip-broken" in err) == (2, True, True)
+    assert (code, "a/1.png" in err, "--skip-broken" in err) == (2, True, True)
     assert not (tmp_path / "run").exists()
     code, _, err = call(capsys, *words, "--data.skip-broken")
     assert (code, "1 of 24 images could not be read" in err) == (0, True)

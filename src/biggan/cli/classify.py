@@ -1,5 +1,6 @@
 """biggan classify: the discriminator of a semi-supervised run as a classifier."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +11,21 @@ import tyro
 from torch import Tensor
 
 from biggan.cli.common import check_at_least, parse, writing_to
+from biggan.cli.inputs import DecodingOptions
 from biggan.cli.output import say
+from biggan.runtime.errors import DataError, first_line
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.data.sources import Listing
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyCommand:
+class ClassifyCommand(DecodingOptions):
     """Classify images with the discriminator of a semi-supervised run, and count the errors where the images lie in folders
     named as its classes."""
 
@@ -52,17 +57,22 @@ def classify(arguments: list[str]) -> int:
     listing = list_source(command.images, command.labels)
     count, found = len(listing.images), list[Any]()
     order = torch.randperm(count, generator=addressed_rng(0, "every image once")).tolist()
-    batches = in_batches(listing, order, resolution, command.batch)
-    for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classifying")):
+    read = list[int]()
+    batches = in_batches(listing, order, resolution, command, read)
+    for answer in classifier.predictions(progress_bar(batches, -(-count // command.batch), "classifying", "batches")):
         found += zip(*(values.tolist() for values in answer), strict=True)
-    found = [answer for _, answer in sorted(zip(order, found, strict=True))]
-    names = [classifier.class_names[number] for number, _ in found]
-    rows = [(image, name, share) for image, name, (_, share) in zip(listing.images, names, found, strict=True)]
+    if not found:
+        raise DataError(f"data source {listing.name}: none of its {count} images can be read")
+    if len(read) < count:
+        logger.warning("%d of %d images could not be read and were left out", count - len(read), count)
+    rows, true = list[tuple[str, str, float]](), list[str]()
+    for index, (number, probability) in sorted(zip(read, found, strict=True)):
+        rows.append((listing.images[index], classifier.class_names[number], probability))
+        true.append(listing.class_names[listing.labels[index]])
     for image, name, probability in rows[: None if command.out is None and len(rows) <= 20 else 10]:
         say(f"{image}  {name}  {probability:.3f}")
     if set(listing.class_names) <= set(classifier.class_names):
-        truth = [listing.class_names[label] for label in listing.labels]
-        wrong = sum(name != true for name, true in zip(names, truth, strict=True))
+        wrong = sum(name != known for (_, name, _), known in zip(rows, true, strict=True))
         say(f"{wrong} of {len(rows)} wrong ({100 * wrong / len(rows):.2f} %)")
     if command.out is not None:
         write_csv(command.out, rows)
@@ -70,11 +80,28 @@ def classify(arguments: list[str]) -> int:
     return 0
 
 
-def in_batches(listing: "Listing", order: list[int], resolution: int, batch: int) -> Iterator[Tensor]:
-    """The images of a listing in this order, uint8 (<= batch, 3, R, R). Raises DataError on one that cannot be read."""
-    for first in range(0, len(order), batch):
-        part = [listing.decode_image(index, resolution)[0] for index in order[first : first + batch]]
-        yield torch.stack([torch.from_numpy(pixels.copy()) for pixels in part])
+def in_batches(
+    listing: "Listing", order: list[int], resolution: int, command: ClassifyCommand, read: list[int]
+) -> Iterator[Tensor]:
+    """The images of a listing in this order, uint8 (<= batch, 3, R, R), without those that cannot be read; their indices are
+    appended to `read`. Raises DataError on one that cannot be read, unless such images are skipped."""
+    from biggan.data.image_modes import parse_color
+    from biggan.data.loader import broken_image_error
+
+    ground = parse_color(command.background or "white")
+    for first in range(0, len(order), command.batch):
+        part = list[Tensor]()
+        for index in order[first : first + command.batch]:
+            try:
+                pixels, _ = listing.decode_image(index, resolution, ground)
+            except Exception as error:  # archives raise many kinds of error; each means that this image is damaged
+                if not command.skip_broken:
+                    raise broken_image_error(listing.images[index], listing.name, first_line(error)) from error
+                continue
+            part.append(torch.from_numpy(pixels.copy()))
+            read.append(index)
+        if part:
+            yield torch.stack(part)
 
 
 def write_csv(file: Path, rows: list[tuple[str, str, float]]) -> None:

@@ -8,6 +8,7 @@ import torch
 import tyro
 
 from biggan.cli.common import check_at_least, count_classes, parse, save_image_grid, writing_to
+from biggan.cli.inputs import DecodingOptions
 from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError, suggestion
 
@@ -29,11 +30,13 @@ class InspectCommand:
     """Image file (.png) to write: one row for each of the first 20 classes."""
     resolution: int = 64
     """Size of an image on the sheet."""
+    background: str = "white"
+    """Color behind transparent pixels: white, black, another name or #rrggbb."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareCommand:
-    """Decode a data set once. The same command, given again, resumes where it stopped."""
+class PrepareCommand(DecodingOptions):
+    """Decode a data set once. The same command, given again, resumes where it stopped, or checks what is finished."""
 
     source: tyro.conf.Positional[str]
     """folder:DIR, zip:FILE, zip:FILE:FOLDER, hf:NAME[:SPLIT], embedded:digits or a plain path."""
@@ -58,6 +61,12 @@ class PrepareCommand:
     """Leave out classes with fewer images than this; None: keep all classes."""
     max_per_class: int | None = None
     """Keep at most this many images of each class, a fixed random choice; None: all."""
+    background: str | None = None
+    """Color behind transparent pixels: white, black, another name or #rrggbb; None: white."""
+    skip_broken: bool = True
+    """Leave out images that cannot be read, and list them in rejected.jsonl; --no-skip-broken stops at the first one."""
+    verify: bool = False
+    """Of a set that is finished: compare all pixels with their checksums, not only a few random blocks."""
 
 
 def data(arguments: list[str]) -> int:
@@ -78,9 +87,11 @@ def inspect(arguments: list[str]) -> int:
     if not command.out.suffix:
         raise ConfigError(f"--out {command.out} is no image file: give one such as {command.out / 'inspected.png'}")
     from biggan.data import inspection, sources
+    from biggan.data.image_modes import parse_color
 
     listing = sources.list_source(command.source, command.labels)
-    found = inspection.inspect(listing, command.resolution, rows=SHOWN, columns=10)
+    options = {"rows": SHOWN, "columns": 10, "background": parse_color(command.background)}
+    found = inspection.inspect(listing, command.resolution, **options)
     counts = sorted(found.counts.items(), key=lambda item: -item[1])
     say(f"images {sum(found.counts.values())} of {count_classes(len(counts))}")
     for name, count in counts[:SHOWN]:
@@ -120,17 +131,21 @@ def prepare(arguments: list[str]) -> int:
     from biggan.data import prepare as preparing
     from biggan.data.dataset import list_classes
     from biggan.data.formats import Packed, Shards
+    from biggan.data.image_modes import color_code
 
     filters = {name: getattr(command, name) for name in ("classes", "min_per_class", "max_per_class")}
-    options = {"labels": command.labels, "allow_empty_classes": command.allow_empty_classes}
-    listing = list_classes(command.source, filters=filters, **options)
+    class_options = {"labels": command.labels, "allow_empty_classes": command.allow_empty_classes}
+    listing = list_classes(command.source, filters=filters, **class_options)
+    ground = color_code(command.background or "white")
     layout: Packed | Shards
     if command.format == "packed":
-        layout = Packed(command.resolution)
+        layout = Packed(command.resolution, background=ground)
     else:
-        layout = Shards(command.resolution, shard_images=command.shard_images, quality=command.quality)
+        options = {"shard_images": command.shard_images, "quality": command.quality, "background": ground}
+        layout = Shards(command.resolution, **options)
     with writing_to(command.out):
-        manifest = preparing.prepare(listing, command.out, layout)
+        options = {"skip_broken": command.skip_broken, "verify": command.verify}
+        manifest = preparing.prepare(listing, command.out, layout, **options)
     classes = count_classes(len(manifest.class_names))
     say(f"images {manifest.images} of {classes} at {manifest.resolution} px in {command.out}")
     if manifest.rejected:

@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealDataOptions:
+class DecodingOptions:
+    """How a verb reads image files."""
+
+    background: str | None = None
+    """Color behind transparent pixels: white, black, another name or #rrggbb; None: white, or that of a prepared set."""
+    skip_broken: bool = False
+    """Leave out images that cannot be read instead of stopping at the first one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealDataOptions(DecodingOptions):
     """Real images, device and cache of a verb that compares generated images with them."""
 
     data: str | None = None
@@ -25,6 +35,8 @@ class RealDataOptions:
     labels: Annotated[str | None, tyro.conf.arg(aliases=("--data.labels",))] = None
     """Where the classes of the real images come from, as --data.labels of biggan train: folders, file, none, or the name of
     a label file or a column; None: whichever is the only possible one."""
+    verify: bool = False
+    """Compare all stored pixels with their checksums, and decode images again that are in the cache."""
     device: DeviceName = "auto"
     """auto: CUDA if there is a GPU, else the CPU."""
     seed: int = 0
@@ -61,7 +73,16 @@ def open_real(command: RealDataOptions, spec: str, size: int, world: "World", *,
     def open_here() -> None:
         """What each rank does in its turn."""
         nonlocal source
-        source = open_source(spec, size, labels=labels, allow_empty_classes=True, cache=command.cache)
+        source = open_source(
+            spec,
+            size,
+            labels=labels,
+            allow_empty_classes=True,
+            background=command.background,
+            skip_broken=command.skip_broken,
+            verify=command.verify,
+            cache=command.cache,
+        )
 
     local_rank_zero_first(open_here, world)
     return image_sets.real_images(source)

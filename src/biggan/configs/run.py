@@ -125,6 +125,7 @@ RESUMABLE = {
     "data.labels",
     "data.allow_empty_classes",
     "data.skip_broken",
+    "data.verify",
     "dataset.name",
     "train.steps",
     "train.minutes",

@@ -200,11 +200,12 @@ def open_source(
     return decode_or_load(listing, resolution, background=background or "white", **options)
 
 
-def open_data(config: DataConfig, resolution: int, **overrides: Any) -> Source:
-    """Open the source of a config at the given resolution. `overrides` replace keyword arguments of `open_source`."""
+def open_data(config: DataConfig, resolution: int, source: str | None = None, **overrides: Any) -> Source:
+    """Open the source of a config at the given resolution, or another `source` in the same way. `overrides` replace keyword
+    arguments of `open_source`."""
     names = ("filters", "flip", "background", "skip_broken", "verify", "shuffle_buffer", "cache")
     options = {name: getattr(config, name) for name in names}
-    return open_source(config.source, resolution, **config.class_options | options | overrides)
+    return open_source(source or config.source, resolution, **config.class_options | options | overrides)
 
 
 def list_classes(spec: str, *, labels: str | None, allow_empty_classes: bool, filters: dict[str, Any]) -> Listing:

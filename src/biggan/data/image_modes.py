@@ -26,7 +26,7 @@ def parse_color(text: str) -> tuple[int, int, int]:
     if re.fullmatch(r"#[0-9a-fA-F]{6}", text) or text.lower() in ImageColor.colormap:
         red, green, blue = ImageColor.getrgb(text)[:3]
         return red, green, blue
-    raise ConfigError(f"background {text!r} is no color: use a name such as white or black, or #rrggbb")
+    raise ConfigError(f"background {text!r:.50} is no color: use a name such as white or black, or #rrggbb")
 
 
 def color_code(text: str) -> str:

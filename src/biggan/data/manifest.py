@@ -112,8 +112,8 @@ def parse_manifest(text: bytes, location: str, layout: str | None, *, any_locati
         raise DataError(f"{location}/{NAME} names shards outside of its folder: prepare the set again")
     if values.get("checksum", manifest_checksum(values)) != manifest_checksum(values):
         raise DataError(
-            f"{location}/{NAME} has been changed since it was written: prepare the set again, or remove the checksum in it "
-            "if you changed it on purpose"
+            f"{location}/{NAME} has been changed since it was written: prepare the set again, or, if you changed it on "
+            "purpose, remove the checksum in it"
         )
     return manifest
 

@@ -6,6 +6,7 @@ A listing contains the name and the class of every image without decoding a file
 import errno
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -59,6 +60,9 @@ def list_source(spec: str, labels: str | None = None) -> Listing:
     mode = file_mode(path, spec)
     if mode is not None and stat.S_ISDIR(mode):
         return choose_classes(find_in_folder(path), labels)
+    if mode is not None and re.search(r"\.(tar(\.\w+)?|tgz)$", path.name.lower()):
+        hint = f"use wds:{shorten(spec)}, with each image's class beside it (.cls)"
+        raise DataError(f"data source {shorten(spec)!r} is a tar file: {hint}")
     if mode is not None and stat.S_ISREG(mode):
         return choose_classes(find_image(path) if is_image_file(path) else find_in_zip(path), labels)
     if mode is not None:

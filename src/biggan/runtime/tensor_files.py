@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from biggan.runtime.bounded_io import check_zip_layout, open_regular_file
 from biggan.runtime.errors import CheckpointError, first_line
 
 
@@ -17,10 +18,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
     Raises CheckpointError if the file is missing, damaged or contains anything else."""
     try:
+        open_regular_file(file).close()
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
-        if zipfile.is_zipfile(file) and (damaged := zipfile.ZipFile(file).testzip()):  # torch does not verify checksums
-            raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
+        if zipfile.is_zipfile(file):
+            check_zip(file)
         tensors = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {file}") from error
@@ -34,6 +36,18 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(is_dense_real(tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
     return dict(tensors)
+
+
+def check_zip(file: Path) -> None:
+    """Compare the checksums in a PyTorch file, which torch does not, after making sure that it does not unpack to more than
+    its size: torch stores without compression. Raises CheckpointError if it is damaged, ValueError if it is compressed."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in entries):
+            raise ValueError("it is compressed, which files of torch.save are not")
+        check_zip_layout(archive)
+        if damaged := archive.testzip():
+            raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
 
 
 def is_dense_real(value: object) -> bool:

@@ -80,7 +80,7 @@ def real_images(source: Source) -> ImageSet:
             yielded += len(labels)
 
     description = {"data": source.name, "images": source.count, "resolution": source.resolution}
-    description |= {"resizing": "center crop, area"}
-    address = f"{source.content_hash} {source.resolution} {source.count}"
+    description |= {"resizing": "center crop, area", "background": source.background}
+    address = f"{source.content_hash} {source.resolution} {source.count} {source.background}"
     identity = hashlib.sha256(address.encode()).hexdigest()
     return ImageSet(batches, identity, description, source.class_names, source.count)

@@ -4,7 +4,7 @@ import logging
 
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
-from biggan.data.dataset import Source, open_source
+from biggan.data.dataset import Source, open_data
 from biggan.metrics.classification import Classifier, count_errors
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.errors import DataError
@@ -25,8 +25,7 @@ class ClassifierTest:
         """Raises DataError where the test images cannot be read or are of other classes."""
         self.every, self.batch, self.run_dir, self.log = config.classify.every, config.train.batch, run_dir, None
         spec, filters = config.classify.test_data, {"classes": config.data.classes}
-        options = config.data.class_options
-        self.images = open_source(spec, config.model.resolution, filters=filters, cache=config.data.cache, **options)
+        self.images = open_data(config.data, config.model.resolution, spec, filters=filters, flip=False)
         if self.images.class_names != source.class_names:
             different = ", ".join(sorted(set(self.images.class_names) ^ set(source.class_names))[:3])
             raise DataError(

@@ -20,7 +20,7 @@ from biggan.checkpoints.init_from import parse_init_from
 from biggan.checkpoints.run_dir import RunDir, checkpoint_step, read_run_logs
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.run import RunConfig
-from biggan.data.dataset import Source, open_source
+from biggan.data.dataset import Source, open_data
 from biggan.metrics.features import Extractor
 from biggan.nn.noise import disable_noise
 from biggan.nn.spectral_norm import freeze_power_iteration
@@ -211,7 +211,7 @@ def build_fixed_batch(config: RunConfig, state: TrainState, source: Source) -> F
     z_NZ = state.prior.draw((len(y_N), state.latent_dim), rng)
     real, spec = {}, config.monitor.held_out
     if spec is not None:
-        held_out = open_source(spec, config.model.resolution, cache=config.data.cache, **config.data.class_options)
+        held_out = open_data(config.data, config.model.resolution, spec, filters=None, flip=False)
         if held_out.class_names != source.class_names:
             raise DataError(
                 f"monitor.held_out={spec} has other classes than {source.name}: its class folders must have the same names"
