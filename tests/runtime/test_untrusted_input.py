@@ -1,11 +1,17 @@
 import os
 import socket
+import struct
 import threading
+import tracemalloc
+import zipfile
 
 import pytest
+import torch
 
-from biggan.runtime.bounded_io import RefusedFile, open_regular_file, read_file
+from biggan.runtime.bounded_io import RefusedFile, check_zip_layout, open_regular_file, read_file, read_zip_entry
+from biggan.runtime.errors import CheckpointError
 from biggan.runtime.json_text import parse_json, read_json
+from biggan.runtime.tensor_files import read_tensors
 from biggan.runtime.text import markdown_text, printable, printable_lines
 
 
@@ -73,3 +79,44 @@ def test_what_could_steer_a_terminal_is_escaped_and_letters_stay():
     assert printable("é日本\u200dकि") == "é日本\u200dकि"
     assert printable_lines("a\tb\nc\r\n") == "a\tb\nc\\r\n"
     assert markdown_text("a|b<c>_d_`\n[e](f)") == "a\\|b&lt;c&gt;\\_d\\_\\`\\\\n\\[e\\](f)"
+
+
+def test_zip_entries_are_inflated_no_further_than_the_limit(tmp_path):
+    """The header declares 10 bytes; 30 MB follow."""
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(30_000_000))
+    data = (tmp_path / "bomb.zip").read_bytes().replace(struct.pack("<I", 30_000_000), struct.pack("<I", 10))
+    (tmp_path / "lie.zip").write_bytes(data)
+    for name, limit in (("bomb.zip", 1000), ("lie.zip", 1000)):
+        tracemalloc.start()
+        with zipfile.ZipFile(tmp_path / name) as archive, pytest.raises((RefusedFile, zipfile.BadZipFile)):
+            read_zip_entry(archive, "a.png", limit)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        tracemalloc.stop()
+
+
+def test_zip_entries_that_share_bytes_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in ("a.png", "b.png"):
+            archive.writestr(name, bytes(1000))
+        check_zip_layout(archive)
+        archive.infolist()[1].header_offset = 10
+        with pytest.raises(ValueError, match=r"'b\.png' overlaps another"):
+            check_zip_layout(archive)
+
+
+def test_compressed_tensor_files_are_not_unpacked(tmp_path):
+    torch.save({"a": torch.zeros(1000)}, tmp_path / "plain.pt")
+    assert read_tensors(tmp_path / "plain.pt")["a"].shape == (1000,)
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for info in plain.infolist():
+            small.writestr(info.filename, plain.read(info))
+    with pytest.raises(CheckpointError, match="it is compressed"):
+        read_tensors(tmp_path / "small.pt")
+    for suffix in (".pt", ".safetensors"):
+        os.mkfifo(tmp_path / f"fifo{suffix}")
+        with pytest.raises(CheckpointError, match="is not a regular file"):
+            read_tensors(tmp_path / f"fifo{suffix}")

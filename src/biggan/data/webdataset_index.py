@@ -40,6 +40,8 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 MAX_SHARDS = 100_000  # names that braces may stand for
 
+MAX_BRACES = 8
+
 T = TypeVar("T")
 
 
@@ -126,6 +128,8 @@ def expand_pattern(pattern: str) -> list[str]:
         ranges = [abs(int(last) - int(first)) for first, last in re.findall(r"\{(-?\d{1,18})\.\.(-?\d{1,18})", pattern)]
         if re.search(r"\.\.-?\d{19}|\d{19}\.\.", pattern) or max(ranges, default=0) >= MAX_SHARDS:
             raise ValueError("a range is too long")
+        if pattern.count("{") > MAX_BRACES:
+            raise ValueError(f"there are more than {MAX_BRACES}")
         names = list(itertools.islice(braceexpand(pattern), MAX_SHARDS + 1)) if "{" in pattern else [pattern]
         if len(names) > MAX_SHARDS or not all(names):
             raise ValueError("an empty name" if len(names) <= MAX_SHARDS else f"more than {MAX_SHARDS:,} names")

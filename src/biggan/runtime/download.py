@@ -1,5 +1,6 @@
 """Files and streams of web servers, which may be slow, endless or wrong: fetched with limits, and checked."""
 
+import contextlib
 import hashlib
 import http.client
 import io
@@ -36,21 +37,25 @@ class TimedHeader:
 
     def getresponse(self) -> HTTPResponse:
         """The answer, with its header read. Raises OSError."""
-        watch = threading.Timer(TIMEOUT, self.hang_up, [self.sock])
+        late, connection = threading.Event(), self.sock
+
+        def hang_up() -> None:
+            """End the connection on which the other thread waits."""
+            late.set()
+            with contextlib.suppress(OSError):  # it may have ended by itself
+                connection.shutdown(socket.SHUT_RDWR)
+
+        watch = threading.Timer(TIMEOUT, hang_up)
         watch.daemon = True
         watch.start()
         try:
-            return super().getresponse()  # type: ignore[misc]
+            answer = super().getresponse()  # type: ignore[misc]
         finally:
             watch.cancel()
-
-    @staticmethod
-    def hang_up(connection: socket.socket) -> None:
-        """End a connection on which another thread waits."""
-        try:
-            connection.shutdown(socket.SHUT_RDWR)
-        except OSError as error:  # it ended by itself
-            logger.debug("the connection has ended: %s", error)
+        if late.is_set():  # what was read may look like a whole header
+            answer.close()
+            raise TimeoutError("timed out before the header of the answer had ended")
+        return answer
 
 
 class Connection(TimedHeader, http.client.HTTPConnection):
