@@ -96,6 +96,11 @@ def test_one_picture_and_foreign_classes(tmp_path, capsys):
     assert code == 0
     assert out.startswith("0.png  ")
     assert "wrong" not in out, "of other classes nothing is right or wrong"
+    (tmp_path / "pictures" / "cats" / "broken.png").write_bytes(b"broken")
+    code, _, err = call(capsys, "classify", folder.path, tmp_path / "pictures")
+    assert (code, "broken.png" in err, "(--skip-broken)" in err, len(err.splitlines())) == (2, True, True, 1)
+    code, out, err = call(capsys, "classify", folder.path, tmp_path / "pictures", "--skip-broken", "--batch", 1)
+    assert (code, len(out.splitlines()), "1 of 3 images could not be read" in err) == (0, 2, True)
 
 
 def test_minibatch_features_see_the_batches_of_the_test(tmp_path, capsys):
