@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from biggan.data.class_names import find_name
 from biggan.data.formats import Layout, check_packed, check_shards
 from biggan.data.image_decoding import DECODING, Size, area
 from biggan.data.loader import broken_image_error
@@ -26,7 +27,7 @@ from biggan.data.manifest import FORMAT, NAME, Manifest, Shard, read_manifest, w
 from biggan.data.sources import Listing
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.bounded_io import read_file
-from biggan.runtime.errors import DataError, first_line, suggestion
+from biggan.runtime.errors import ConfigError, DataError, first_line
 from biggan.runtime.json_text import parse_json
 from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
@@ -66,18 +67,17 @@ def filter_listing(
     choice of this many images from each larger class. None switches a filter off. Raises DataError on an unknown class, and
     if no image is left. BigGAN trained on the 8,500 most common labels of JFT-300M (section 4.2).
     """
-    unknown = [name for name in classes or () if name not in listing.class_names]
-    if unknown:
-        raise DataError(
-            f"data.classes: no class {unknown[0]!r} in {listing.name}; {suggestion(unknown[0], listing.class_names)}"
-        )
+    try:
+        chosen = {listing.class_names[find_name(name, listing.class_names, f"in {listing.name}")] for name in classes or ()}
+    except ConfigError as error:
+        raise DataError(f"data.classes: {error}") from None
     by_class: dict[int, list[int]] = collections.defaultdict(list)
     for index, label in enumerate(listing.labels):
         by_class[label].append(index)
     selected = []
     for label, indices in sorted(by_class.items()):
         name = listing.class_names[label]
-        if (classes is not None and name not in classes) or len(indices) < (min_per_class or 0):
+        if (classes is not None and name not in chosen) or len(indices) < (min_per_class or 0):
             continue
         if max_per_class is not None and len(indices) > max_per_class:
             order = torch.randperm(len(indices), generator=addressed_rng(0, f"choice of {name}"))
