@@ -35,7 +35,7 @@ TINY += ["--train.device", "cpu", "--train.precision", "fp32"]
         (["sample"], "model"),
         (["bench", "data", "cifar10"], "add --data"),
         (["bench", "sample", "digits", "--compare", "train.batch=3"], "goes with bench train"),
-        (["bench", "sample", "digits", "--rounds", "0"], "--rounds 0 must be above 0"),
+        (["bench", "sample", "digits", "--rounds", "0"], "--rounds 0 must be at least 1"),
         (["bench", "tarin"], "did you mean 'train'"),
         (["train", "digits", "--xyzzyqq", "1"], "`biggan train digits --help` shows all"),
         (["train", "digits", "--watch.every", "5"], "it is now --monitor.every"),
@@ -126,7 +126,7 @@ def test_train_then_sample(capsys, tmp_path):
     words = ["sample", tmp_path / "run", "--n", "4", "--classes", "3,7", "--truncation", "0.7", "--out", tmp_path / "out"]
     assert call(capsys, *words)[0] == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["00000-3.png", "00001-7.png", "00002-3.png", "00003-7.png", "grid.png"]
+    assert names == ["00000-3.png", "00001-7.png", "00002-3.png", "00003-7.png", "samples.json"]
     for bad, message in (
         (["--classes", "11"], "no class '11'"),
         (["--truncation", "0"], "at least 0.001"),

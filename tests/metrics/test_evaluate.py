@@ -329,7 +329,7 @@ def test_weights_of_inception_are_fetched_once_and_checked(inception_weights, tm
         (["--recipe", "fid1"], "at least 2 images"),
         (["--recipe", "is5"], "at least 10 images"),
         (["--recipe", "prdc5"], "at least 6 images"),
-        (["--resolution", "-3"], "cannot be compared"),
+        (["--resolution", "-3"], "--resolution -3 must be at least 1"),
         (["--recipe", "fid1k"], "fid1k needs 1000 images"),
         (["--data", "absent"], "no such run, model or data set"),
         (["--extractor", "incption"], "use inception, dinov2 or module:FILE"),

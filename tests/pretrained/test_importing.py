@@ -40,7 +40,7 @@ def test_hugging_face_folder(capsys, hugging_face, tmp_path):
     assert torch.allclose(sampler.generator.output_norm.normalize.standing_mean, middle, atol=1e-6)
     words = ["sample", tmp_path / "model", "--n", 4, "--truncation", 0.4, "--out", tmp_path / "drawn"]
     assert call(capsys, *words)[0] == 0
-    assert (tmp_path / "drawn" / "grid.png").exists()
+    assert (tmp_path / "drawn-grid.png").exists()
     code, _, err = call(capsys, *words, "--truncation", 1.5)
     assert (code, "at most 1" in err) == (2, True)
 
@@ -147,7 +147,7 @@ def test_imagenet_classes_by_name(capsys, tmp_path):
     words = ["sample", tmp_path / "model", "--n", 2, "--out", tmp_path / "drawn", "--classes"]
     assert call(capsys, *words, "golden retriever,daisy")[0] == 0
     drawn = sorted(path.name for path in (tmp_path / "drawn").iterdir())
-    assert drawn == ["00000-golden_retriever.png", "00001-daisy.png", "grid.png"]
+    assert drawn == ["00000-golden_retriever.png", "00001-daisy.png", "samples.json"]
     code, _, err = call(capsys, *words, "golden retriver")
     assert (code, "did you mean 'golden retriever'?" in err) == (2, True)
     names = imagenet_names()

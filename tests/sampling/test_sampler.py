@@ -12,7 +12,8 @@ from biggan.checkpoints.model_dir import ModelCard, save_model_dir
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.runtime.errors import CheckpointError, ConfigError, UserError
-from biggan.sampling.image_io import make_grid, write_images
+from biggan.sampling.image_io import make_grid
+from biggan.sampling.sample_folder import write_samples
 
 NAMES = ("ant", "bee", "walrus")
 
@@ -50,7 +51,7 @@ def test_classes_by_name_and_number_in_turn(sampler):
     assert sampler.sample(4).labels.tolist() == [0, 1, 2, 0]
     with pytest.raises(ConfigError, match="did you mean 'walrus'"):
         sampler.sample(1, classes=["walrsu"])
-    with pytest.raises(ConfigError, match="no class '3'"):
+    with pytest.raises(ConfigError, match="no class of index 3"):
         sampler.sample(1, classes=[3])
     with pytest.raises(ConfigError, match="at least 1"):
         sampler.sample(0)
@@ -79,7 +80,7 @@ def test_two_iterators_keep_their_own_statistics(sampler):
 def test_the_grid_is_bounded(sampler, tmp_path):
     labels = sampler.cycle_labels(7, None)
     batches = sampler.batches(range(7), labels, truncation=None, seed=0, batch=3)
-    grid = write_images(batches, labels, NAMES, tmp_path / "out", in_grid=4)
+    grid = write_samples(batches, labels, NAMES, tmp_path / "out", in_grid=4)
     assert len(list((tmp_path / "out").glob("0*.png"))) == 7
     with Image.open(grid) as picture:
         assert picture.size == (2 * 33 + 1, 2 * 33 + 1)
@@ -106,7 +107,8 @@ def test_saved_files_are_the_images(sampler, tmp_path):
     samples = sampler.sample(5, seed=2)
     grid = samples.save(tmp_path / "out")
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["00000-ant.png", "00001-bee.png", "00002-walrus.png", "00003-ant.png", "00004-bee.png", "grid.png"]
+    images = ["00000-ant.png", "00001-bee.png", "00002-walrus.png", "00003-ant.png", "00004-bee.png"]
+    assert (files, grid) == ([*images, "samples.json"], tmp_path / "out-grid.png")
     with Image.open(tmp_path / "out" / "00003-ant.png") as picture:
         pixels = np.asarray(picture)
     assert (pixels == samples.images[3].permute(1, 2, 0).numpy()).all()

@@ -3,12 +3,10 @@
 Source: BigGAN section 4.2 (docs/papers/biggan.md, "Qualitative findings"). Shapes: N images, Z latent, K classes.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
-from biggan.runtime.errors import ConfigError
+from biggan.data.class_names import parse_class_weights as parse_weights
 from biggan.sampling.sampler import Sampler
 
 
@@ -50,23 +48,29 @@ def interpolate_images(
     """uint8 images (rows, steps, 3, R, R) along paths: row r from latent 2r to latent 2r + 1 of the seed (`between`
     "latents"; the class is fixed), from the r-th class to the next one ("classes"; the latent is fixed), or both ("both").
 
-    `interpolation`: of latents, one of `INTERPOLATIONS`; class embeddings are interpolated linearly."""
+    `classes`: indices, empty for a generator without classes. `interpolation`: of latents, one of `INTERPOLATIONS`; class
+    embeddings are interpolated linearly. Raises ConfigError on classes of a generator without any."""
+    if between != "latents" or classes:
+        sampler.check_conditional("interpolation between classes")
+    sampler.prior.check_truncation(truncation)
     sampler.set_statistics(truncation)
     latents, weights, num_classes = [], [], len(sampler.class_names)
     for row in range(rows):
         end_latents = [sampler.latent(seed, 2 * row + end, truncation) for end in (0, 1)]
-        end_classes = [classes[(row + end) % len(classes)] for end in (0, 1)]
+        end_classes = [classes[(row + end) % len(classes)] for end in (0, 1)] if classes else []
         end_latents = end_latents if between != "classes" else end_latents[:1] * 2
         end_classes = end_classes if between != "latents" else end_classes[:1] * 2
         latents.append(INTERPOLATIONS[interpolation](end_latents[0], end_latents[1], steps))
-        one_hot = torch.eye(num_classes)[end_classes]  # (2, classes)
+        one_hot = torch.eye(num_classes)[end_classes] if classes else torch.zeros(2, 0)  # (2, classes)
         weights.append(lerp(one_hot[0], one_hot[1], steps))
     return synthesize_mixtures(sampler, torch.cat(latents), torch.cat(weights)).unflatten(0, (rows, steps))
 
 
 def mix_classes(sampler: Sampler, weights_K: Tensor, n: int, *, truncation: float | None, seed: int) -> Tensor:
     """uint8 images (n, 3, R, R) of the first n latents of the seed, with the mean of the class embeddings by these
-    weights."""
+    weights. Raises ConfigError where the generator has no classes."""
+    sampler.check_conditional("a mixture of classes")
+    sampler.prior.check_truncation(truncation)
     sampler.set_statistics(truncation)
     z_NZ = torch.stack([sampler.latent(seed, index, truncation) for index in range(n)])
     return synthesize_mixtures(sampler, z_NZ, weights_K.expand(n, -1))
@@ -79,18 +83,10 @@ def synthesize_mixtures(sampler: Sampler, z_NZ: Tensor, weights_NK: Tensor, batc
 
 
 def parse_class_weights(text: str, sampler: Sampler) -> Tensor:
-    """Class weights (K,) with the sum 1 from a text such as "cat:0.6,dog:0.4". Raises ConfigError on an unknown class, on a
-    weight that is not a finite number of at least 0, and where all weights are 0."""
+    """Class weights (K,) with the sum 1 from a text such as "cat:0.6,dog:0.4". Raises ConfigError as
+    `class_names.parse_class_weights`, and where the generator has no classes."""
+    sampler.check_conditional("a mixture of classes")
     weights = torch.zeros(len(sampler.class_names))
-    for word in text.split(","):
-        name, separator, number = word.strip().rpartition(":")
-        try:
-            value = float(number) if separator else math.nan
-        except ValueError:
-            value = math.nan
-        if not 0 <= value < math.inf:
-            raise ConfigError(f"--classes {text}: give each class and its weight, such as cat:0.6,dog:0.4")
-        weights[sampler.class_indices([name])[0]] += value
-    if not weights.sum() > 0:
-        raise ConfigError(f"--classes {text}: the weights must have a sum above 0")
-    return weights / weights.sum()
+    for label, value in parse_weights(text, sampler.class_names).items():
+        weights[label] = value
+    return weights

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from biggan.cli.common import parse, writing_to
+from biggan.cli.common import check_out_folder, parse, writing_to
 from biggan.cli.output import say
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
@@ -36,6 +36,7 @@ def analyze(arguments: list[str]) -> int:
     if command.metric_factor is not None:
         config = replace_fields(config, {"metric_factor": command.metric_factor})
     config.check()
+    check_out_folder(command.out)
     lines = read_run_logs(command.run)
     if not lines:
         raise CheckpointError(f"{command.run} holds no log of a run: name a run folder")

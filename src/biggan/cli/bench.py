@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from biggan.cli.common import option_value, parse, preset_argument
+from biggan.cli.common import check_between, option_value, parse, preset_argument
 from biggan.cli.output import say
 from biggan.cli.train import start_from
 from biggan.configs.run import RunConfig
@@ -35,9 +35,7 @@ class BenchCommand:
 
     def check(self) -> None:
         """Raises ConfigError on what cannot be measured."""
-        for name in ("batch", "rounds", "seconds"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"--{name} {getattr(self, name)} must be above 0")
+        check_between(batch=(self.batch, 1, 100_000), rounds=(self.rounds, 1, 10_000), seconds=(self.seconds, 1e-3, 86_400))
         self.config.check()
 
 

@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.common import check_at_least, parse, writing_to
+from biggan.cli.common import check_between, check_out_file, parse, writing_to
 from biggan.cli.inputs import DecodingOptions
 from biggan.cli.output import say
 from biggan.runtime.errors import DataError, first_line
@@ -47,7 +47,8 @@ class ClassifyCommand(DecodingOptions):
 def classify(arguments: list[str]) -> int:
     """biggan classify RUN IMAGES [options]"""
     command = parse(ClassifyCommand, arguments, "biggan classify")
-    check_at_least(batch=(command.batch, 1))
+    check_between(batch=(command.batch, 1, 100_000))
+    check_out_file(command.out, (".csv",))
     from biggan.checkpoints.model_dir import ModelDir
     from biggan.data.sources import list_source
     from biggan.pretrained.classifier import open_classifier

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 RENAMED_OPTIONS = {"--way": "--interpolation", "--latents": "--scaled-latents"}
 """Old and new names of options of verbs that are no fields of a config."""
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
+"""Of one part of a path and of a whole one, on common file systems."""
 NO_OPTIONS = ("preset", "dataset")
 """Fields of RunConfig that no option sets."""
 
@@ -59,13 +62,23 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
             raise ConfigError(f"{prog}: {' '.join(text.split())}") from None
         raise
     if unknown:
-        known = {f"--{name.replace('_', '-')}" for name in option_names(command)}
+        known = {f"--{name.replace('_', '-')}" for name, _ in options_of(command)}
         name = unknown[0].split("=")[0]
         renamed = renamed_option(name, known)
         too_many = f"`{prog} --help` shows all {len(known)} options"
         hint = suggestion(name, known, too_many) if renamed is None else f"it is now {renamed}"
-        raise ConfigError(f"{prog}: unknown option {name}; {hint}")
+        raise ConfigError(f"{prog}: unknown option {short(name)}; {hint}")
+    for name, value in options_of(command):
+        if isinstance(value, Path):
+            check_length(name, value)
     return command
+
+
+def check_length(name: str, path: Path) -> None:
+    """Raises ConfigError on a path that is longer than file systems allow; `name`: of the option."""
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > MAX_NAME_BYTES or len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise ConfigError(f"{name.replace('_', '-')} {short(str(path))} is too long for a path: give a shorter one")
 
 
 def renamed_option(name: str, known: Collection[str]) -> str | None:
@@ -82,16 +95,16 @@ def renamed_option(name: str, known: Collection[str]) -> str | None:
     return f"{path}.no-{leaf}"
 
 
-def option_names(command: Any) -> Iterable[str]:
-    """Dotted names of every option of a command, or of a config in one."""
+def options_of(command: Any) -> Iterable[tuple[str, Any]]:
+    """Dotted name and value of every option of a command, or of a config in one."""
     for item in dataclasses.fields(command):
         value = getattr(command, item.name)
         if isinstance(value, RunConfig):
-            yield from option_names(value)
+            yield from options_of(value)
         elif dataclasses.is_dataclass(value):
-            yield from flatten(value, f"{item.name}.")
+            yield from flatten(value, f"{item.name}.").items()
         elif item.name not in NO_OPTIONS:
-            yield item.name
+            yield item.name, value
 
 
 def count_classes(classes: int) -> str:
@@ -143,13 +156,51 @@ def save_image_grid(images: "Tensor", columns: int, out: Path) -> None:
     save_image(make_grid(images, columns=columns), out)
 
 
-def check_at_least(**numbers: tuple[float | None, int]) -> None:
-    """`batch=(command.batch, 1)`: raises ConfigError where an option is given and below its smallest value."""
-    for name, (value, least) in numbers.items():
-        if value is not None and not value >= least:
-            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {least}")
+def short(text: str) -> str:
+    """A text of the user's for a message, cut to 200 characters."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def split_names(classes: str | None) -> list[str] | None:
-    """The names in "cat, dog"."""
-    return None if classes is None else [name.strip() for name in classes.split(",")]
+def check_out_file(out: Path | None, suffixes: Sequence[str] = ()) -> None:
+    """Before any work: raises ConfigError where `out` (None: not given) cannot become a file, because it is a folder, lies
+    below a file, or cannot be written there; and where it has none of the suffixes, if there are any."""
+    if out is None:
+        return
+    if os.path.isdir(out):
+        raise ConfigError(f"--out {out} is a folder: give a file, such as {out / 'NAME'}{suffixes[0] if suffixes else ''}")
+    if suffixes and out.suffix.lower() not in suffixes:
+        raise ConfigError(f"--out {short(str(out))}: use {' or '.join(suffixes)}")
+    check_parent(out)
+    if os.path.exists(out) and not os.access(out, os.W_OK):
+        raise ConfigError(f"--out {out} may not be written: give another --out")
+
+
+def check_out_folder(out: Path | None) -> None:
+    """Before any work: raises ConfigError where `out` (None: not given) cannot become a folder, or not be written to."""
+    if out is None:
+        return
+    if str(out) == "-":
+        raise ConfigError("--out -: results are a folder and cannot go to standard output: give a folder")
+    if os.path.lexists(out) and not os.path.isdir(out):
+        raise ConfigError(f"--out {out} is a file: give a folder")
+    if os.path.isdir(out) and not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out} may not be written: give another --out")
+    check_parent(out)
+
+
+def check_parent(out: Path) -> None:
+    """Raises ConfigError where the nearest folder above `out` that exists is no folder, or may not be written."""
+    above = next((parent for parent in out.parents if os.path.lexists(parent)), None)
+    if above is not None and not os.path.isdir(above):
+        raise ConfigError(f"--out {out}: {above} is a file, not a folder: give another --out")
+    if above is not None and not os.path.lexists(out) and not os.access(above, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: {above} may not be written: give another --out")
+
+
+def check_between(**numbers: tuple[float | None, float, float]) -> None:
+    """`batch=(command.batch, 1, 10_000)`: raises ConfigError where an option is given and outside its smallest and largest
+    value, not a number included."""
+    for name, (value, least, most) in numbers.items():
+        if value is not None and not least <= value <= most:
+            option, bounds = f"--{name.replace('_', '-')}", f"at least {least:,} and at most {most:,}"
+            raise ConfigError(f"{option} {short(str(value))} must be {bounds}")

@@ -7,10 +7,20 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from biggan.cli.common import check_at_least, count_classes, parse, save_image_grid, writing_to
+from biggan.cli.common import (
+    check_between,
+    check_out_file,
+    check_out_folder,
+    count_classes,
+    parse,
+    save_image_grid,
+    writing_to,
+)
 from biggan.cli.inputs import DecodingOptions
 from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError, suggestion
+
+MAX_RESOLUTION, MAX_COUNT = 4096, 10**9
 
 Labels = Annotated[str | None, tyro.conf.arg(aliases=("--data.labels",))]
 
@@ -83,9 +93,10 @@ def data(arguments: list[str]) -> int:
 def inspect(arguments: list[str]) -> int:
     """biggan data inspect SOURCE [options]"""
     command = parse(InspectCommand, arguments, "biggan data inspect")
-    check_at_least(resolution=(command.resolution, 1))
+    check_between(resolution=(command.resolution, 1, MAX_RESOLUTION))
     if not command.out.suffix:
         raise ConfigError(f"--out {command.out} is no image file: give one such as {command.out / 'inspected.png'}")
+    check_out_file(command.out)
     from biggan.data import inspection, sources
     from biggan.data.image_modes import parse_color
 
@@ -122,10 +133,9 @@ def inspect(arguments: list[str]) -> int:
 def prepare(arguments: list[str]) -> int:
     """biggan data prepare SOURCE OUT [options]"""
     command = parse(PrepareCommand, arguments, "biggan data prepare")
-    sizes = {name: (getattr(command, name), 1) for name in ("resolution", "shard_images", "quality")}
-    check_at_least(**sizes, min_per_class=(command.min_per_class, 1), max_per_class=(command.max_per_class, 1))
-    if command.quality is not None and command.quality > 100:
-        raise ConfigError(f"--quality {command.quality} must be at most 100")
+    counts = {name: (getattr(command, name), 1, MAX_COUNT) for name in ("shard_images", "min_per_class", "max_per_class")}
+    check_between(resolution=(command.resolution, 1, MAX_RESOLUTION), quality=(command.quality, 1, 100), **counts)
+    check_out_folder(command.out)
     if command.format == "packed" and (command.quality, command.shard_images) != (None, PrepareCommand.shard_images):
         raise ConfigError("--quality and --shard-images go with --format wds")
     from biggan.data import prepare as preparing

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import tyro
 
-from biggan.cli.common import check_at_least, parse, save_image_grid, writing_to
+from biggan.cli.common import check_between, check_out_folder, parse, save_image_grid, writing_to
 from biggan.cli.inputs import RealDataOptions, ScoringOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
 from biggan.runtime.distributed import SINGLE_PROCESS
@@ -48,10 +48,13 @@ class MemorizationCommand(RealDataOptions):
 def leakage(arguments: list[str]) -> int:
     """biggan leakage RUN --extractor module:FILE [options]"""
     command = parse(LeakageCommand, arguments, "biggan leakage")
-    check_at_least(per_class=(command.per_class, 1), worst=(command.worst, 1))
+    check_between(per_class=(command.per_class, 1, 1_000_000), worst=(command.worst, 1, 1000))
+    check_out_folder(command.out)
     from biggan.analysis.diagnostics import compute_confusion_matrix, most_confused_pairs
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    sampler.check_conditional("leakage compares the classes of a generator")
+    sampler.prior.check_truncation(command.truncation)
     extractor = open_scoring_extractor(command)
     names = sampler.class_names
     total = command.per_class * len(names)
@@ -81,7 +84,7 @@ def leakage(arguments: list[str]) -> int:
 def memorization(arguments: list[str]) -> int:
     """biggan memorization RUN --data TRAIN --held-out TEST [options]"""
     command = parse(MemorizationCommand, arguments, "biggan memorization")
-    check_at_least(n=(command.n, 1))
+    check_between(n=(command.n, 1, 10_000_000))
     if command.data is None:
         raise ConfigError("memorization compares two real sets: add --data SOURCE, the images that it was trained on")
     from biggan.analysis.diagnostics import fraction_classified_as_real
@@ -109,7 +112,7 @@ def memorization(arguments: list[str]) -> int:
     train = open_real(command, command.data, config.resolution, SINGLE_PROCESS, labels=command.labels)
     held_out = open_real(command, command.held_out, config.resolution, SINGLE_PROCESS, labels=command.labels)
     for images in (train, held_out):
-        if images.class_names != sampler.class_names:
+        if sampler.is_conditional and images.class_names != sampler.class_names:
             raise ConfigError(f"{images.description['data']} has other classes than the model")
     generated = image_sets.generated_images(sampler, str(command.model), seed=command.seed)
     for name, images in (("trained on", train), ("held out", held_out), ("generated", generated)):

@@ -1,13 +1,14 @@
 """biggan evaluate: scores of a generator, or of a set of images, against real images."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from biggan.cli.common import parse, writing_to
+from biggan.cli.common import check_between, check_out_file, parse, short, writing_to
 from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
 from biggan.runtime.atomic_io import metrics_cache
@@ -44,6 +45,8 @@ def evaluate(arguments: list[str]) -> int:
     from biggan.runtime.distributed import process_group
 
     wanted = parse_recipe(command.recipe)
+    check_between(resolution=(command.resolution, 1, 4096))
+    check_out_file(command.out)
     device = choose_precision(command.device, "auto", "channels-last").device
     with process_group(device) as world:
         samples, reference = open_sets(command, wanted, world)
@@ -73,8 +76,8 @@ def open_sets(
     from biggan.sampling import image_sets
 
     for spec in (command.samples, command.data):
-        if spec is not None and ":" not in spec and not Path(spec).exists():
-            raise ConfigError(f"{spec}: no such run, model or data set")
+        if spec is not None and ":" not in spec and not os.path.exists(spec):
+            raise ConfigError(f"{short(spec)}: no such run, model or data set")
     samplers = [
         load_sampler(Path(spec), command.device, world) if spec is not None and is_model(spec) else None
         for spec in (command.samples, command.data)
@@ -92,6 +95,7 @@ def open_sets(
     if sampler is None:
         samples = open_real(command, command.samples, size, world)
     else:
+        sampler.prior.check_truncation(command.truncation)
         samples = image_sets.generated_images(sampler, command.samples, truncation=command.truncation, seed=command.seed)
     if other is not None:
         generated = image_sets.generated_images(other, command.data, seed=command.seed + 1)

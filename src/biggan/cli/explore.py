@@ -2,19 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import tyro
 from torch import Tensor
 
-from biggan.cli.common import check_at_least, parse, save_image_grid, split_names, writing_to
-from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.common import check_between, check_out_file, parse, save_image_grid, writing_to
+from biggan.cli.inputs import ScoringOptions, chosen_classes, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import image_progress_bar
+
+MAX_ON_SHEET = 100_000  # images
+MAX_PIXELS = 1 << 28  # of a sheet
+
+if TYPE_CHECKING:
+    from biggan.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +29,10 @@ class InterpolateCommand:
 
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder."""
-    between: Literal["latents", "classes", "both"] = "both"
-    """latents: the class stays; classes: the latent stays."""
+    between: Literal["latents", "classes", "both"] | None = None
+    """latents: the class stays; classes: the latent stays; None: both, or latents where the generator has no classes."""
     classes: str | None = None
-    """Names or numbers, comma-separated: the stops; None: all classes in rotation."""
+    """Names with commas between them: the stops; None: all classes in rotation. As for biggan sample."""
     rows: int = 6
     """How many walks."""
     steps: int = 9
@@ -50,7 +56,7 @@ class MixCommand:
     model: tyro.conf.Positional[Path]
     """A run folder, or a model folder."""
     classes: str
-    """Each class and its weight: cat:0.6,dog:0.4."""
+    """Each class and its weight: cat:0.6,dog:0.4. Names are as for biggan sample: "\\," is a comma in a name."""
     n: int = 10
     """Images in a row."""
     truncation: float | None = None
@@ -72,7 +78,7 @@ class NeighborsCommand(ScoringOptions):
     extractor: str = "pixels"
     """What nearness is measured by: pixels, inception, dinov2 or module:FILE, whose code is run: see --trust-extractor."""
     classes: str | None = None
-    """Names or numbers, comma-separated; None: all classes in rotation."""
+    """Names with commas between them; None: all classes in rotation. As for biggan sample."""
     n: int = 10
     """How many generated images, a row each."""
     count: int = 8
@@ -86,14 +92,17 @@ class NeighborsCommand(ScoringOptions):
 def interpolate(arguments: list[str]) -> int:
     """biggan interpolate RUN [options]"""
     command = parse(InterpolateCommand, arguments, "biggan interpolate")
-    check_at_least(rows=(command.rows, 1), steps=(command.steps, 2))
+    check_between(rows=(command.rows, 1, MAX_ON_SHEET), steps=(command.steps, 2, MAX_ON_SHEET))
+    check_out_file(command.out, (".png", ".gif", ".mp4"))
     from biggan.analysis.latent_space import interpolate_images
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    classes = chosen_classes(sampler, command.classes)
+    check_sheet(command.rows * command.steps, sampler)
     images = interpolate_images(
         sampler,
-        command.between,
-        sampler.class_indices(split_names(command.classes)),
+        command.between or ("both" if sampler.is_conditional else "latents"),
+        sampler.class_indices(None) if classes is None and sampler.is_conditional else classes or [],
         rows=command.rows,
         steps=command.steps,
         interpolation=command.interpolation,
@@ -111,12 +120,14 @@ def interpolate(arguments: list[str]) -> int:
 def mix(arguments: list[str]) -> int:
     """biggan mix RUN --classes A:0.6,B:0.4 [options]"""
     command = parse(MixCommand, arguments, "biggan mix")
-    check_at_least(n=(command.n, 1))
+    check_between(n=(command.n, 1, MAX_ON_SHEET))
+    check_out_file(command.out)
     from biggan.analysis.latent_space import mix_classes, parse_class_weights
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
     weights_K = parse_class_weights(command.classes, sampler)
     parts = weights_K.nonzero().flatten().tolist()
+    check_sheet(command.n * (1 + len(parts)), sampler)
     rows = [weights_K, *torch.eye(len(weights_K))[parts]]
     options = {"truncation": command.truncation, "seed": command.seed}
     save_image_grid(torch.cat([mix_classes(sampler, row, command.n, **options) for row in rows]), command.n, command.out)
@@ -128,15 +139,17 @@ def mix(arguments: list[str]) -> int:
 def neighbors(arguments: list[str]) -> int:
     """biggan neighbors RUN --data SOURCE [options]"""
     command = parse(NeighborsCommand, arguments, "biggan neighbors")
-    check_at_least(n=(command.n, 1), count=(command.count, 1))
+    check_between(n=(command.n, 1, MAX_ON_SHEET), count=(command.count, 1, MAX_ON_SHEET))
+    check_out_file(command.out)
     if command.data is None:
         raise ConfigError("neighbors are real images: add --data SOURCE")
     from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    check_sheet(command.n * (1 + command.count), sampler)
     real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS, labels=command.labels)
     extractor = None if command.extractor == "pixels" else open_scoring_extractor(command)
-    classes = split_names(command.classes)
+    classes = chosen_classes(sampler, command.classes)
     samples = sampler.sample(command.n, classes=classes, truncation=command.truncation, seed=command.seed)
     count = min(command.count, real.count)
     batches = image_progress_bar(real.batches(real.count), real.count, "comparing")
@@ -146,9 +159,20 @@ def neighbors(arguments: list[str]) -> int:
     say("distances of the nearest, by " + command.extractor)
     for number, (label, distances) in enumerate(zip(samples.labels.tolist(), found.distances.tolist(), strict=True)):
         shown = " ".join(f"{distance:.4g}" for distance in distances)
-        say(f"  {number:3} {sampler.class_names[label]:16} {shown}")
+        name = sampler.class_names[label] if sampler.is_conditional else ""
+        say(f"  {number:3} {name:16} {shown}")
     say(f"first column generated, then real images, nearest first: {command.out}")
     return 0
+
+
+def check_sheet(images: int, sampler: "Sampler") -> None:
+    """Raises ConfigError where so many images of the generator make too large a sheet."""
+    resolution = sampler.generator.config.resolution
+    if images * resolution**2 > MAX_PIXELS:
+        most = MAX_PIXELS // resolution**2
+        raise ConfigError(
+            f"{images:,} images of {resolution} px are too many for a sheet, which holds {most:,}: ask for fewer"
+        )
 
 
 def write_video(images: Tensor, out: Path, *, per_second: int = 12) -> None:

@@ -1,11 +1,13 @@
 """What verbs that score or compare images open: samplers, data sets, extractors."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from biggan.data.class_names import parse_classes
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.precision import DeviceName, choose_precision
 
@@ -90,11 +92,10 @@ def open_real(command: RealDataOptions, spec: str, size: int, world: "World", *,
 
 def is_model(where: str) -> bool:
     """Whether a path is a run or model folder, or an exported model file, and not a data set."""
-    path = Path(where)
-    if path.is_file():
-        return path.suffix == ".safetensors"
+    if os.path.isfile(where):
+        return where.endswith(".safetensors")
     files = ("config.json", "generator.safetensors", "model/generator.safetensors")
-    return any((path / name).is_file() for name in files)
+    return any(os.path.isfile(os.path.join(where, name)) for name in files)  # False, where a path is too long for the system
 
 
 def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
@@ -104,6 +105,15 @@ def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
     sampler = from_pretrained(where, device=device)
     sampler.world = world
     return sampler
+
+
+def chosen_classes(sampler: "Sampler", text: str | None) -> list[int] | None:
+    """The indices of the classes that --classes names; None where it is not given. Raises ConfigError on unknown ones, and
+    where the generator has no classes."""
+    if text is None:
+        return None
+    sampler.check_conditional(f"--classes {text}")
+    return parse_classes(text, sampler.class_names)
 
 
 def open_scoring_extractor(command: ScoringOptions) -> "Extractor":

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from biggan.cli.output import say
+from biggan.cli.output import say, tolerant_output
 from biggan.runtime.errors import ConfigError, TrainingDiverged, UserError, suggestion
 from biggan.runtime.logging import set_up_logging
 from biggan.runtime.text import printable
@@ -64,6 +64,7 @@ VERBS = {
 RENAMED_VERBS = {"neighbours": "neighbors", "memorisation": "memorization", "games": "toy-games"}
 
 
+@tolerant_output()
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 training diverged, 2 a user's error, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -91,6 +92,8 @@ def run(arguments: list[str]) -> int:
         say(USAGE, end="")
         return 0 if arguments else 2
     verb, *rest = arguments
+    if any("\0" in word for word in arguments):
+        raise ConfigError("an argument holds a NUL character, which no name and no path can have")
     if verb in RENAMED_VERBS:
         raise ConfigError(f"the verb {verb!r} is now {RENAMED_VERBS[verb]!r}")
     if verb not in VERBS:

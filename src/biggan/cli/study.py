@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import check_at_least, option_value, parse, writing_to
+from biggan.cli.common import check_between, check_out_folder, option_value, parse, writing_to
 from biggan.cli.output import say
 from biggan.cli.train import start_from
 from biggan.configs.monitor import MonitorConfig
@@ -49,7 +49,8 @@ class StudyCommand:
 
     def check(self) -> None:
         """Raises ConfigError on what cannot be run."""
-        check_at_least(seeds=(self.seeds, 1))
+        check_between(seeds=(self.seeds, 1, 1000), steps=(self.steps, 1, 10**9))
+        check_out_folder(self.out)
         if self.part is not None:
             self.chosen([])
 

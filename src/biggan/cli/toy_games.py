@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from biggan.cli.common import parse, writing_to
+from biggan.cli.common import check_between, check_out_folder, parse, writing_to
 from biggan.cli.output import say
 
 
@@ -31,7 +31,9 @@ def toy_games(arguments: list[str]) -> int:
     from biggan.analysis.toy_game_plots import plot_game
     from biggan.studies.toy_games import GAMES, check, distances, is_far, solvers, turns
 
+    check_between(steps=(command.steps, 1, 10_000_000))
     check(command.rate, command.strength, command.steps)
+    check_out_folder(command.out)
     names = GAMES if command.game == "both" else (command.game,)
     with writing_to(command.out):
         command.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import tyro
 
-from biggan.cli.common import parse, save_image, writing_to
+from biggan.cli.common import check_out_folder, parse, save_image, writing_to
 from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
 from biggan.runtime.atomic_io import metrics_cache
@@ -57,6 +57,7 @@ def truncation(arguments: list[str]) -> int:
     from biggan.runtime.distributed import process_group
 
     folder = command.out or command.model / "truncation"
+    check_out_folder(folder)
     device = choose_precision(command.device, "auto", "channels-last").device
     with process_group(device) as world:
         measured = measure_curves(command, folder, world)

@@ -25,6 +25,8 @@ SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")
 
 MIN_IMAGES = {"is": SPLITS, "prdc": prdc.DENSITY_COVERAGE_NEIGHBORS + 1}  # 2 for the other scores
 
+MAX_IMAGES = 10_000_000
+
 NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 
 SCORE_NAMES = ("fid", "frechet_distance", "kid", "kernel_distance", "inception_score", "exp_kl_score", "accuracy")
@@ -96,10 +98,12 @@ def parse_recipe(text: str) -> tuple[MetricRequest, ...]:
         if match is None or match[1] not in SCORES:
             hint = suggestion(match[1] if match else re.sub(r"\d.*", "", word.strip()), SCORES)
             raise ConfigError(f"recipe {word.strip()!r}: a score and a number of images, such as fid50k; {hint}")
-        images = int(match[2]) * (1000 if match[3] else 1)
+        images = int(match[2][:12]) * (1000 if match[3] else 1)
         min_images = MIN_IMAGES.get(match[1], 2)
-        if images < min_images or match[1] in [request.score for request in requests]:
-            raise ConfigError(f"recipe {word.strip()!r}: each score once, of at least {min_images} images")
+        if not min_images <= images <= MAX_IMAGES or match[1] in [request.score for request in requests]:
+            raise ConfigError(
+                f"recipe {word.strip()!r}: each score once, of at least {min_images} images and at most {MAX_IMAGES:,}"
+            )
         requests.append(MetricRequest(match[1], images))
     return tuple(requests)
 
@@ -176,8 +180,11 @@ def check_requests(
 
 def check_images(samples: ImageSet, reference: ImageSet | None, requests: tuple[MetricRequest, ...]) -> None:
     """Check the two sets, before an extractor is opened. Raises ConfigError if a score needs a reference, equal classes in
-    both sets, or more images than there are."""
+    both sets, or more images than there are, and if a score by class is asked for images without classes."""
     for request in requests:
+        if request.score in ("intra", "accuracy") and not samples.class_names:
+            name = samples.description.get("generator", "the generator")
+            raise ConfigError(f"{request}: {name} is unconditional, its images have no classes: leave {request.score} out")
         if request.score in NEEDS_REFERENCE and reference is None:
             raise ConfigError(f"{request} compares with real images: add --data SOURCE")
         min_images = MIN_IMAGES.get(request.score, 2)

@@ -65,6 +65,11 @@ class ImprovedGANConfig:
         return True
 
     @property
+    def has_class_input(self) -> bool:
+        """Whether the generator is conditional on a class: those of this paper are not, whatever classes D tells apart."""
+        return False
+
+    @property
     def z_dim(self) -> int:
         """Effective size of z."""
         return self.latent_dim

@@ -161,6 +161,11 @@ class ResNetConfig:
         return self.discriminator.head == "classes"
 
     @property
+    def has_class_input(self) -> bool:
+        """Whether the generator is conditional on a class."""
+        return True
+
+    @property
     def z_dim(self) -> int:
         """Effective size of z."""
         if self.latent_dim is not None:

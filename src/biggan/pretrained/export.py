@@ -66,6 +66,8 @@ def export_onnx(path: Path, out: Path, *, condition: ConditionName = "class", tr
         raise ConfigError(f"{error.name} is not installed, and ONNX needs it: pip install 'biggan-torch[onnx]'") from error
     sampler = from_pretrained(path, device="cpu", precision="fp32")
     sampler.prior.check_truncation(truncation)
+    if condition == "embedding":
+        sampler.check_conditional("--input embedding")
     sampler.set_statistics(truncation)
     generator = for_inference(sampler.generator, torch.float32, torch.contiguous_format)
     graph = (ClassInputGenerator(generator) if condition == "class" else EmbeddingInputGenerator(generator)).eval()
@@ -183,12 +185,15 @@ def model_card(folder: ModelDir, run: Path, *, with_sheet: bool) -> str:
     """README.md of a published model: what it is, its recipe, the measured scores, how to sample from it."""
     card, recipe = publishable_card(folder), read_recipe(run)
     model = card.model
-    lines = ["---", "library_name: biggan", "tags: [gan, image-generation, class-conditional]", "---", ""]
+    conditional = "class-conditional" if model.has_class_input else "unconditional"
+    lines = ["---", "library_name: biggan", f"tags: [gan, image-generation, {conditional}]", "---", ""]
     lines += [f"# {model.family}, {model.resolution} px", ""]
     steps = "" if card.step is None else f", {card.step:,} steps"
-    lines += [f"A class-conditional generator of {model.num_classes} classes, trained on {card.trained_on}{steps}.", ""]
+    classes = f" of {model.num_classes} classes" if model.has_class_input else ""
+    lines += [f"A {conditional} generator{classes}, trained on {card.trained_on}{steps}.", ""]
     if with_sheet:
-        lines += ["![one row per class, nothing picked out](samples.png)", ""]
+        rows = "one row per class" if model.has_class_input else "different latents"
+        lines += [f"![{rows}, nothing picked out](samples.png)", ""]
     lines += [
         "```python",
         "import biggan",

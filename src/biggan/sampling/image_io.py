@@ -1,11 +1,9 @@
-"""Conversion of generated images to uint8 and Pillow, image grids, and PNG files.
+"""Conversion of generated images to uint8 and Pillow, image grids, and file names.
 
 Shapes: N images, H height, W width, R resolution.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -15,26 +13,6 @@ from torch import Tensor
 def to_uint8(x: Tensor) -> Tensor:
     """Images (N, 3, R, R) in [-1, 1] -> uint8 (N, 3, R, R) on the CPU."""
     return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
-
-
-def write_images(
-    batches: Iterable[Tensor], labels: Tensor, class_names: Sequence[str], folder: str | Path, *, in_grid: int = 400
-) -> Path:
-    """Write uint8 batches (N, 3, R, R), each as soon as it is drawn: a PNG file per image, named by its number and class,
-    and grid.png with the first `in_grid` images. Returns the path of the grid. Raises OSError where the folder cannot be
-    written."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    grid_images: list[Tensor] = []
-    classes, index = labels.tolist(), 0
-    for batch in batches:
-        grid_images += batch[: max(0, in_grid - index)]
-        for image in batch:
-            to_pil(image).save(folder / f"{index:05d}-{to_file_name(class_names[classes[index]])}.png")
-            index += 1
-    grid = folder / "grid.png"
-    make_grid(torch.stack(grid_images), columns=math.ceil(math.sqrt(len(grid_images)))).save(grid)
-    return grid
 
 
 def make_grid(images_uint8: Tensor, *, columns: int, border: int = 1) -> Image.Image:
@@ -55,5 +33,6 @@ def to_pil(image_uint8: Tensor) -> Image.Image:
 
 
 def to_file_name(class_name: str) -> str:
-    """A class name with every character but letters, digits, "_" and "-" replaced by "_"."""
-    return "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in class_name)
+    """A class name with every character but letters, digits, "_" and "-" replaced by "_", cut to 150 bytes of UTF-8."""
+    name = "".join(letter if letter.isalnum() or letter in "_-" else "_" for letter in class_name)
+    return name.encode()[:150].decode(errors="ignore")

@@ -1,6 +1,7 @@
 """Sets of images to be scored: generated or real.
 
-The class labels of generated images are uniform over all classes, as for published scores. Scores are in metrics.
+The class labels of generated images are uniform over all classes, as for published scores; sets of a generator without
+classes have no class names. Scores are in metrics.
 """
 
 import hashlib
@@ -11,7 +12,6 @@ from torch import Tensor
 from biggan.data.dataset import Source
 from biggan.metrics.statistics import ImageSet
 from biggan.runtime.rng import addressed_rng
-from biggan.sampling.latents import draw_labels
 from biggan.sampling.sampler import Sampler
 
 BATCH = 64
@@ -22,7 +22,7 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
     the recipe of scores."""
 
     def batches(count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        labels = draw_labels(count, len(sampler.class_names), addressed_rng(seed, "classes to measure"))
+        labels = sampler.draw_labels(count, addressed_rng(seed, "classes to measure"))
         images = sampler.batches(range(count), labels, truncation=truncation, seed=seed, batch=BATCH)
         yield from zip(images, labels.split(BATCH), strict=True)
 
@@ -41,7 +41,7 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
         "statistics": statistics,
         "statistics_seed": sampler.standing_stats_seed,
         "resolution": sampler.generator.config.resolution,
-        "classes": "uniform",
+        "classes": "uniform" if sampler.is_conditional else "none",
         "arithmetic": sampler.precision.arithmetic,
         "seed": seed,
     }

@@ -81,9 +81,12 @@ class Normal:
     """N(0, I); with a truncation t, every coordinate lies within [-t, t]."""
 
     def check_truncation(self, truncation: float | None) -> None:
-        """Raises ConfigError below 0.001 and on NaN: resampling would hardly end. The smallest in the paper is 0.04."""
-        if truncation is not None and not truncation >= SMALLEST_TRUNCATION:
-            raise ConfigError(f"truncation={truncation} must be at least {SMALLEST_TRUNCATION}: leave it out for none")
+        """Raises ConfigError below 0.001, where resampling would hardly end, and on numbers that are not finite. The
+        smallest in the paper is 0.04."""
+        if truncation is not None and not SMALLEST_TRUNCATION <= truncation < math.inf:
+            raise ConfigError(
+                f"truncation={truncation} must be at least {SMALLEST_TRUNCATION} and finite: leave it out for none"
+            )
 
     def draw(
         self, shape: tuple[int, int], rng: torch.Generator, truncation: float | None = None, step: int | None = None

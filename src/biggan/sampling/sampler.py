@@ -8,39 +8,53 @@ resolution.
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from biggan.data.class_names import find_class
 from biggan.nn.batch_norm import BatchNorm
 from biggan.nn.inference import for_inference
 from biggan.runtime.distributed import SINGLE_PROCESS, World, broadcast_batches, interleave_ranks
-from biggan.runtime.errors import ConfigError, suggestion
+from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import CPU_FLOAT32, Precision
 from biggan.runtime.rng import addressed_rng
 from biggan.sampling.compiled import CompiledGenerator
-from biggan.sampling.image_io import make_grid, to_uint8, write_images
+from biggan.sampling.image_io import make_grid, to_uint8
 from biggan.sampling.latents import LatentConfig, draw_labels
+from biggan.sampling.sample_folder import write_samples
 from biggan.sampling.standing_statistics import StatisticsTable, collect_standing_statistics
+
+MAX_IMAGES = 10_000_000
+"""Of one seed, in one call."""
 
 
 class Samples(NamedTuple):
-    """Images (N, 3, R, R) uint8 on the CPU and their class labels (N,) int64."""
+    """Images (N, 3, R, R) uint8 on the CPU and their class labels (N,) int64; of a generator without classes, `class_names`
+    is empty and all labels are 0."""
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+    recipe: dict[str, Any] | None = None
+    """Seed, truncation and classes that they were drawn with."""
 
-    def save(self, folder: str | Path) -> Path:
-        """Write a PNG file per image and grid.png; returns the path of the grid. Raises OSError where that fails."""
-        return write_images([self.images], self.labels, self.class_names, folder)
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a PNG file per image and samples.json, which lists them with their recipe, into the folder, and a grid of
+        the first 400 beside it, FOLDER-grid.png; returns the path of the grid.
+
+        `overwrite`: replace the samples that its samples.json lists. Raises ConfigError where the folder holds earlier
+        samples (without `overwrite`) or images of other origin, OSError where it cannot be written."""
+        return write_samples([self.images], self.labels, self.class_names, folder, recipe=self.recipe, overwrite=overwrite)
 
 
 class Sampler:
     """Draws images from a generator in evaluation mode.
 
+    `class_names`: of the classes that it was trained on. A generator whose config says that it has no class input (those of
+    Improved GAN) has none to choose from: the attribute `class_names` is then empty, and all labels are 0.
     `latent`: the distribution of z (None: normal), of size `latent_dim`. `precision`: where and in which dtype the generator
     runs. Standing statistics of batch normalization are collected whenever the truncation changes, over
     `standing_stats_batches` batches of `standing_stats_batch_size` samples that depend on `standing_stats_seed` alone. With
@@ -70,7 +84,7 @@ class Sampler:
         self.generator = generator
         self.prior = (latent or LatentConfig()).build()
         self.latent_dim = latent_dim
-        self.class_names = tuple(class_names)
+        self.class_names = tuple(class_names) if generator.config.has_class_input else ()
         self.precision = precision
         self.standing_stats_batches = standing_stats_batches
         self.standing_stats_batch_size = standing_stats_batch_size
@@ -93,37 +107,52 @@ class Sampler:
         seed: int = 0,
         batch: int = 64,
     ) -> Samples:
-        """`n` images; `classes` (names or numbers, None: all) are cycled through, so that they are equally frequent.
+        """`n` images; `classes` are cycled through, so that they are equally frequent. None: all; text is a name, also if it
+        is a number, and an integer is an index from 0.
 
-        Raises ConfigError on an unknown class, on n < 1, and on a truncation that the distribution of z does not support.
+        Raises ConfigError on an unknown class, on classes of a generator without any, on n below 1 or above ten million, and
+        on a truncation that the distribution of z does not support.
         """
         labels = self.cycle_labels(n, classes)
         images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
-        return Samples(torch.cat(images), labels, self.class_names)
+        return Samples(torch.cat(images), labels, self.class_names, self.recipe(classes, truncation, seed))
+
+    def recipe(self, classes: Sequence[int | str] | None, truncation: float | None, seed: int) -> dict[str, Any]:
+        """How images are drawn, for JSON; of classes their names, None for all or none."""
+        chosen = None if classes is None else [self.class_names[number] for number in self.class_indices(classes)]
+        return {"seed": seed, "truncation": truncation, "classes": chosen}
 
     def cycle_labels(self, n: int, classes: Sequence[int | str] | None) -> Tensor:
         """Class labels (N,) int64: the classes (None: all) in their order, repeated as often as needed."""
-        if n < 1:
-            raise ConfigError(f"n={n} must be at least 1")
-        chosen = self.class_indices(classes)
-        return torch.tensor([chosen[index % len(chosen)] for index in range(n)])
+        if not 1 <= n <= MAX_IMAGES:
+            raise ConfigError(f"n={n} must be at least 1 and at most {MAX_IMAGES:,}")
+        chosen = torch.tensor(self.class_indices(classes) if self.is_conditional or classes is not None else [0])
+        return chosen[torch.arange(n) % len(chosen)]  # (N,)
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the generator is conditional on a class."""
+        return bool(self.generator.config.has_class_input)
+
+    def check_conditional(self, what: str) -> None:
+        """Raises ConfigError where the generator has no classes; `what` names what needs them."""
+        if not self.is_conditional:
+            family = self.generator.config.family
+            raise ConfigError(f"{what}: the generator of family {family} is unconditional, it has no classes: leave it out")
 
     def class_indices(self, classes: Sequence[int | str] | None) -> list[int]:
-        """Indices of classes given as names or numbers (None: all). Text that is a class name is not taken for a number.
-        Raises ConfigError on an unknown class and on an empty list."""
+        """Indices of classes given as names (text) or indices (integers); None: all. Raises ConfigError on an unknown class,
+        on an empty list, and where the generator has no classes."""
+        self.check_conditional("classes")
         if classes is None:
             return list(range(len(self.class_names)))
-        if not classes:
-            raise ConfigError("classes is empty: name at least one class, or leave it out for all")
-        indices = []
-        for name in map(str, classes):
-            if name in self.class_names:
-                indices.append(self.class_names.index(name))
-            elif name.isdecimal() and int(name) < len(self.class_names):
-                indices.append(int(name))
-            else:
-                raise ConfigError(f"no class {name!r} in this model; {suggestion(name, self.class_names)}")
-        return indices
+        if isinstance(classes, str | int) or not len(classes):
+            raise ConfigError(f"classes={classes!r}: give a list of at least one class, or leave it out for all")
+        return [find_class(given, self.class_names) for given in classes]
+
+    def draw_labels(self, count: int, rng: torch.Generator) -> Tensor:
+        """Labels (N,) int64, uniform over all classes; 0 where the generator has none."""
+        return draw_labels(count, max(1, len(self.class_names)), rng)
 
     def batches(
         self, indices: Sequence[int], labels: Tensor, *, truncation: float | None, seed: int, batch: int
@@ -197,14 +226,16 @@ class Sampler:
             for number in own_batches or [0]:  # a rank without a batch must take part; its statistics are not used
                 rng = addressed_rng(self.standing_stats_seed, "standing statistics", number)
                 z_NZ = self.prior.draw((self.standing_stats_batch_size, self.latent_dim), rng, truncation)
-                y_N = draw_labels(self.standing_stats_batch_size, len(self.class_names), rng)
+                y_N = self.draw_labels(self.standing_stats_batch_size, rng)
                 self.generator(z_NZ.to(self.precision.device), y_N.to(self.precision.device))
         self.statistics_truncation = truncation
 
     def class_grid(
         self, *, rows: int = 20, columns: int = 10, seed: int = 0, truncation: float | None = None
     ) -> Image.Image:
-        """A grid with a row for each of the first `rows` classes, drawn from the fixed latents of the seed."""
-        labels = torch.arange(min(rows, len(self.class_names))).repeat_interleave(columns)
+        """A grid with a row for each of the first `rows` classes, drawn from the fixed latents of the seed; of a generator
+        without classes, `columns` rows of different latents."""
+        rows = min(rows, len(self.class_names)) if self.is_conditional else columns
+        labels = self.cycle_labels(rows, None).repeat_interleave(columns)
         batches = self.batches(range(len(labels)), labels, truncation=truncation, seed=seed, batch=100)
         return make_grid(torch.cat(list(batches)), columns=columns)

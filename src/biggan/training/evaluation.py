@@ -64,7 +64,8 @@ class Evaluator:
     def refuse_early(self, source: Source) -> None:
         """Raises ConfigError on a recipe that could not be made, before the first step."""
         blank = torch.zeros(2, 3, source.resolution, source.resolution, dtype=torch.uint8)
-        stand_in = ImageSet(lambda count: iter([(blank, torch.zeros(2))]), "", {}, source.class_names, None)
+        names = source.class_names if self.run_config.model.has_class_input else ()
+        stand_in = ImageSet(lambda count: iter([(blank, torch.zeros(2))]), "", {}, names, None)
         check_requests(stand_in, self.reference, self.extractor, parse_recipe(self.config.recipe))
 
     def due(self, step: int, seconds: float) -> bool:

@@ -129,8 +129,10 @@ class CollapseMonitor:
             return network(self.fixed.z_NZ, self.fixed.y_N)
 
     def conditional_accuracy(self, samples: Tensor) -> dict[str, float]:
-        """The share of the fixed batch that the classifier names as the class asked for, where it knows these classes."""
-        logits = None if self.classifier is None else self.classifier(to_uint8(samples)).logits
+        """The share of the fixed batch that the classifier names as the class asked for, where it knows these classes and
+        the generator is conditional on them."""
+        has_classes = self.state.generator.network.config.has_class_input
+        logits = self.classifier(to_uint8(samples)).logits if self.classifier is not None and has_classes else None
         if logits is None or logits.shape[1] != self.state.num_classes:
             return {}
         return {"conditional_accuracy": (logits.argmax(1) == self.fixed.y_N.cpu()).float().mean().item()}
