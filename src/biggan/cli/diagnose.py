@@ -52,7 +52,7 @@ def leakage(arguments: list[str]) -> int:
     check_out_folder(command.out)
     from biggan.analysis.diagnostics import compute_confusion_matrix, most_confused_pairs
 
-    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS, command.cache)
     sampler.check_conditional("leakage compares the classes of a generator")
     sampler.prior.check_truncation(command.truncation)
     extractor = open_scoring_extractor(command)
@@ -101,7 +101,7 @@ def memorization(arguments: list[str]) -> int:
     is_run = RunDir(command.model).checkpoints.is_dir()
     objective = (read_run_config(command.model).objective if is_run else ObjectiveConfig()).build()
     objective.check_decision_boundary()
-    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS, command.cache)
     config: Any = sampler.generator.config
     device = sampler.precision.device
     sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator

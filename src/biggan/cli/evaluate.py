@@ -79,7 +79,7 @@ def open_sets(
         if spec is not None and ":" not in spec and not os.path.exists(spec):
             raise ConfigError(f"{short(spec)}: no such run, model or data set")
     samplers = [
-        load_sampler(Path(spec), command.device, world) if spec is not None and is_model(spec) else None
+        load_sampler(Path(spec), command.device, world, command.cache) if spec is not None and is_model(spec) else None
         for spec in (command.samples, command.data)
     ]
     sampler, other = samplers

@@ -145,7 +145,7 @@ def neighbors(arguments: list[str]) -> int:
         raise ConfigError("neighbors are real images: add --data SOURCE")
     from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 
-    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
+    sampler = load_sampler(command.model, command.device, SINGLE_PROCESS, command.cache)
     check_sheet(command.n * (1 + command.count), sampler)
     real = open_real(command, command.data, sampler.generator.config.resolution, SINGLE_PROCESS, labels=command.labels)
     extractor = None if command.extractor == "pixels" else open_scoring_extractor(command)

@@ -98,11 +98,11 @@ def is_model(where: str) -> bool:
     return any(os.path.isfile(os.path.join(where, name)) for name in files)  # False, where a path is too long for the system
 
 
-def load_sampler(where: Path, device: DeviceName, world: "World") -> "Sampler":
-    """The sampler of a run or model folder."""
+def load_sampler(where: Path, device: DeviceName, world: "World", cache: Path | None = None) -> "Sampler":
+    """The sampler of a run or model folder; `cache`: the folder of the command's cache."""
     from biggan.pretrained import from_pretrained
 
-    sampler = from_pretrained(where, device=device)
+    sampler = from_pretrained(where, device=device, cache=cache)
     sampler.world = world
     return sampler
 

@@ -101,9 +101,9 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
         raise ConfigError(
             f"--store keeps thresholds below {UNTRUNCATED:g}, from which on truncation has no effect: leave out larger ones"
         )
-    samplers = {RESAMPLED: load_sampler(command.model, command.device, world)}
+    samplers = {RESAMPLED: load_sampler(command.model, command.device, world, command.cache)}
     if command.scaled_latents:
-        samplers["scaled"] = scaled = load_sampler(command.model, command.device, world)
+        samplers["scaled"] = scaled = load_sampler(command.model, command.device, world, command.cache)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.forget_statistics()

@@ -12,6 +12,7 @@ from torch import nn
 from biggan.checkpoints.model_dir import ModelDir
 from biggan.models.registry import FAMILIES
 from biggan.pretrained.download import download_snapshot, is_hub_name
+from biggan.runtime.atomic_io import default_cache
 from biggan.runtime.errors import CheckpointError
 from biggan.runtime.precision import DeviceName, PrecisionName, choose_precision
 from biggan.sampling.sampler import Sampler
@@ -19,13 +20,19 @@ from biggan.sampling.standing_statistics import StatisticsTable
 
 
 def from_pretrained(
-    path: str | Path, *, device: DeviceName = "auto", precision: PrecisionName = "auto", compiled: bool = False
+    path: str | Path,
+    *,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    compiled: bool = False,
+    cache: Path | None = None,
 ) -> Sampler:
     """A sampler for the model in a model folder, in a run folder, or on the Hugging Face hub under "user/model".
 
     `from_pretrained("runs/digits").sample(16, classes=[3], truncation=0.7, seed=0).save("out")`.
-    `compiled`: sample through torch.compile, which pays off for many images. Raises CheckpointError where there is no model,
-    or it cannot be read or downloaded.
+    `compiled`: sample through torch.compile, which pays off for many images. `cache`: the folder whose subfolder statistics
+    keeps the standing statistics collected for a truncation (None: the default cache). Raises CheckpointError where there is
+    no model, or it cannot be read or downloaded.
     """
     if not Path(path).exists() and is_hub_name(str(path)):
         path = download_snapshot(str(path))
@@ -43,8 +50,17 @@ def from_pretrained(
         precision=resolved,
         has_statistics=True,
         statistics_table=read_statistics_table(folder, generator),
+        statistics_cache=statistics_folder(cache),
         compiled=compiled,
     )
+
+
+def statistics_folder(cache: Path | None) -> Path | None:
+    """Where a cache folder (None: the default one) holds standing statistics; None: the user has no home folder."""
+    try:
+        return (cache or default_cache()) / "statistics"
+    except RuntimeError:  # of Path.home()
+        return None
 
 
 def read_statistics_table(folder: ModelDir, generator: nn.Module) -> StatisticsTable | None:

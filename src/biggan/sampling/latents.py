@@ -7,7 +7,7 @@ the threshold is drawn again. Distributions without tails refuse a truncation. S
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
@@ -172,7 +172,7 @@ class BoundedPrior:
     """A distribution without tails: independent coordinates from `draw_coordinates(shape, rng)`. Refuses truncation."""
 
     name: str
-    draw_coordinates: Callable[[tuple[int, int], torch.Generator], Tensor]
+    draw_coordinates: Callable[[tuple[int, int], torch.Generator], Tensor] = field(repr=False)
 
     def check_truncation(self, truncation: float | None) -> None:
         """Raises ConfigError on any truncation."""

@@ -5,7 +5,9 @@ up to rounding, for any batch size, number of ranks and device. Shapes: N images
 resolution.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,6 +28,11 @@ from biggan.sampling.image_io import make_grid, to_uint8
 from biggan.sampling.latents import LatentConfig, draw_labels
 from biggan.sampling.sample_folder import write_samples
 from biggan.sampling.standing_statistics import StatisticsTable, collect_standing_statistics
+from biggan.sampling.statistics_cache import load_statistics, save_statistics, statistics_key
+
+logger = logging.getLogger(__name__)
+
+NOTE_SECONDS = 2
 
 MAX_IMAGES = 10_000_000
 """Of one seed, in one call."""
@@ -59,7 +66,8 @@ class Sampler:
     runs. Standing statistics of batch normalization are collected whenever the truncation changes, over
     `standing_stats_batches` batches of `standing_stats_batch_size` samples that depend on `standing_stats_seed` alone. With
     `has_statistics` the generator already holds those for untruncated sampling; a `statistics_table` holds those for several
-    truncations. Images are drawn by a copy of the generator for inference (nn/inference), with `compiled` through
+    truncations; a `statistics_cache` is a folder in which those that are collected are kept (by one process; several collect
+    anew). Images are drawn by a copy of the generator for inference (nn/inference), with `compiled` through
     torch.compile.
 
     With several ranks in `world`, the batches are divided among them; all ranks must call the methods together, and all get
@@ -78,6 +86,7 @@ class Sampler:
         standing_stats_seed: int = 0,
         has_statistics: bool = False,
         statistics_table: StatisticsTable | None = None,
+        statistics_cache: Path | None = None,
         compiled: bool = False,
         world: World = SINGLE_PROCESS,
     ) -> None:
@@ -90,6 +99,7 @@ class Sampler:
         self.standing_stats_batch_size = standing_stats_batch_size
         self.standing_stats_seed = standing_stats_seed
         self.statistics_table = statistics_table
+        self.statistics_cache = statistics_cache
         self.compiled = compiled
         self.world = world
         # Copies for inference with the standing statistics last set; None: to be made anew.
@@ -220,15 +230,28 @@ class Sampler:
         if not any(isinstance(layer, BatchNorm) for layer in self.generator.modules()):
             self.statistics_truncation = truncation  # no batch norm, but virtual batch norm or none
             return
+        folder, key = self.statistics_cache if self.world.size == 1 else None, ""
+        if folder is not None:
+            settings = (self.standing_stats_batches, self.standing_stats_batch_size, self.standing_stats_seed)
+            facts = (self.prior, self.latent_dim, len(self.class_names), truncation, *settings)
+            key = statistics_key(self.generator, self.precision, *facts)
+        if folder is None or not load_statistics(folder, key, self.generator):
+            self.collect_statistics(truncation)
+            if folder is not None:
+                save_statistics(folder, key, self.generator)
+        self.statistics_truncation = truncation
+
+    def collect_statistics(self, truncation: float | None) -> None:
+        """Collect the standing statistics for a truncation. Mutates the generator's buffers. All ranks must call it."""
         gather = partial(interleave_ranks, count=self.standing_stats_batches)
         with self.precision.autocast(), collect_standing_statistics(self.generator, gather):
             own_batches = range(self.world.rank, self.standing_stats_batches, self.world.size)
-            for number in own_batches or [0]:  # a rank without a batch must take part; its statistics are not used
+            # A rank without a batch must take part; its statistics are not used.
+            for number in announced(own_batches or [0], f"standing statistics for truncation {truncation}"):
                 rng = addressed_rng(self.standing_stats_seed, "standing statistics", number)
                 z_NZ = self.prior.draw((self.standing_stats_batch_size, self.latent_dim), rng, truncation)
                 y_N = self.draw_labels(self.standing_stats_batch_size, rng)
                 self.generator(z_NZ.to(self.precision.device), y_N.to(self.precision.device))
-        self.statistics_truncation = truncation
 
     def class_grid(
         self, *, rows: int = 20, columns: int = 10, seed: int = 0, truncation: float | None = None
@@ -239,3 +262,12 @@ class Sampler:
         labels = self.cycle_labels(rows, None).repeat_interleave(columns)
         batches = self.batches(range(len(labels)), labels, truncation=truncation, seed=seed, batch=100)
         return make_grid(torch.cat(list(batches)), columns=columns)
+
+
+def announced(batches: Sequence[int], what: str) -> Iterable[int]:
+    """The numbers of batches; after the first, a note where the others will take more than two seconds together."""
+    started = time.monotonic()
+    for position, number in enumerate(batches):
+        if position == 1 and (seconds := (time.monotonic() - started) * (len(batches) - 1)) > NOTE_SECONDS:
+            logger.info("collecting %s: %d batches, about %.0f s", what, len(batches), seconds)
+        yield number
