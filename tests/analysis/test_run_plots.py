@@ -6,6 +6,7 @@ import pytest
 from conftest import call
 
 from biggan.analysis import run_plots
+from biggan.analysis.collapse_rules import Alarm
 
 RECORD = Path(__file__).resolve().parents[2] / "records" / "2026-11-21_collapse" / "plain"
 
@@ -72,3 +73,20 @@ def test_gradients_and_moments_of_each_weight(tmp_path, figures):
     assert [file.name for file in files] == ["run.png", "grad_norm.png", "moment2.png"]
     for figure, quantity in zip(figures[1:], ("grad_norm", "moment2"), strict=True):
         check_weight_panels(figure, run_plots.WEIGHT_QUANTITIES[quantity])
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path, figures):
+    """matplotlib takes text between dollars for a formula, and fails where it is none."""
+    names = ("D/$\\frac{$", "G/$x^$", "sigma0/generator/$_{$", "sigma0/discriminator/a\x1b\\$b$")
+    lines = [{"step": step} | dict.fromkeys(names, 1.0) for step in (1, 2)]
+    run_plots.plot_run(lines, [Alarm("$\\rule{$", 1, "", 0)], tmp_path)
+    legends = {
+        text.get_text()
+        for figure in figures
+        for axes in figure.axes
+        if axes.get_legend()
+        for text in axes.get_legend().get_texts()
+    }
+    assert "D/\\$\\frac{\\$" in legends
+    results = [{"row": "$\\frac{$", "seed": 0, "steps": 3, "scores": {"$^$": 1.0}, "collapsed": False}]
+    run_plots.plot_study(results, tmp_path / "study.png")

@@ -12,6 +12,7 @@ from biggan.analysis.collapse_rules import Alarm, Line
 from biggan.data.image_decoding import open_image
 from biggan.metrics.evaluate import SCORE_NAMES
 from biggan.runtime.errors import ConfigError
+from biggan.runtime.text import plot_text, printable
 
 SCORES = (*SCORE_NAMES, "conditional_accuracy", "test_error")
 
@@ -88,8 +89,8 @@ def plot_overview(lines: list[Line], keys: list[str], alarms: list[Alarm], file:
     all_axes = list(figure.subplots(rows, 3, squeeze=False).flat)
     for axes, (title, names) in zip(all_axes, panels.items(), strict=False):
         for name in names:
-            axes.plot(*column(lines, name), label=name.removeprefix("class_norm/"), lw=1)
-        axes.set(title=title, xlabel="step")
+            axes.plot(*column(lines, name), label=plot_text(name.removeprefix("class_norm/")), lw=1)
+        axes.set(title=plot_text(title), xlabel="step")
         axes.locator_params(axis="x", nbins=6)
         mark_alarms(axes, alarms)
         if len(names) > 1:
@@ -110,7 +111,7 @@ def plot_weights(curves: dict[str, Curve], title: str, alarms: list[Alarm], file
         for index, name in enumerate(names[network]):
             style = LINE_STYLES[index // 10 % len(LINE_STYLES)]  # matplotlib repeats its colors after 10 lines
             label = name.removeprefix(f"{network}/").removesuffix(".weight")
-            axes.plot(*curves[name], style, label=label, lw=1)
+            axes.plot(*curves[name], style, label=plot_text(label), lw=1)
         positive = any(value > 0 for name in names[network] for value in curves[name][1])
         axes.set(title=f"{network}: {title}", xlabel="step", yscale="log" if positive else "linear")
         mark_alarms(axes, alarms)
@@ -142,7 +143,7 @@ def mark_alarms(axes: Any, alarms: list[Alarm]) -> None:
         axes.axvline(alarm.step, color="red", linestyle="--", lw=0.8)
         position = (alarm.step, 0.98 - 0.07 * (index % 6))  # staggered, so that names of close alarms do not overlap
         style = {"fontsize": 6, "color": "red", "ha": "right", "va": "top"}
-        axes.annotate(alarm.rule, position, xycoords=("data", "axes fraction"), **style)
+        axes.annotate(plot_text(alarm.rule), position, xycoords=("data", "axes fraction"), **style)
 
 
 def plot_study(results: list[dict[str, Any]], file: Path) -> None:
@@ -160,9 +161,9 @@ def plot_study(results: list[dict[str, Any]], file: Path) -> None:
             for value, marker in zip(values, markers, strict=True):
                 axes.plot(value, y, marker, color="C0", ms=5)
             axes.plot(sum(values) / len(values), y, "|", color="black", ms=14)
-        axes.set(title="steps to collapse (x) or end" if name == "steps" else name.replace("_", " "))
+        axes.set(title="steps to collapse (x) or end" if name == "steps" else plot_text(name.replace("_", " ")))
         axes.grid(axis="x", alpha=0.3)
-    panels[0].set_yticks(range(len(rows)), labels=rows)
+    panels[0].set_yticks(range(len(rows)), labels=[plot_text(row) for row in rows])
     panels[0].invert_yaxis()
     figure.savefig(file, dpi=110)
 
@@ -181,7 +182,7 @@ def stack_sheets(sheets: dict[str, Path], file: Path) -> None:
     canvas = Image.new("RGB", (width, sum(strip.height + label_height for _, strip in strips)), "white")
     draw, top = ImageDraw.Draw(canvas), 0
     for name, strip in strips:
-        draw.text((2, top + 1), name, fill="black")
+        draw.text((2, top + 1), printable(name), fill="black")
         canvas.paste(strip, (0, top + label_height))
         top += strip.height + label_height
     canvas.save(file)

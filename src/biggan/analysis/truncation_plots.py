@@ -4,6 +4,7 @@ from pathlib import Path
 
 from biggan.analysis.run_plots import new_figure
 from biggan.analysis.truncation import CurvePoint
+from biggan.runtime.text import plot_text
 
 NO_TRUNCATION = 4.0  # position of "none" on the axis of thresholds
 
@@ -24,7 +25,7 @@ def plot_curves(curves: dict[str, list[CurvePoint]], folder: Path) -> list[Path]
             axes.plot([p.value(entropy_score) for p in points], [p.value(distance) for p in points], "o-", label=label)
             for point in points:
                 axes.annotate(point.name, (point.value(entropy_score), point.value(distance)), fontsize=7)
-        axes.set(xlabel=entropy_score.replace("_", " "), ylabel=distance.replace("_", " "))
+        axes.set(xlabel=plot_text(entropy_score.replace("_", " ")), ylabel=plot_text(distance.replace("_", " ")))
         axes.legend()
         files.append(folder / "distance-against-score.png")
         figure.savefig(files[-1], dpi=120)
@@ -35,7 +36,7 @@ def plot_curves(curves: dict[str, list[CurvePoint]], folder: Path) -> list[Path]
         for label, points in curves.items():
             positions = [point.threshold or NO_TRUNCATION for point in points]
             axes.plot(positions, [point.value(score) for point in points], "o-", label=label)
-        axes.set(title=score.replace("_", " "), xlabel="threshold", xscale="log")
+        axes.set(title=plot_text(score.replace("_", " ")), xlabel="threshold", xscale="log")
         tick_labels = {point.threshold or NO_TRUNCATION: point.name for points in curves.values() for point in points}
         axes.set_xticks(list(tick_labels), labels=list(tick_labels.values()))
         axes.minorticks_off()

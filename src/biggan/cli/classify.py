@@ -1,5 +1,6 @@
 """biggan classify: the discriminator of a semi-supervised run as a classifier."""
 
+import io
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 from biggan.cli.common import check_between, check_out_file, parse, writing_to
 from biggan.cli.inputs import DecodingOptions
 from biggan.cli.output import say
+from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import DataError, first_line
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import progress_bar
@@ -106,12 +108,18 @@ def in_batches(
 
 
 def write_csv(file: Path, rows: list[tuple[str, str, float]]) -> None:
-    """One line for each image. Raises ConfigError where it cannot be written."""
+    """One line for each image, in UTF-8; file names that are no text keep their bytes. Written whole, or not at all: raises
+    ConfigError where it cannot be."""
     import csv
 
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["image", "class", "probability"])
+    writer.writerows((image, name, f"{probability:.6f}") for image, name, probability in rows)
+    try:
+        data = text.getvalue().encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        data = text.getvalue().encode(errors="backslashreplace")
     with writing_to(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(file, "w", newline="") as opened:
-            writer = csv.writer(opened)
-            writer.writerow(["image", "class", "probability"])
-            writer.writerows((image, name, f"{probability:.6f}") for image, name, probability in rows)
+        write_file(file, data)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, is_hidden, is_system, reason_to_leave_out, suffix_of
+from biggan.data.image_names import LABEL_FILES, is_hidden, is_system, read_head, reason_to_leave_out, suffix_of
 from biggan.data.listing import BROKEN_LINK, HIDDEN, LOOP, MAX_ENTRIES, NOT_REGULAR, UNREADABLE, Found
-from biggan.runtime.bounded_io import open_regular_file, read_file
+from biggan.runtime.bounded_io import read_file
 from biggan.runtime.errors import DataError
 
 MAX_FILE_BYTES = 1 << 30  # of one file of a folder
@@ -127,19 +127,10 @@ def status_of(entry: os.DirEntry, name: str, found: Found) -> os.stat_result | N
 
 def is_listed(folder: Path, name: str, status: os.stat_result, found: Found) -> bool:
     """Whether a file is an image; if not, the reason is noted."""
-
-    def read_head() -> bytes:
-        """The first bytes; none if the file cannot be read."""
-        try:
-            with open_regular_file(folder / name) as stream:
-                return stream.read(HEAD_BYTES)
-        except OSError:
-            return b""
-
     if not stat.S_ISREG(status.st_mode):
         found.left_out.add(NOT_REGULAR, name)
         return False
-    reason = reason_to_leave_out(name, read_head)
+    reason = reason_to_leave_out(name, lambda: read_head(folder / name))
     if reason:
         found.left_out.add(reason, name)
     elif reason == "" and name.rpartition("/")[2] in LABEL_FILES and not is_hidden(name):

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from biggan.data.image_decoding import IMAGE_FORMATS
 from biggan.data.listing import HIDDEN, LOOKS_LIKE_IMAGE
+from biggan.runtime.bounded_io import open_regular_file
 
 SUFFIXES_OF_FORMATS = {
     "PNG": {".png", ".apng"},
@@ -80,6 +81,20 @@ def reason_to_leave_out(name: str, read_head: Callable[[], bytes]) -> str | None
     if suffix not in OTHER_SUFFIXES and begins_as_image(read_head()):
         return LOOKS_LIKE_IMAGE if suffix else None
     return suffix or NO_SUFFIX
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file would be listed as an image."""
+    return reason_to_leave_out(path.name, lambda: read_head(path)) is None
+
+
+def read_head(path: Path) -> bytes:
+    """The first HEAD_BYTES bytes of a file; none if it cannot be read."""
+    try:
+        with open_regular_file(path) as stream:
+            return stream.read(HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def begins_as_image(head: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TextIO, TypeVar
 from tqdm import tqdm
 
 from biggan.runtime.distributed import environment_world
+from biggan.runtime.text import printable
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +31,13 @@ def progress_bar(items: Iterable[T], total: int, what: str, unit: str = "images"
     """The items, with a bar while they are consumed, or a line now and then: "decoding 12,000 of 50,000 images"."""
     if not is_shown():
         return logged(items, lambda _: 1, total, what, unit)
-    return tqdm(items, total=total, desc=what, leave=False)
+    return tqdm(items, total=total, desc=printable(what), leave=False)
 
 
 def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images, or a line
     now and then."""
-    with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="image") as bar:
+    with tqdm(total=total, desc=printable(what), leave=False, disable=not is_shown(), unit="image") as bar:
         for batch in logged(batches, lambda batch: len(batch[1]), total, what, "images"):
             yield batch
             bar.update(len(batch[1]))
@@ -44,7 +45,7 @@ def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterato
 
 def byte_progress_bar(blocks: Iterable[bytes], total: int | None, what: str) -> Iterator[bytes]:
     """The blocks of a download, with a bar over their bytes, or a line now and then; `total` None: not known."""
-    with tqdm(total=total, desc=what, leave=False, disable=not is_shown(), unit="B", unit_scale=True) as bar:
+    with tqdm(total=total, desc=printable(what), leave=False, disable=not is_shown(), unit="B", unit_scale=True) as bar:
         for block in logged(blocks, len, total, what, "bytes"):
             yield block
             bar.update(len(block))
@@ -68,7 +69,7 @@ class ProgressLine:
 
     def __init__(self, name: str, *, step: int, steps: int, stream: TextIO | None = None) -> None:
         stream = stream or sys.stderr
-        self.name, self.steps, self.stream = name, steps, stream
+        self.name, self.steps, self.stream = printable(name), steps, stream
         self.started, self.first = time.monotonic(), step
         self.bar = tqdm(
             total=steps,
@@ -81,7 +82,8 @@ class ProgressLine:
 
     def line_with(self, text: str) -> str:
         """tqdm's template of the whole line."""
-        return f"{self.name} {{n}}/{{total}} |{{bar:20}}| {text}"
+        name = self.name.replace("{", "{{").replace("}", "}}")
+        return f"{name} {{n}}/{{total}} |{{bar:20}}| {text}"
 
     def show(self, step: int, values: dict[str, float], seconds_left: float | None) -> None:
         """`values` are the interval's means, of which the losses are shown without penalties; `seconds_left` of a time

@@ -28,3 +28,8 @@ def markdown_text(text: str) -> str:
     escaped."""
     escaped = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{character}" if character in "\\`*_[]|#!" else character for character in escaped)
+
+
+def plot_text(text: str) -> str:
+    """The text as matplotlib draws it literally: printable, and "$" does not begin a formula."""
+    return printable(text).replace("$", "\\$")

@@ -9,14 +9,14 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from biggan.data.sources import is_image
+from biggan.data.image_names import is_image
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.bounded_io import open_regular_file
 from biggan.runtime.errors import ConfigError
@@ -97,7 +97,7 @@ def check_folder(folder: Path, *, overwrite: bool, grid: Path | None = None) -> 
         entry.name
         for entry in (os.scandir(folder) if folder.is_dir() else ())
         if not (entry.name in ours and entry.is_file(follow_symlinks=False))
-        and (entry.name == LISTING or entry.is_dir() or is_image(PurePath(entry.name)))
+        and (entry.name == LISTING or entry.is_dir() or is_image(Path(entry.path)))
         and not entry.name.startswith(".")
     )
     if foreign:
