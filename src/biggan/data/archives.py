@@ -111,8 +111,9 @@ def read_directory(file: Path) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
     """An opened archive and its entries. Raises DataError if it is not a zip archive or is damaged."""
     try:
         open_regular_file(file).close()
-    except (OSError, ValueError) as error:
-        raise DataError(f"data zip {file} is not a file that can be read ({first_line(error)})") from error
+    except OSError as error:
+        reason = error.strerror or "it is not a regular file"
+        raise DataError(f"data zip {file} is not a file that can be read ({reason})") from error
     try:
         archive = zipfile.ZipFile(file)
         members = archive.infolist()

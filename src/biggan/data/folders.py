@@ -99,7 +99,7 @@ def find_in_folder(folder: Path) -> Found:
 def scan(folder: Path, name: str, found: Found) -> Iterator[os.DirEntry]:
     """The entries of a folder, sorted by name; none, with the reason noted, if it cannot be listed."""
     try:
-        with os.scandir(folder / name) as entries:
+        with os.scandir(os.path.join(folder, name)) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         reason = f"cannot be entered: {error.strerror}"
@@ -130,7 +130,7 @@ def is_listed(folder: Path, name: str, status: os.stat_result, found: Found) -> 
     if not stat.S_ISREG(status.st_mode):
         found.left_out.add(NOT_REGULAR, name)
         return False
-    reason = reason_to_leave_out(name, lambda: read_head(folder / name))
+    reason = reason_to_leave_out(name, lambda: read_head(os.path.join(folder, name)))
     if reason:
         found.left_out.add(reason, name)
     elif reason == "" and name.rpartition("/")[2] in LABEL_FILES and not is_hidden(name):

@@ -55,7 +55,7 @@ def is_system(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a part of a path begins with a dot."""
-    return any(part.startswith(".") for part in name.split("/"))
+    return name.startswith(".") or "/." in name
 
 
 def suffix_of(name: str) -> str:
@@ -88,7 +88,7 @@ def is_image(path: Path) -> bool:
     return reason_to_leave_out(path.name, lambda: read_head(path)) is None
 
 
-def read_head(path: Path) -> bytes:
+def read_head(path: Path | str) -> bytes:
     """The first HEAD_BYTES bytes of a file; none if it cannot be read."""
     try:
         with open_regular_file(path) as stream:

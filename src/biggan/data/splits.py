@@ -44,7 +44,7 @@ NEVER_CLASSES = {
 """Of the words for parts, those that are asked about even beside folders that are called otherwise; so are all words of
 train, test, validation, predict and unlabeled."""
 
-NOT_ASKED = {"dev", "eval", "image", "mask", "label", "segmentation", "annotation", "gt", "groundtruth", "img"}
+NOT_ASKED = {"dev", "valid", "eval", "image", "mask", "label", "segmentation", "annotation", "gt", "groundtruth", "img"}
 
 FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"}
 
