@@ -2,14 +2,17 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import call, write_pictures
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from biggan.data import checksums, loader
 from biggan.data.dataset import DataConfig, open_data, open_source
@@ -17,6 +20,7 @@ from biggan.data.formats import Packed, Shards
 from biggan.data.manifest import parse_manifest, read_manifest
 from biggan.data.prepare import prepare
 from biggan.data.sources import list_source
+from biggan.data.webdataset_io import read_samples
 from biggan.runtime.errors import ConfigError, DataError
 
 
@@ -305,3 +309,28 @@ def test_the_content_hash_is_that_of_pixels_and_labels(pictures, tmp_path):
     digest = hashlib.sha256(source.images.numpy().tobytes() + source.labels.numpy().tobytes())
     assert source.content_hash == digest.hexdigest()
     assert loader.CACHE_FORMAT > 1
+
+
+def test_files_larger_than_the_limit_are_not_read(pictures, tmp_path):
+    with open(pictures / "a" / "huge.png", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=r"huge\.png .*larger than 268,435,456 bytes"):
+        open_source(str(pictures), 16, cache=tmp_path / "cache")
+
+
+def test_shards_hold_no_image_that_only_this_reader_understands(tmp_path):
+    """Images of the right size are copied, but for transparent ones and for those that others may refuse."""
+    (tmp_path / "set").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    images = {"plain": (Image.fromarray(pixels), {})}
+    images["clear"] = Image.new("RGBA", (16, 16), (9, 9, 9, 0)), {}
+    comment = PngInfo()
+    comment.add_text("Comment", "x" * 3_000_000, zip=True)
+    images["text"] = Image.fromarray(pixels), {"pnginfo": comment}
+    for name, (image, options) in images.items():
+        image.save(tmp_path / "set" / f"{name}.png", **options)
+    prepare(list_source(str(tmp_path / "set")), tmp_path / "out", Shards(16))
+    stored = [sample.data for file in sorted((tmp_path / "out").glob("*.tar")) for sample in read_samples(str(file))]
+    assert [data in stored for data in map(Path.read_bytes, sorted((tmp_path / "set").iterdir()))] == [False, True, False]
+    found = {np.asarray(Image.open(io.BytesIO(data))).tobytes() for data in stored}
+    assert found == {pixels.tobytes(), bytes([255]) * 768}

@@ -293,3 +293,18 @@ def test_colors():
     for text in ("", "#fff0", "rgb(1,2,3)", "#gggggg", "whit", "#1234567"):
         with pytest.raises(ConfigError, match="is no color"):
             parse_color(text)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("size", [(40, 40), (50, 33), (9, 20), (16, 16)])
+def test_opaque_images_have_the_pixels_of_pillow(kind, size):
+    """Nothing but crop and resampling happens to them: runs go on with the same images."""
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        side = min(size)
+        left, top = (size[0] - side) // 2, (size[1] - side) // 2
+        image = image.convert("RGB").crop((left, top, left + side, top + side))
+        kernel = Image.Resampling.BOX if side > 16 else Image.Resampling.BICUBIC
+        expected = np.asarray(image if side == 16 else image.resize((16, 16), kernel))
+    assert np.array_equal(decoded(data, 16), expected)

@@ -168,9 +168,13 @@ class Shards:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether the bytes of an image are a PNG or JPEG file that shows the same on any background."""
-    with open_image(io.BytesIO(data)) as image:
-        return image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and not has_transparency(image)
+    """Whether the bytes of a readable image are a PNG or JPEG file that shows the same on any background, and whose metadata
+    does not keep other programs from reading it."""
+    try:
+        with open_image(io.BytesIO(data)) as image:
+            return image.format in ("PNG", "JPEG") and image.mode in ("L", "RGB") and not has_transparency(image)
+    except Exception:  # Pillow raises many kinds of error on damaged metadata
+        return False
 
 
 def open_packed(

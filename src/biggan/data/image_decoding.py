@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from biggan.data.image_modes import to_rgb, without_metadata
+from biggan.runtime.distributed import local_world_size
 from biggan.runtime.errors import first_line
 from biggan.runtime.memory import total_memory
 
@@ -67,7 +68,8 @@ class BrokenImage(ValueError):
 
 
 class DecodingMemory:
-    """Limits the memory of images that are decoded at the same time by many threads to a quarter of the machine's."""
+    """Limits the memory of images that are decoded at the same time, by the threads of all ranks of a machine, to a quarter
+    of the machine's."""
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -77,7 +79,8 @@ class DecodingMemory:
     def reserve(self, needed: int) -> Iterator[None]:
         """Wait until `needed` bytes are free, or until no other image is decoded, and hold them."""
         with self.condition:
-            self.condition.wait_for(lambda: self.used == 0 or self.used + needed <= total_memory() / 4)
+            limit = total_memory() / 4 / local_world_size()
+            self.condition.wait_for(lambda: self.used == 0 or self.used + needed <= limit)
             self.used += needed
         try:
             yield

@@ -184,10 +184,11 @@ def decode_or_load(
 
 
 def broken_image_error(name: str, source: str, reason: str) -> DataError:
-    """The error for an image that cannot be read, in a verb or function that was not told to skip such images."""
+    """The error for the first image that cannot be read, in a verb or function that was not told to skip such images."""
+    inspected = "" if source.startswith("wds:") else " (there may be more: biggan data inspect lists them)"
     return DataError(
-        f"image {name} in {source} cannot be read ({reason}): repair or remove it, or leave out all that cannot be read "
-        "(--skip-broken)"
+        f"image {name} in {source} cannot be read ({reason}): repair or remove it{inspected}, or leave out all that cannot "
+        "be read (--skip-broken)"
     )
 
 

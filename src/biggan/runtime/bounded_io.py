@@ -47,6 +47,8 @@ def read_file(path: Path | str, limit: int) -> bytes:
     """All bytes of a regular file. Raises RefusedFile if it is not one or is larger than `limit` bytes, OSError if it cannot
     be read."""
     with open_regular_file(path) as stream:
+        if os.fstat(stream.fileno()).st_size > limit:  # nothing is read of it, and no memory taken
+            raise RefusedFile(f"{path} is larger than {limit:,} bytes")
         return read_at_most(stream, limit, str(path))
 
 
