@@ -27,7 +27,7 @@ class BenchCommand:
     compile: bool = False
     """sample: with torch.compile too."""
     rounds: int = 5
-    """How often each setting is timed; the medians are reported."""
+    """train, sample, evaluate: how often each setting is timed; the medians are reported."""
     seconds: float = 5.0
     """Length of each timing."""
     trust_extractor: bool = False
@@ -37,6 +37,16 @@ class BenchCommand:
         """Raises ConfigError on what cannot be measured."""
         check_between(batch=(self.batch, 1, 100_000), rounds=(self.rounds, 1, 10_000), seconds=(self.seconds, 1e-3, 86_400))
         self.config.check()
+
+
+OPTIONS_OF: dict[str, tuple[object, tuple[str, ...]]] = {
+    "compare": ((), ("train",)),
+    "batch": (BenchCommand.batch, ("sample", "evaluate")),
+    "compile": (False, ("sample",)),
+    "rounds": (BenchCommand.rounds, ("train", "sample", "evaluate")),
+    "trust_extractor": (False, ("evaluate",)),
+}
+"""Options that not everything that is measured has: their defaults, and what has them."""
 
 
 def bench(arguments: list[str]) -> int:
@@ -51,8 +61,9 @@ def bench(arguments: list[str]) -> int:
     prog = f"biggan bench {what} {' '.join(arguments[1:2])}"
     command = parse(BenchCommand, arguments[2:], prog, BenchCommand(config=base))
     command.check()
-    if command.compare and what != "train":
-        raise ConfigError(f"--compare goes with bench train, not bench {what}")
+    for option, (default, uses) in OPTIONS_OF.items():
+        if getattr(command, option) != default and what not in uses:
+            raise ConfigError(f"--{option.replace('_', '-')} goes with bench {' and '.join(uses)}, not bench {what}")
     if what == "data" and command.config.data.source is None:
         raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
     from biggan.configs.overrides import apply_overrides

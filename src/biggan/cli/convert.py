@@ -89,6 +89,8 @@ def export(arguments: list[str]) -> int:
     base = command.model / "export" if command.model.is_dir() else command.model.parent / "export"
     if command.push is not None and command.to != "hub":
         raise ConfigError(f"--push {command.push} goes with --to hub, not --to {command.to}")
+    if command.input != "class" and command.to != "onnx":
+        raise ConfigError(f"--input {command.input} goes with --to onnx, not --to {command.to}")
     if command.truncation is not None and command.to != "onnx":
         raise ConfigError(f"--truncation {command.truncation} goes with --to onnx: other formats keep the choice open")
     if command.to == "safetensors":

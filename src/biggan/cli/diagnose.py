@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from biggan.cli.common import check_between, check_out_folder, parse, save_image_grid, writing_to
-from biggan.cli.inputs import RealDataOptions, ScoringOptions, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.inputs import ExtractorOptions, RealDataOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
@@ -17,7 +17,7 @@ from biggan.runtime.progress import image_progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeakageCommand(ScoringOptions):
+class LeakageCommand(ExtractorOptions):
     """Which classes are taken for which: an external classifier on images generated of every class."""
 
     model: tyro.conf.Positional[Path]

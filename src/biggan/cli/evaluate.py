@@ -1,6 +1,7 @@
 """biggan evaluate: scores of a generator, or of a set of images, against real images."""
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from biggan.cli.output import say
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.metrics.evaluate import Evaluation, MetricRequest
@@ -73,6 +76,7 @@ def open_sets(
     command: EvaluateCommand, wanted: tuple["MetricRequest", ...], world: "World"
 ) -> tuple["ImageSet", "ImageSet | None"]:
     """What is measured, and what it is compared with. Raises UserError where one cannot be opened."""
+    from biggan.metrics.evaluate import NEEDS_REFERENCE
     from biggan.sampling import image_sets
 
     for spec in (command.samples, command.data):
@@ -92,6 +96,10 @@ def open_sets(
     (size,) = sizes
     if command.truncation is not None and sampler is None:
         raise ConfigError("--truncation is for generators, not for data sets")
+    if command.seed != EvaluateCommand.seed and sampler is None and other is None:
+        raise ConfigError(f"--seed {command.seed} is for generators, not for data sets")
+    if command.data is not None and not any(request.score in NEEDS_REFERENCE for request in wanted):
+        logger.info("--data %s is not compared with: no score of this recipe needs real images", command.data)
     if sampler is None:
         samples = open_real(command, command.samples, size, world)
     else:

@@ -9,7 +9,14 @@ import tyro
 from torch import Tensor
 
 from biggan.cli.common import check_between, check_out_file, parse, save_image_grid, writing_to
-from biggan.cli.inputs import ScoringOptions, chosen_classes, load_sampler, open_real, open_scoring_extractor
+from biggan.cli.inputs import (
+    ScoringOptions,
+    check_extractor_options,
+    chosen_classes,
+    load_sampler,
+    open_real,
+    open_scoring_extractor,
+)
 from biggan.cli.output import say
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
@@ -94,6 +101,8 @@ def interpolate(arguments: list[str]) -> int:
     command = parse(InterpolateCommand, arguments, "biggan interpolate")
     check_between(rows=(command.rows, 1, MAX_ON_SHEET), steps=(command.steps, 2, MAX_ON_SHEET))
     check_out_file(command.out, (".png", ".gif", ".mp4"))
+    if command.between == "classes" and command.interpolation != "spherical":
+        raise ConfigError(f"--interpolation {command.interpolation} is of latents, which stay with --between classes")
     from biggan.analysis.latent_space import interpolate_images
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS)
@@ -143,6 +152,9 @@ def neighbors(arguments: list[str]) -> int:
     check_out_file(command.out)
     if command.data is None:
         raise ConfigError("neighbors are real images: add --data SOURCE")
+    if command.extractor == "pixels" and (command.bf16 or command.extractor_weights or command.trust_extractor):
+        raise ConfigError("--bf16, --extractor-weights and --trust-extractor need another --extractor than pixels")
+    check_extractor_options(command)
     from biggan.analysis.nearest_neighbors import find_nearest_neighbors
 
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS, command.cache)

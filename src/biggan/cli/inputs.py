@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from biggan.cli.common import short
 from biggan.data.class_names import parse_classes
 from biggan.runtime.atomic_io import metrics_cache
+from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName, choose_precision
 
 if TYPE_CHECKING:
@@ -29,8 +31,20 @@ class DecodingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RealDataOptions(DecodingOptions):
-    """Real images, device and cache of a verb that compares generated images with them."""
+class DeviceOptions:
+    """Device, seed and cache of a verb that opens a generator."""
+
+    device: DeviceName = "auto"
+    """auto: CUDA if there is a GPU, else the CPU."""
+    seed: int = 0
+    """Seed of the generated images."""
+    cache: Path | None = None
+    """Folder for weights and statistics; None: $BIGGAN_CACHE, else the user's cache folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealDataOptions(DecodingOptions, DeviceOptions):
+    """Real images too, of a verb that compares generated images with them."""
 
     data: str | None = None
     """Real images to compare with: folder:DIR, zip:FILE, packed:DIR, wds:WHERE, hf:NAME or a plain path."""
@@ -39,17 +53,11 @@ class RealDataOptions(DecodingOptions):
     a label file or a column; None: whichever is the only possible one."""
     verify: bool = False
     """Compare all stored pixels with their checksums, and decode images again that are in the cache."""
-    device: DeviceName = "auto"
-    """auto: CUDA if there is a GPU, else the CPU."""
-    seed: int = 0
-    """Seed of the generated images."""
-    cache: Path | None = None
-    """Folder for weights and reference statistics; None: $BIGGAN_CACHE, else the user's cache folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions(RealDataOptions):
-    """The extractor too, of a verb that scores images."""
+class ExtractorOptions(DeviceOptions):
+    """The extractor too, of a verb that opens one."""
 
     extractor: str = "inception"
     """inception, dinov2, or module:FILE: a torch.export program or TorchScript from uint8 images to (features, logits).
@@ -61,6 +69,20 @@ class ScoringOptions(RealDataOptions):
     """A file with the extractor's weights, where there is no network."""
     bf16: bool = False
     """Run the extractor in bf16: faster, with slightly different scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(ExtractorOptions, RealDataOptions):
+    """Real images and an extractor, of a verb that scores images."""
+
+
+def check_extractor_options(command: ExtractorOptions) -> None:
+    """Raises ConfigError on options that the extractor has no use for."""
+    is_module = command.extractor.startswith("module:")
+    if command.extractor_weights is not None and is_module:
+        raise ConfigError(f"--extractor-weights: {short(command.extractor)} holds its own weights: leave it out")
+    if command.trust_extractor and not is_module:
+        raise ConfigError(f"--trust-extractor is for --extractor module:FILE, not {short(command.extractor)}: leave it out")
 
 
 def open_real(command: RealDataOptions, spec: str, size: int, world: "World", *, labels: str | None = None) -> "ImageSet":
@@ -116,10 +138,11 @@ def chosen_classes(sampler: "Sampler", text: str | None) -> list[int] | None:
     return parse_classes(text, sampler.class_names)
 
 
-def open_scoring_extractor(command: ScoringOptions) -> "Extractor":
+def open_scoring_extractor(command: ExtractorOptions) -> "Extractor":
     """The extractor that a verb scores with. All ranks must call it together."""
     from biggan.metrics.features import open_extractor_on_all_ranks
 
+    check_extractor_options(command)
     device = choose_precision(command.device, "auto", "channels-last").device
     return open_extractor_on_all_ranks(
         command.extractor,

@@ -16,6 +16,7 @@ from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
 from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
+from biggan.configs.unused import useless_settings
 from biggan.metrics.evaluate import EvalConfig
 from biggan.runtime.errors import ConfigError, suggestion
 from biggan.studies.definitions import STUDIES
@@ -53,6 +54,8 @@ class StudyCommand:
         check_out_folder(self.out)
         if self.part is not None:
             self.chosen([])
+        if self.part is not None and self.list_commands:
+            raise ConfigError(f"--part {self.part} chooses runs, and --list runs none: give one of them")
 
     def chosen(self, runs: "list[Run]") -> "list[Run]":
         """The runs of this part. Raises ConfigError on a part that makes no sense."""
@@ -75,9 +78,13 @@ def study(arguments: list[str]) -> int:
     plain = preset(option_value("--preset", words) or STUDIES[name].preset)
     base = start_from(plain, option_value("--init-from", words))
     command = parse(StudyCommand, words, f"biggan study {name}", StudyCommand(config=base))
+    if command.steps is not None and command.config.train.minutes != base.train.minutes:
+        raise ConfigError("--steps and --train.minutes both say how long a run is: give one")
     config = for_a_study(command.config, base, command.steps)
     command.check()
     config.check()
+    for line in useless_settings(config, base):
+        logger.warning("%s", line)
     if config.data.source is None:
         raise ConfigError(f"study {name} needs images: add --data SOURCE")
     from biggan.studies.runner import list_runs, measure_survival, written

@@ -12,6 +12,7 @@ from biggan.cli.common import count_classes, first_names, option_value, parse, p
 from biggan.cli.output import say
 from biggan.configs.json_io import to_json
 from biggan.configs.run import RunConfig, resolve
+from biggan.configs.unused import useless_settings
 from biggan.runtime.errors import ConfigError
 from biggan.sampling.latents import LatentConfig
 
@@ -50,6 +51,8 @@ def train(arguments: list[str]) -> int:
     if config.init_from is not None:
         config = dataclasses.replace(config, init_from=config.init_from.rstrip("/"))
     config.check()
+    for line in useless_settings(config, base):
+        logger.warning("%s", line)
     if command.dry_run:
         config = assume_classes(config)
         say(to_json(config) + describe(config), end="")

@@ -70,6 +70,8 @@ class RunConfig:
         if self.data.labels_per_class is not None and not supervised:
             per_class = self.data.labels_per_class
             raise ConfigError(f"data.labels_per_class={per_class} is for --objective.loss semi-supervised: leave it out")
+        if self.data.label_seed != DataConfig.label_seed and self.data.labels_per_class is None:
+            raise ConfigError(f"data.label_seed={self.data.label_seed} needs data.labels_per_class: leave it out")
         if self.train.discriminator_ema_decay is not None and not supervised:
             average = self.train.discriminator_ema_decay
             raise ConfigError(

@@ -14,6 +14,9 @@ from biggan.runtime.errors import CheckpointError, ConfigError
 
 IMAGENET_CLASSES = 1000
 
+NORM_EPSILON, SPECTRAL_NORM_EPSILON = 1e-5, 1e-6
+"""Of BigGAN-PyTorch's launch scripts."""
+
 
 class CheckpointFiles(NamedTuple):
     """The checkpoint files of a BigGAN-PyTorch run, of one saving."""
@@ -30,8 +33,8 @@ def import_model(
     average: Path | None = None,
     discriminator: Path | None = None,
     class_names: Path | None = None,
-    norm_epsilon: float = 1e-5,
-    spectral_norm_epsilon: float = 1e-6,
+    norm_epsilon: float = NORM_EPSILON,
+    spectral_norm_epsilon: float = SPECTRAL_NORM_EPSILON,
     cache: Path,
 ) -> tuple[ModelCard, ImportedModel]:
     """Write the model folder `out` from a model of another implementation: a folder or file on disk, the name of a released
@@ -87,6 +90,15 @@ def read_imported_model(
     if path.is_dir() and any((path / name).exists() for name in ("generator.safetensors", "model/generator.safetensors")):
         raise CheckpointError(f"{path} is a model of biggan already: use it as it is")
     if path.is_dir() and (path / "config.json").exists():
+        given = {
+            "--average": average is not None,
+            "--discriminator": discriminator is not None,
+            "--norm-epsilon": norm_epsilon != NORM_EPSILON,
+            "--spectral-norm-epsilon": spectral_norm_epsilon != SPECTRAL_NORM_EPSILON,
+        }
+        useless = next((option for option, is_given in given.items() if is_given), None)
+        if useless is not None:
+            raise ConfigError(f"{useless} is for models of BigGAN-PyTorch, and {path} is of Hugging Face: leave it out")
         return read_hugging_face(path)
     files = find_files(path) if path.is_dir() else find_companions(path)
     return read_biggan_pytorch(

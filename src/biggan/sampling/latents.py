@@ -231,6 +231,11 @@ class LatentConfig:
         check_fields(self, "latent")
         if self.sigma is not None and self.distribution not in ("annealed-normal", "varied-normal"):
             raise ConfigError(f"latent.sigma={self.sigma}: latent.distribution={self.distribution} has none: leave it out")
+        if self.annealing_steps is not None and self.distribution != "annealed-normal":
+            raise ConfigError(
+                f"latent.annealing_steps={self.annealing_steps} needs latent.distribution=annealed-normal, "
+                f"not {self.distribution}: leave it out, or give None"
+            )
         if self.distribution == "varied-normal" and self.sigma is not None and self.sigma[0] > self.sigma[1]:
             raise ConfigError(f"latent.sigma={self.sigma}: the least must come first: use {self.sigma[::-1]}")
 
