@@ -44,6 +44,7 @@ class EvaluateCommand(ScoringOptions):
 def evaluate(arguments: list[str]) -> int:
     """biggan evaluate RUN_OR_DATA --data SOURCE --recipe fid50k,..."""
     command = parse(EvaluateCommand, arguments, "biggan evaluate")
+    from biggan.metrics.cautions import log_cautions
     from biggan.metrics.evaluate import check_images, evaluate, format_table, parse_recipe
     from biggan.runtime.distributed import process_group
 
@@ -64,6 +65,7 @@ def evaluate(arguments: list[str]) -> int:
         )
     if not world.is_rank_zero:
         return 0
+    log_cautions(evaluation.cautions, set())
     say(format_table(evaluation), end="")
     out = command.out or default_out(command, evaluation)
     with writing_to(out, "the scores"):

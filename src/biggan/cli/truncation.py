@@ -71,6 +71,7 @@ def truncation(arguments: list[str]) -> int:
         "best": {what: point.threshold for what, point in best.items()},
         "curves": {label: [point.record() for point in points] for label, points in measured.curves.items()},
         "recipe": measured.curves[RESAMPLED][0].evaluation.recipe,
+        "cautions": measured.curves[RESAMPLED][0].evaluation.cautions,
     }
     with writing_to(folder, "the curve"):
         (folder / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -94,6 +95,7 @@ class Measured(NamedTuple):
 def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> Measured:
     """Every point, printed as it comes, with its sheet; as one of the ranks."""
     from biggan.analysis.truncation import parse_thresholds, truncation_curve
+    from biggan.metrics.cautions import log_cautions
     from biggan.metrics.evaluate import evaluate, parse_recipe
 
     wanted, thresholds = parse_recipe(command.recipe), [None, *parse_thresholds(command.thresholds)]
@@ -114,12 +116,14 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     entropy = [want._replace(images=min(want.images, reference.count)) for want in wanted if want.score == "is"]
     real = evaluate(reference, None, extractor, tuple(entropy), **shared).scores if entropy else {}
 
+    cautions: set[str] = set()
     measured = Measured({}, {}, next((score["mean"] for score in real.values()), None))
     for label, sampler in samplers.items():
         asked = thresholds if label == RESAMPLED else [t for t in thresholds if t is not None and t <= 1]
         options = {"seed": command.seed, **shared}
         points = truncation_curve(sampler, str(command.model), asked, reference, extractor, wanted, **options)
         for point in points:
+            log_cautions(point.evaluation.cautions, cautions)
             measured.curves.setdefault(label, []).append(point)
             sheet = sampler.class_grid(truncation=point.threshold, seed=command.seed)
             if label == RESAMPLED:

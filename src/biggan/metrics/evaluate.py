@@ -1,11 +1,14 @@
 """Evaluation: compute the scores of a recipe such as "fid50k,is50k" for one set of images, against another as reference.
 
 Each set is read in one pass. The results contain a complete record of how they were made. Sets are streams of uint8 batches;
-this module does not know the models that generate them.
+this module does not know the models that generate them. A score that is not finite is an error, never a result.
 """
 
 import json
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +16,14 @@ from typing import Any, NamedTuple
 
 import biggan
 from biggan.metrics import prdc
+from biggan.metrics.cautions import compare_classes, compare_counts
 from biggan.metrics.features import Extractor
 from biggan.metrics.scores import KID_SEED, KID_SUBSETS, Moments, frechet_distance, kernel_distance
 from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, collect_statistics, reference_statistics
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.constraints import PositiveFloat, PositiveInt, check_fields
 from biggan.runtime.distributed import SINGLE_PROCESS, World
-from biggan.runtime.errors import ConfigError, DataError, suggestion
+from biggan.runtime.errors import ConfigError, DataError, NonFiniteScore, suggestion
 
 SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")
 
@@ -32,6 +36,8 @@ NEEDS_REFERENCE = ("fid", "kid", "prdc", "intra")
 SCORE_NAMES = ("fid", "frechet_distance", "kid", "kernel_distance", "inception_score", "exp_kl_score", "accuracy")
 """Scores of a whole generator in an Evaluation, by which runs are compared and plotted. fid, kid and inception_score are the
 published ones; with another extractor than Inception the same numbers have the other names."""
+
+MAX_DIGITS = 4  # significant digits of a printed score
 
 
 class MetricRequest(NamedTuple):
@@ -72,6 +78,8 @@ class Evaluation(NamedTuple):
 
     scores: dict[str, dict[str, float]]
     recipe: dict[str, Any]
+    cautions: tuple[str, ...] = ()
+    """Sentences on what the scores should not be taken for."""
 
     def save(self, file: Path) -> None:
         """Write a JSON file atomically. Raises OSError."""
@@ -120,7 +128,8 @@ def evaluate(
     """Compute the requested scores of `samples`, some of them against `reference`, whose statistics are cached in `cache`.
 
     The Frechet distance uses all images of the reference; the other scores use as many reference images as samples, if there
-    are as many. All ranks must call it. Raises ConfigError as `check_requests` does, DataError on non-finite features.
+    are as many. All ranks must call it. Raises ConfigError as `check_requests` does, NonFiniteScore on features, logits or
+    scores that are not finite.
     """
     check_requests(samples, reference, extractor, requests)
     n = dict(requests)
@@ -138,12 +147,21 @@ def evaluate(
     scores: dict[str, dict[str, dict[str, float]]] = {}
     if "is" in n:
         name = "inception_score" if extractor.is_inception else "exp_kl_score"
-        scores["is"] = {name: fake.entropies.score()._asdict() | {"images": n["is"], "splits": SPLITS}}
+        with naming("is", n, extractor):
+            scores["is"] = {name: fake.entropies.score()._asdict() | {"images": n["is"], "splits": SPLITS}}
     if "accuracy" in n:
         scores["accuracy"] = {"accuracy": accuracy(fake, n["accuracy"])}
+    cautions: list[str] = []
     if reference is not None and any(score in NEEDS_REFERENCE for score in n):
+        cautions += compare_classes(samples, reference)
         real = reference_statistics(reference, extractor, "fid" in n, feature_images, cache, world)
         scores |= reference_scores(fake, real, n, extractor, len(reference.class_names))
+        cautions += [
+            caution
+            for score in ("fid", "intra")
+            if score in n
+            for caution in compare_counts(fake, real, score, n[score], len(reference.class_names))
+        ]
     recipe = {
         "samples": samples.description,
         "reference": None if reference is None else reference.description | {"identity": reference.identity},
@@ -160,7 +178,28 @@ def evaluate(
         },
         "versions": {"biggan": biggan.__version__, "torch": version("torch")},
     }
-    return Evaluation({name: score for request in requests for name, score in scores[request.score].items()}, recipe)
+    for request in requests:
+        with naming(request.score, n, extractor):
+            require_finite(scores[request.score])
+    values = {name: score for request in requests for name, score in scores[request.score].items()}
+    return Evaluation(values, recipe, tuple(cautions))
+
+
+@contextmanager
+def naming(score: str, n: dict[str, int], extractor: Extractor) -> Iterator[None]:
+    """A context in which a NonFiniteScore gets the name of the score, as in the recipe, and of the extractor."""
+    try:
+        yield
+    except NonFiniteScore as error:
+        raise NonFiniteScore(f"{MetricRequest(score, n[score])} with extractor {extractor.name}: {error}") from error
+
+
+def require_finite(scores: dict[str, dict[str, float]]) -> None:
+    """Raises NonFiniteScore where a number of a score is not finite."""
+    for name, score in scores.items():
+        for part, value in score.items():
+            if not math.isfinite(value):
+                raise NonFiniteScore(f"{part} of {name} is {value}, not finite, although the features are")
 
 
 def check_requests(
@@ -169,7 +208,7 @@ def check_requests(
     """Check before any long computation that all scores can be computed. Raises ConfigError as `check_images`, and if a
     score needs logits, or those of other classes."""
     check_images(samples, reference, requests)
-    logits = extractor(next(iter(samples.batches(2)))[0]).logits
+    logits = extractor.outputs(next(iter(samples.batches(2)))[0]).logits
     scores = {request.score for request in requests}
     if logits is None and scores & {"is", "accuracy"}:
         raise ConfigError(f"extractor {extractor.name} gives no logits, which is and accuracy need")
@@ -199,11 +238,13 @@ def check_images(samples: ImageSet, reference: ImageSet | None, requests: tuple[
 def reference_scores(
     fake: FeatureStatistics, real: FeatureStatistics, n: dict[str, int], extractor: Extractor, classes: int
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """The scores that need real images, grouped by the score of the recipe. Raises ConfigError on too few images for kid."""
+    """The scores that need real images, grouped by the score of the recipe. Raises ConfigError on too few images for kid,
+    NonFiniteScore on a score that is not finite."""
     fid, kid = ("fid", "kid") if extractor.is_inception else ("frechet_distance", "kernel_distance")
     scores: dict[str, dict[str, dict[str, float]]] = {}
     if "fid" in n:
-        value = frechet_distance(fake.moments, real.moments)
+        with naming("fid", n, extractor):
+            value = frechet_distance(fake.moments, real.moments)
         scores["fid"] = {fid: {"value": value, "images": n["fid"], "reference_images": real.num_images}}
     if "kid" in n:
         fake_features, real_features = fake.features[: n["kid"]], real.features[: n["kid"]]
@@ -216,10 +257,12 @@ def reference_scores(
     if "prdc" in n:
         fake_features, real_features = fake.features[: n["prdc"]], real.features[: n["prdc"]]
         counts = {"images": len(fake_features), "reference_images": len(real_features)}
-        values = prdc.precision_recall_density_coverage(real_features, fake_features)._asdict()
+        with naming("prdc", n, extractor):
+            values = prdc.precision_recall_density_coverage(real_features, fake_features)._asdict()
         scores["prdc"] = {name: {"value": value, **counts} for name, value in values.items()}
     if "intra" in n:
-        scores["intra"] = {f"intra_{fid}": intra_class_distance(fake, real, n["intra"], classes)}
+        with naming("intra", n, extractor):
+            scores["intra"] = {f"intra_{fid}": intra_class_distance(fake, real, n["intra"], classes)}
     return scores
 
 
@@ -254,7 +297,28 @@ def format_table(evaluation: Evaluation) -> str:
     """The scores as a text table, one score per line."""
     lines = []
     for name, score in evaluation.scores.items():
-        text = f"{score['mean']:.4f} +- {score['std']:.4f}" if "mean" in score else f"{score['value']:.4f}"
+        text = format_score(score)
         against = f" against {score['reference_images']:,}" if "reference_images" in score else ""
         lines.append(f"{name:24} {text:20} {score['images']:,} images{against}")
     return "\n".join(lines) + "\n"
+
+
+def format_score(score: dict[str, float]) -> str:
+    """A score with the digits that its number of images supports: at most 4 significant ones, 3 below 1,000 images, 2 below
+    100. A mean over splits or subsets has as many decimals as two digits of its standard deviation."""
+    value = score_value(score)
+    if score.get("std"):
+        decimals = max(0, 1 - math.floor(math.log10(score["std"])))
+        return f"{value:.{decimals}f} +- {score['std']:.{decimals}f}"
+    digits = min(MAX_DIGITS, len(str(int(score.get("images", 10**MAX_DIGITS)))))
+    text = format_digits(value, digits)
+    return f"{text} +- 0" if "std" in score else text
+
+
+def format_digits(value: float, digits: int) -> str:
+    """A number rounded to so many significant digits, without an exponent unless it is tiny."""
+    if not value or not math.isfinite(value):
+        return f"{value:g}"
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))
+    decimals = digits - 1 - exponent
+    return f"{value:.{digits - 1}e}" if exponent < -5 else f"{round(value, decimals):.{max(0, decimals)}f}"

@@ -3,8 +3,8 @@
 `inception`: the InceptionV3 network of 2015 that published scores use, ported from TensorFlow by torch-fidelity, with
 TensorFlow's resizing; its logits have no bias, as in the original code (docs/papers/improved_gan.md, "Inception Score").
 `dinov2`: ViT-L/14 (Oquab et al. 2023) with the preprocessing of Stein et al. 2023.
-`module:FILE`: a torch.export program or TorchScript module from uint8 (N, 3, R, R) to features (N, F) and logits (N, K) or
-None.
+`module:FILE`: a torch.export program or TorchScript module from uint8 (N, 3, R, R) to features (N, F), alone or as a pair
+with logits (N, K) or None, of any floating-point type.
 
 Loading a `module:FILE` runs code from the file: torch.export may unpickle objects and evaluate expressions, and a
 TorchScript module is a program that can write files. It is therefore loaded only if the user declares it trusted, or has
@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.runtime.atomic_io import default_cache, file_sha256, write_file
+from biggan.runtime.bounded_io import read_file
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.download import fetch
-from biggan.runtime.errors import CheckpointError, ConfigError, first_line
-from biggan.runtime.tensor_files import read_tensors
+from biggan.runtime.errors import CheckpointError, ConfigError, NonFiniteScore
+from biggan.runtime.json_text import read_json
+from biggan.runtime.tensor_files import check_weights, read_tensors
+from biggan.runtime.text import printable
 
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
@@ -38,7 +42,14 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 DINOV2_REPO = "facebook/dinov2-large"
 
+LARGEST_PROGRAM = 1 << 34  # bytes of a module:FILE
+
 TRUSTED_FILE = "trusted_extractors.json"  # in the cache folder; lists the files whose code may be run
+
+
+LONGEST_REASON = 200  # characters of a library's message that are passed on
+
+logger = logging.getLogger(__name__)
 
 
 class Extracted(NamedTuple):
@@ -58,6 +69,7 @@ class Extractor:
         recipes. `bf16`: run under autocast."""
         self.name, self.sha256, self.resizing = name, sha256, resizing
         self.network, self.device, self.bf16 = network, device, bf16
+        self.widths: dict[torch.Size, tuple[int, int | None]] = {}  # shape of an image: numbers of features and of logits
 
     @property
     def is_inception(self) -> bool:
@@ -69,15 +81,73 @@ class Extractor:
         """Numerical precision of the network, for recipes."""
         return "bf16" if self.bf16 else "float32"
 
+    def __call__(self, images: Tensor, *, first: int = 0) -> Extracted:
+        """Extract features and logits. `first` is the number of the first image in its set, for messages. Raises ConfigError
+        as `outputs`, NonFiniteScore where a value is not finite."""
+        extracted = self.outputs(images)
+        for name, values in extracted._asdict().items():
+            if values is not None and not values.isfinite().all():
+                image = first + int((~values.isfinite()).any(1).nonzero()[0])
+                raise NonFiniteScore(f"extractor {self.name} gives {name} that are not finite for image {image}")
+        return extracted
+
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Extracted:
-        """Extract features and logits. Raises ConfigError if the module does not return features of shape (N, F)."""
-        images = images.to(self.device, memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            features, logits = self.network(images)
-        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(images):
-            raise ConfigError(f"extractor {self.name} gives no features of shape (N, F) for images {tuple(images.shape)}")
-        return Extracted(features.float().cpu(), None if logits is None else logits.float().cpu())
+    def outputs(self, images: Tensor) -> Extracted:
+        """Features and logits, finite or not. Raises ConfigError if the network fails, does not return features (N, F) alone
+        or with logits (N, K), or returns other numbers of features or logits than before."""
+        try:
+            images = images.to(self.device, memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                output = self.network(images)
+            extracted = self.read_output(output, len(images))
+        except ConfigError:
+            raise
+        except Exception as error:  # a program may raise anything
+            raise ConfigError(
+                f"extractor {self.name} fails on images {tuple(images.shape)} of uint8: {short_reason(error)}"
+            ) from error
+        widths = (extracted.features.shape[1], None if extracted.logits is None else extracted.logits.shape[1])
+        known = self.widths.setdefault(images.shape[1:], widths)
+        if widths != known:
+            names = [f"{features} features and {logits or 'no'} logits" for features, logits in (known, widths)]
+            raise ConfigError(f"extractor {self.name} gives {names[0]} for some images, {names[1]} for others")
+        return extracted
+
+    def read_output(self, output: Any, count: int) -> Extracted:
+        """What the network returned for `count` images, in float32 on the CPU. Raises ConfigError as `outputs`."""
+        parts = tuple(output) if isinstance(output, (tuple, list)) else (output,)
+        if not 1 <= len(parts) <= 2 or not isinstance(parts[0], Tensor):
+            kind = f"{len(parts)} values" if isinstance(output, (tuple, list)) and parts else f"a {type(output).__name__}"
+            raise ConfigError(
+                f"extractor {self.name} gives {kind}, not features (N, F), alone or as a pair with logits (N, K)"
+            )
+        tensors: list[Tensor | None] = []
+        for part, name, shape in zip((*parts, None)[:2], ("features", "logits"), ("(N, F)", "(N, K)"), strict=True):
+            if part is None:
+                tensors.append(None)
+                continue
+            if not isinstance(part, Tensor):
+                raise ConfigError(f"extractor {self.name} gives a {type(part).__name__} as {name}, not a tensor {shape}")
+            if part.layout != torch.strided or part.is_nested or part.is_meta or not part.is_floating_point():
+                kind = "nested" if part.is_nested else "meta" if part.is_meta else None
+                kind = kind or str(part.dtype if part.layout == torch.strided else part.layout)
+                raise ConfigError(
+                    f"extractor {self.name} gives {name} of type {kind.removeprefix('torch.')}, not floating-point numbers"
+                )
+            if part.dim() != 2 or len(part) != count or not part.shape[1]:
+                raise ConfigError(
+                    f"extractor {self.name} gives no {name} of shape {shape} but {tuple(part.shape)} for {count} images"
+                )
+            tensors.append(part.float().cpu())
+        return Extracted(*tensors)
+
+
+def short_reason(error: BaseException) -> str:
+    """One printable line of at most 200 characters from an exception; of TorchScript's messages, which quote the program,
+    the last line, which has the reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = printable(lines[-1] if "TorchScript" in lines[0] else lines[0])
+    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
 
 
 def open_extractor(
@@ -120,6 +190,9 @@ def open_inception(weights: Path | None, cache: Path, device: torch.device, bf16
     except ModuleNotFoundError as error:
         raise ConfigError("the inception extractor needs torch-fidelity: pip install 'biggan-torch[metrics]'") from error
     file = weights or cache / INCEPTION_URL.rsplit("/", 1)[1]
+    if weights is None and file.exists() and file_sha256(file) != INCEPTION_SHA256:
+        logger.warning("%s is damaged, its sha256 is not that of the published weights: it is fetched again", file)
+        file.unlink()
     if weights is None and not file.exists():
         try:
             fetch(INCEPTION_URL, file, sha256=INCEPTION_SHA256)
@@ -128,13 +201,15 @@ def open_inception(weights: Path | None, cache: Path, device: torch.device, bf16
                 f"the weights of inception cannot be downloaded ({error}): fetch {INCEPTION_URL} "
                 f"(sha256 {INCEPTION_SHA256}) by hand and name it by --extractor-weights FILE, or save it as {file}"
             ) from error
+    tensors = read_tensors(file)
+    check_weights(tensors, file)
     safe = io.BytesIO()  # torch-fidelity unpickles its weights file, so it gets a copy that contains tensors only
-    torch.save(read_tensors(file), safe)
+    torch.save(tensors, safe)
     safe.seek(0)
     try:
         network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], safe)
     except RuntimeError as error:
-        raise CheckpointError(f"{file} does not hold the weights of inception: {first_line(error)}") from error
+        raise CheckpointError(f"{file} does not hold the weights of inception: {short_reason(error)}") from error
     network = network.to(device, memory_format=torch.channels_last)
     resizing = "TensorFlow 1's bilinear to 299, by torch-fidelity"
     return Extractor("inception", file_sha256(file), resizing, network, device, bf16)
@@ -151,9 +226,10 @@ def open_dinov2(weights: Path | None, device: torch.device, bf16: bool) -> Extra
         model = Dinov2Model.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False).to(device)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"the weights of dinov2 cannot be loaded from {name} ({first_line(error)}): fetch config.json and "
+            f"the weights of dinov2 cannot be loaded from {name} ({short_reason(error)}): fetch config.json and "
             f"model.safetensors of https://huggingface.co/{DINOV2_REPO} into a folder and name it by --extractor-weights"
         ) from error
+    check_weights(model.state_dict(), Path(name))
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -183,7 +259,7 @@ def open_module(file: Path, device: torch.device, bf16: bool, trusted: bool) -> 
     if not file.is_file():
         raise CheckpointError(f"extractor module:{file}: no such file")
     try:
-        data = file.read_bytes()  # read once: the bytes that are hashed are the bytes that are loaded
+        data = read_file(file, LARGEST_PROGRAM)  # read once: the bytes that are hashed are the bytes that are loaded
     except OSError as error:
         raise CheckpointError(f"extractor module:{file} cannot be read ({error}): copy it again") from error
     sha256 = hashlib.sha256(data).hexdigest()
@@ -196,8 +272,9 @@ def open_module(file: Path, device: torch.device, bf16: bool, trusted: bool) -> 
                 warnings.simplefilter("ignore")
                 network = torch.jit.freeze(torch.jit.load(io.BytesIO(data), map_location=device).eval())
     except Exception as error:  # torch passes on many kinds of error
-        reason = first_line(error)
-        raise CheckpointError(f"{file} is neither a torch.export program nor a TorchScript module ({reason})") from error
+        raise CheckpointError(
+            f"{file} is neither a torch.export program nor a TorchScript module ({short_reason(error)})"
+        ) from error
     if trusted:
         save_trust(file, sha256)
     return Extractor(f"module:{file.name}", sha256, "none", network, device, bf16)
@@ -216,10 +293,9 @@ def require_trust(file: Path, sha256: str, trusted: bool) -> None:
 def load_trusted() -> dict[str, str]:
     """The list of trusted files: sha256 and path at the time of the declaration. Empty if the list cannot be read."""
     try:
-        trusted_files = json.loads((default_cache() / TRUSTED_FILE).read_text())
+        return read_json(default_cache() / TRUSTED_FILE)
     except (OSError, ValueError):
         return {}
-    return trusted_files if isinstance(trusted_files, dict) else {}
 
 
 def save_trust(file: Path, sha256: str) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from biggan.runtime.errors import DataError
+from biggan.runtime.errors import DataError, NonFiniteScore
 
 BLOCK_QUERIES = 1000  # queries whose distances are computed at a time
 
@@ -33,14 +33,15 @@ class PRDC(NamedTuple):
 
 
 def precision_recall_density_coverage(real_NF: Tensor, fake_MF: Tensor) -> PRDC:
-    """PRDC of real and generated features. Raises DataError on too few images for k neighbors and on non-finite features."""
+    """PRDC of real and generated features. Raises DataError on too few images for k neighbors,
+    NonFiniteScore on features or distances that are not finite."""
     for name, features in (("real", real_NF), ("generated", fake_MF)):
         if len(features) <= DENSITY_COVERAGE_NEIGHBORS:
             raise DataError(
                 f"neighbors need more than {DENSITY_COVERAGE_NEIGHBORS} {name} images, there are {len(features)}"
             )
         if not features.isfinite().all():
-            raise DataError(f"features of {name} images are not finite")
+            raise NonFiniteScore(f"features of {name} images are not finite")
     center = real_NF.mean(0)  # distances from inner products lose precision far from 0
     real_NF, fake_MF = real_NF - center, fake_MF - center
     real_radii, real_density_radii = knn_radii(real_NF, (PRECISION_RECALL_NEIGHBORS, DENSITY_COVERAGE_NEIGHBORS))
@@ -71,10 +72,14 @@ def knn_radii(features_NF: Tensor, neighbors: tuple[int, ...]) -> list[Tensor]:
 
 
 def distance_blocks(first_NF: Tensor, second_MF: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances (B, M) of blocks of the first features to all of the second, with the slice of each block."""
+    """Euclidean distances (B, M) of blocks of the first features to all of the second, with the slice of each block. Raises
+    NonFiniteScore where they exceed float32."""
     for start in range(0, len(first_NF), BLOCK_QUERIES):
         block = slice(start, min(start + BLOCK_QUERIES, len(first_NF)))
-        yield block, torch.cdist(first_NF[block], second_MF)
+        distances = torch.cdist(first_NF[block], second_MF)
+        if not distances.isfinite().all():  # an infinite distance would lie in an infinite ball
+            raise NonFiniteScore("the distances between features are not finite: the features are too large for float32")
+        yield block, distances
 
 
 def nearest_neighbors(queries_NF: Tensor, features_MF: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biggan.runtime.errors import DataError
+from biggan.runtime.errors import DataError, NonFiniteScore
 
 KID_DEGREE = 3
 
@@ -60,16 +60,23 @@ def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
 
     |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2) (Heusel et al. 2017). Both roots are of symmetric
     positive semidefinite matrices, whose negative eigenvalues are rounding errors, so that covariances may be singular
-    (fewer images than features).
+    (fewer images than features). Raises NonFiniteScore where the moments or the distance are not finite.
     """
     (mean_1, covariance_1), (mean_2, covariance_2) = first, second
-    values, vectors = torch.linalg.eigh(covariance_1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    product = root @ covariance_2 @ root
-    trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    if not all(moment.isfinite().all() for moment in (*first, *second)):
+        raise NonFiniteScore("the mean or the covariance of the features is not finite")
+    try:
+        values, vectors = torch.linalg.eigh(covariance_1)
+        root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        product = root @ covariance_2 @ root
+        trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    except torch.linalg.LinAlgError as error:
+        raise NonFiniteScore("the eigenvalues of the features' covariance cannot be computed") from error
     difference = mean_1 - mean_2
-    distance = difference @ difference + covariance_1.trace() + covariance_2.trace() - 2 * trace_of_root
-    return max(0.0, distance.item())
+    distance = (difference @ difference + covariance_1.trace() + covariance_2.trace() - 2 * trace_of_root).item()
+    if not math.isfinite(distance):  # max(0, nan) would be 0, the best of all scores
+        raise NonFiniteScore(f"the Frechet distance is {distance}: the features are too large for float64")
+    return max(0.0, distance)
 
 
 class InceptionScore:

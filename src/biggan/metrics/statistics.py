@@ -6,6 +6,7 @@ number of ranks. Shapes: N images, B images of a batch, R resolution, F features
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -14,15 +15,15 @@ from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biggan.metrics.features import Extracted, Extractor
 from biggan.metrics.scores import InceptionScore, Moments
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import World, broadcast_batches, max_over_ranks
-from biggan.runtime.errors import DataError
+from biggan.runtime.distributed import World, broadcast_batches, max_over_ranks, raise_on_all_ranks
+from biggan.runtime.errors import CheckpointError, DataError, UserError
 from biggan.runtime.progress import image_progress_bar
+from biggan.runtime.tensor_files import Safetensors, read_safetensors, tensors_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -77,16 +78,14 @@ def collect_statistics(
 
     The arguments `*_images` are the numbers of images, from the first on, that the moments, features, entropies and
     predictions are collected from; 0 for none. `name` describes the set in messages. Raises DataError if the set has fewer
-    images, or if features or logits are not finite. All ranks must call it.
+    images, NonFiniteScore if features or logits are not finite. All ranks must call it.
     """
     num_images = max(moment_images, feature_images, entropy_images, prediction_images)
     moments, entropies = Moments(), InceptionScore(entropy_images, SPLITS) if entropy_images else None
     features, labels, predictions, stop = [], [], [], 0
-    batches = extract_batches(images.batches(num_images), extractor, world)
+    batches = extract_batches(images.batches(num_images), extractor, world, name)
     for extracted, y_N in merge_batches(image_progress_bar(batches, num_images, name)):
         start, stop = stop, stop + len(y_N)
-        if not all(values is None or values.isfinite().all() for values in extracted):
-            raise DataError(f"{name}: {extractor.name} gives features or logits that are not finite")
         if start < moment_images:
             moments.add(extracted.features[: moment_images - start])
         if start < entropy_images:
@@ -109,12 +108,20 @@ def collect_statistics(
 
 
 def extract_batches(
-    batches: Iterator[tuple[Tensor, Tensor]], extractor: Extractor, world: World
+    batches: Iterator[tuple[Tensor, Tensor]], extractor: Extractor, world: World, name: str
 ) -> Iterator[tuple[Extracted, Tensor]]:
-    """Features and logits of every batch, each extracted by one rank and sent to all. All ranks must call it."""
+    """Features and logits of every batch, each extracted by one rank and sent to all. `name` describes the set in messages.
+    Raises, on every rank, the UserError of an extractor that fails on any rank. All ranks must call it."""
+    start = 0
     while group := list(islice(batches, world.size)):
-        extracted = extractor(group[min(world.rank, len(group) - 1)][0])
         sizes = [len(y_N) for _, y_N in group]
+        own, error = min(world.rank, len(group) - 1), None
+        try:
+            extracted = extractor(group[own][0], first=start + sum(sizes[:own]))
+        except UserError as caught:
+            error = type(caught)(f"{name}: {caught}")
+        raise_on_all_ranks(error, world)
+        start += sum(sizes)
         features = broadcast_batches(extracted.features, sizes, world)
         logits = [None] * len(group) if extracted.logits is None else broadcast_batches(extracted.logits, sizes, world)
         for feature, logit, (_, y_N) in zip(features, logits, group, strict=True):
@@ -158,7 +165,7 @@ def reference_statistics(
     moment_images = reference.count if with_moments else 0
     key = [1, reference.identity, extractor.name, extractor.sha256, extractor.arithmetic, moment_images, feature_images]
     file = None if cache is None else cache / f"reference-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.safetensors"
-    cached = None if file is None else read_reference(file)
+    cached = None if file is None else read_reference(file, moment_images, feature_images, len(reference.class_names))
     (missing_on_a_rank,) = max_over_ranks(float(cached is None))
     if not missing_on_a_rank:
         return cached
@@ -182,21 +189,61 @@ def reference_statistics(
 
 
 def write_reference(file: Path, statistics: FeatureStatistics) -> None:
-    """Write moments, features and labels to a safetensors file. Raises OSError."""
+    """Write moments, features and labels with their checksum to a safetensors file. Raises OSError."""
     tensors = {"features": statistics.features, "labels": statistics.labels}
     tensors |= {} if statistics.moments is None else dict(zip(("mean", "covariance"), statistics.moments, strict=True))
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    metadata = {"count": str(statistics.num_images), "sha256": tensors_sha256(tensors)}
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(file, safetensors.torch.save(tensors, {"count": str(statistics.num_images)}))
+    write_file(file, safetensors.torch.save(tensors, metadata))
 
 
-def read_reference(file: Path) -> FeatureStatistics | None:
-    """Read the statistics of a reference; None if the file is missing or damaged."""
-    try:
-        tensors = safetensors.torch.load_file(file)
-        with safe_open(file, "pt") as opened:
-            count = int(opened.metadata()["count"])
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+def read_reference(file: Path, moment_images: int, feature_images: int, classes: int) -> FeatureStatistics | None:
+    """Read the statistics of a reference, whose moments are of `moment_images` images and whose features of the first
+    `feature_images`; None if the file is missing or is not what was written, which is reported in the log."""
+    if not os.path.lexists(file):
         return None
+    try:
+        found = read_safetensors(file)
+        count = int(found.metadata.get("count", "-1"))
+        fault = reference_fault(found, count == moment_images, bool(moment_images), feature_images, classes)
+    except (CheckpointError, ValueError) as error:
+        fault = str(error)
+    if fault is not None:
+        logger.warning("the reference statistics in %s cannot be used (%s): they are computed again", file, fault)
+        return None
+    tensors = found.tensors
     moments = (tensors["mean"], tensors["covariance"]) if "mean" in tensors else None
     return FeatureStatistics(moments, tensors.get("features"), tensors.get("labels"), None, None, count)
+
+
+def reference_fault(
+    found: Safetensors, right_count: bool, with_moments: bool, feature_images: int, classes: int
+) -> str | None:
+    """What is wrong with the statistics in a file, in words; None: nothing."""
+    tensors = found.tensors
+    expected = {"mean": torch.float64, "covariance": torch.float64} if with_moments else {}
+    expected |= {"features": torch.float32, "labels": torch.int64} if feature_images else {}
+    if not right_count or {name: tensor.dtype for name, tensor in tensors.items()} != expected:
+        return "they are of other images, or of other types"
+    if found.metadata.get("sha256") != tensors_sha256(tensors):
+        return "their checksum is wrong or missing"
+    width = next(iter(tensors["mean" if with_moments else "features"].shape[-1:]), 0)
+    shapes = {
+        "mean": (width,),
+        "covariance": (width, width),
+        "features": (feature_images, width),
+        "labels": (feature_images,),
+    }
+    if any(tensor.shape != shapes[name] for name, tensor in tensors.items()):
+        return "their shapes are wrong"
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        return "they are not finite"
+    if feature_images and not 0 <= int(tensors["labels"].min()) <= int(tensors["labels"].max()) < classes:
+        return "their labels are not those of the classes"
+    covariance = tensors.get("covariance")
+    if covariance is not None:
+        size = covariance.abs().amax()
+        if (covariance.diagonal() < -1e-9 * size).any() or ((covariance - covariance.T).abs() > 1e-9 * size).any():
+            return "their covariance is not one"
+    return None

@@ -47,9 +47,11 @@ def read_file(path: Path | str, limit: int) -> bytes:
     """All bytes of a regular file. Raises RefusedFile if it is not one or is larger than `limit` bytes, OSError if it cannot
     be read."""
     with open_regular_file(path) as stream:
-        if os.fstat(stream.fileno()).st_size > limit:  # nothing is read of it, and no memory taken
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:  # nothing is read of it, and no memory taken
             raise RefusedFile(f"{path} is larger than {limit:,} bytes")
-        return read_at_most(stream, limit, str(path))
+        largest = min(limit, max(size, SMALL_FILE))  # Python allocates as many bytes as it is asked to read
+        return read_at_most(stream, largest, str(path))
 
 
 def read_zip_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:

@@ -210,18 +210,24 @@ def local_rank_zero_first(action: Callable[[], None], world: World) -> None:
                 action()
             except UserError as caught:
                 error = caught
-        if not dist.is_initialized():
-            errors = [error]
-        else:
-            errors = [None] * world.size
-            dist.all_gather_object(errors, error)
-        failed_rank = next((rank for rank, error in enumerate(errors) if error is not None), None)
-        if failed_rank is not None:
-            raised = errors[failed_rank]
-            raised.reported_by_rank_zero = world.rank != failed_rank
-            raise raised
+        raise_on_all_ranks(error, world)
         if world.size == 1:
             return
+
+
+def raise_on_all_ranks(error: UserError | None, world: World) -> None:
+    """Raise the UserError of the first rank that has one on every rank; nothing where no rank has one. All ranks must call
+    it."""
+    (failed,) = max_over_ranks(float(error is not None))
+    if not failed:
+        return
+    errors = [error] * world.size
+    if dist.is_initialized():
+        dist.all_gather_object(errors, error)
+    failed_rank = next(rank for rank, found in enumerate(errors) if found is not None)
+    raised = errors[failed_rank]
+    raised.reported_by_rank_zero = world.rank != failed_rank
+    raise raised
 
 
 def local_world_size() -> int:

@@ -4,6 +4,7 @@
     ├── UserError            something the user can correct: one line, exit code 2, no traceback
     │   ├── ConfigError      a preset, an option or a combination of options
     │   ├── DataError        images and data sets
+    │   │   └── NonFiniteScore   features or a score that are not finite
     │   └── CheckpointError  run folders, checkpoints, models on disk
     └── TrainingDiverged     non-finite values, with the step, the quantity and the last good checkpoint
 
@@ -32,6 +33,10 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """A missing or invalid data set, or an unreadable image."""
+
+
+class NonFiniteScore(DataError):
+    """Features, logits or a score that are not finite, so that there is no score."""
 
 
 class CheckpointError(UserError):

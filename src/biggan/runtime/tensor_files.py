@@ -1,29 +1,117 @@
 """Reading dictionaries of tensors from safetensors and PyTorch files of others, without running code from them."""
 
+import hashlib
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import IO, Any, NamedTuple
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from biggan.runtime.bounded_io import check_zip_layout, open_regular_file
+from biggan.runtime.bounded_io import open_regular_file, read_file
 from biggan.runtime.errors import CheckpointError, first_line
+from biggan.runtime.json_text import parse_json
+from biggan.runtime.state_dicts import choose_state_dict, strip_wrappers
+from biggan.runtime.text import printable
+
+LARGEST_FILE = 1 << 37  # bytes; larger than any file of weights
+
+LARGEST_HEADER = 100 << 20  # bytes of a safetensors header, the limit of the safetensors library
+
+WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+# What programs save beside the weights, and what is read of it as `SkippedValue`: numbers and arrays of NumPy, options.
+SKIPPED = (
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    "argparse.Namespace",
+)
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a dictionary of tensors from a safetensors or PyTorch file; code in the file is never run.
+class SkippedValue:
+    """Stands for a value in a PyTorch file that is no tensor and is not needed. What it was made from is dropped."""
 
-    Raises CheckpointError if the file is missing, damaged or contains anything else."""
+    def __init__(self, *parts: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class Safetensors(NamedTuple):
+    """What a safetensors file holds."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+    sha256: str
+    """Of the whole file."""
+    content_sha256: str
+    """Of the bytes of the tensors, without the header."""
+
+
+def read_safetensors(file: Path) -> Safetensors:
+    """Read a safetensors file. Raises CheckpointError if it is missing, no regular file or damaged."""
     try:
-        open_regular_file(file).close()
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        if zipfile.is_zipfile(file):
-            check_zip(file)
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        data = read_file(file, LARGEST_FILE)
+        start = 8 + int.from_bytes(data[:8], "little")
+        if start > min(len(data), LARGEST_HEADER):
+            raise ValueError("its header is cut off")
+        metadata = parse_json(data[8:start]).get("__metadata__") or {}
+        tensors = safetensors.torch.load(data)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no such file: {file}") from error
+    except Exception as error:  # the library passes on errors of many kinds for a header that makes no sense
+        raise CheckpointError(f"{file} cannot be read as tensors ({describe(error)}): fetch or copy it again") from error
+    view = memoryview(data)
+    return Safetensors(tensors, metadata, hashlib.sha256(view).hexdigest(), hashlib.sha256(view[start:]).hexdigest())
+
+
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """Hexadecimal sha256 of names, types, shapes and values of dense tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode("utf-8", "backslashreplace"))
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_tensors(file: Path, *, network: str | None = None, entry: str | None = None) -> dict[str, Tensor]:
+    """Read the weights of one network from a safetensors or PyTorch file; code in the file is never run.
+
+    A checkpoint may hold several networks, and other things beside them. `network` ("generator" or "discriminator") says
+    which one is wanted; of a generator and its moving average the average is taken. `entry`: the name of the entry to take
+    instead. Prefixes that DistributedDataParallel and torch.compile add to names are removed.
+
+    Raises CheckpointError if the file is missing, damaged, or contains anything that is not plain data, if no network is
+    found in it, or if a tensor is not a dense one of real numbers."""
+    value = dict(read_safetensors(file).tensors) if file.suffix == ".safetensors" else read_pytorch_file(file)
+    tensors = strip_wrappers(choose_state_dict(value, file, network=network, entry=entry))
+    total, size = 0, file.stat().st_size
+    for name, tensor in tensors.items():
+        if not is_dense_real(tensor):
+            raise CheckpointError(
+                f"{file}: {printable(name)} is no dense tensor of real numbers: give the file of one network"
+            )
+        total += tensor.numel() * tensor.element_size()
+    if total > 4 * size + (1 << 20):  # views of one small storage that stand for gigabytes
+        raise CheckpointError(f"{file} of {size:,} bytes stands for tensors of {total:,} bytes: it is not read")
+    return tensors
+
+
+def read_pytorch_file(file: Path) -> Any:
+    """What a PyTorch file holds: tensors, numbers and containers of them. Raises CheckpointError as `read_tensors`."""
+    try:
+        with open_regular_file(file) as stream:
+            if zipfile.is_zipfile(stream):
+                check_zip(stream, file)
+            stream.seek(0)
+            with torch.serialization.safe_globals([(SkippedValue, name) for name in SKIPPED]):
+                return torch.load(stream, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {file}") from error
     except UnpicklingError as error:  # torch's message would advise to trust the file
@@ -31,25 +119,46 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             f"{file} cannot be read as tensors: it is damaged, or holds more than plain tensors, which is not trusted; "
             "give the file with the weights of one network"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, zipfile.BadZipFile, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read as tensors ({first_line(error)}): fetch it again") from error
-    if not isinstance(tensors, dict) or not all(is_dense_real(tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
-    return dict(tensors)
+    except Exception as error:  # a damaged file ends torch's reader in many kinds of error
+        raise CheckpointError(f"{file} cannot be read as tensors ({describe(error)}): fetch it again") from error
 
 
-def check_zip(file: Path) -> None:
-    """Compare the checksums in a PyTorch file, which torch does not, after making sure that it does not unpack to more than
-    its size: torch stores without compression. Raises CheckpointError if it is damaged, ValueError if it is compressed."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-        if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in entries):
-            raise ValueError("it is compressed, which files of torch.save are not")
-        check_zip_layout(archive)
+def check_zip(stream: IO[bytes], file: Path) -> None:
+    """Raises CheckpointError where a zip file is damaged, which torch does not verify, or would unpack to more than its own
+    size: PyTorch stores without compression."""
+    size = stream.seek(0, 2)
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise CheckpointError(f"{file} is a compressed zip file, not one of PyTorch: unpack it and give the file in it")
+        if sum(member.file_size for member in members) > size:
+            raise CheckpointError(f"{file} is damaged: its members overlap; fetch it again")
         if damaged := archive.testzip():
-            raise CheckpointError(f"{file} is damaged at {damaged}: fetch it again")
+            raise CheckpointError(f"{file} is damaged at {printable(damaged)}: fetch it again")
+
+
+def describe(error: Exception) -> str:
+    """The first line of an exception's message, printable and short."""
+    return printable(first_line(error))[:200]
 
 
 def is_dense_real(value: object) -> bool:
-    """Whether a value is a dense tensor of real numbers."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex()
+    """Whether a value is a dense tensor of real numbers in memory."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_nested:
+        return False
+    return not (value.is_complex() or value.is_quantized or value.is_meta)
+
+
+def check_weights(tensors: dict[str, Tensor], file: Path) -> None:
+    """Raises CheckpointError where a tensor holds floating-point numbers that are not finite, also after conversion to
+    float32, or of a type that is not one of weights (such as float8)."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            if tensor.is_complex():
+                raise CheckpointError(f"{file}: {printable(name)} holds complex numbers, not weights")
+            continue
+        if tensor.dtype not in WEIGHT_DTYPES:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{file}: {printable(name)} is {kind}, not float32, float16, bfloat16 or float64")
+        if not tensor.float().isfinite().all():
+            raise CheckpointError(f"{file}: {printable(name)} holds numbers that are not finite: the file is damaged")

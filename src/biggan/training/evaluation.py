@@ -14,11 +14,13 @@ import torch
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
+from biggan.metrics.cautions import log_cautions
 from biggan.metrics.evaluate import check_requests, evaluate, higher_is_better, parse_recipe, score_value
 from biggan.metrics.features import open_extractor_on_all_ranks
 from biggan.metrics.statistics import ImageSet
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.distributed import on_rank_zero
+from biggan.runtime.errors import NonFiniteScore
 from biggan.runtime.metric_logger import JsonlLog
 from biggan.sampling.image_sets import generated_images, limit_images, real_images
 from biggan.sampling.sampler import Sampler
@@ -50,6 +52,7 @@ class Evaluator:
         )
         self.reference = limit_images(real_images(source), config.eval.reference_images)
         self.pending = False
+        self.cautions: set[str] = set()  # that were logged
         self.refuse_early(source)
         self.log, lines = None, []
         if state.plan.world.is_rank_zero:
@@ -73,14 +76,21 @@ class Evaluator:
         return self.pending and on_rank_zero(lambda: self.spent <= self.config.max_time_fraction * seconds)
 
     def run(self, step: int) -> HookResult:
-        """Measure, log, and keep the model if it is the best so far; its checkpoint is wanted then too."""
+        """Measure, log, and keep the model if it is the best so far; its checkpoint is wanted then too. Scores that are not
+        finite are reported in the log; none is written down, and training goes on."""
         started, self.pending = time.monotonic(), False
         sampler = build_sampler(self.state, self.run_config)
         samples = generated_images(sampler, str(self.run_dir.path), seed=self.run_config.train.seed)
         requests = parse_recipe(self.config.recipe)
-        evaluation = evaluate(
-            samples, self.reference, self.extractor, requests, cache=self.cache, world=self.state.plan.world
-        )
+        try:
+            evaluation = evaluate(
+                samples, self.reference, self.extractor, requests, cache=self.cache, world=self.state.plan.world
+            )
+        except NonFiniteScore as error:  # on all ranks
+            self.spent += time.monotonic() - started
+            logger.warning("step %d: no scores, since %s", step, error)
+            return HookResult()
+        log_cautions(evaluation.cautions, self.cautions)
         values = {name: score_value(score) for name, score in evaluation.scores.items()}
         name, value = next(iter(values.items()))
         best = on_rank_zero(lambda: self.keep_if_best(sampler, step, name, value))

@@ -132,8 +132,9 @@ class CollapseMonitor:
         """The share of the fixed batch that the classifier names as the class asked for, where it knows these classes and
         the generator is conditional on them."""
         has_classes = self.state.generator.network.config.has_class_input
-        logits = self.classifier(to_uint8(samples)).logits if self.classifier is not None and has_classes else None
-        if logits is None or logits.shape[1] != self.state.num_classes:
+        classifier = self.classifier if has_classes else None
+        logits = None if classifier is None else classifier.outputs(to_uint8(samples)).logits
+        if logits is None or logits.shape[1] != self.state.num_classes or not logits.isfinite().all():
             return {}
         return {"conditional_accuracy": (logits.argmax(1) == self.fixed.y_N.cpu()).float().mean().item()}
 
