@@ -171,7 +171,7 @@ def test_the_numbers_of_features_and_logits_may_not_change():
             calls.append(1)
             return small_features(images) if len(calls) < 3 else later(*small_features(images))
 
-        with pytest.raises(ConfigError, match="4 features and 3 logits for some images, .* for others"):
+        with pytest.raises(ConfigError, match=r"4 features and 3 logits for some images, .* for others"):
             evaluate(image_set(), image_set(seed=1), extractor_of(network), parse_recipe("fid60"))
 
 

@@ -11,8 +11,10 @@ from PIL import Image, ImageDraw
 from biggan.analysis.collapse_rules import Alarm, Line
 from biggan.data.image_decoding import open_image
 from biggan.metrics.evaluate import SCORE_NAMES
+from biggan.runtime.atomic_io import atomic_path
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.text import plot_text, printable
+from biggan.sampling.image_io import save_image
 
 SCORES = (*SCORE_NAMES, "conditional_accuracy", "test_error")
 
@@ -42,6 +44,12 @@ def new_figure(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Any, file: Path, **options: Any) -> None:
+    """Write a figure, whole or not at all; `options` are matplotlib's. Raises OSError."""
+    with atomic_path(file) as scratch:
+        figure.savefig(scratch, **options)
 
 
 def column(lines: Iterable[Line], key: str) -> Curve:
@@ -97,7 +105,7 @@ def plot_overview(lines: list[Line], keys: list[str], alarms: list[Alarm], file:
             axes.legend(fontsize=8)
     for axes in all_axes[len(panels) :]:
         axes.axis("off")
-    figure.savefig(file, dpi=100)
+    save_figure(figure, file, dpi=100)
 
 
 def plot_weights(curves: dict[str, Curve], title: str, alarms: list[Alarm], file: Path) -> None:
@@ -117,7 +125,7 @@ def plot_weights(curves: dict[str, Curve], title: str, alarms: list[Alarm], file
         mark_alarms(axes, alarms)
         if names[network]:
             axes.legend(fontsize=7, ncols=LEGEND_COLUMNS, loc="upper center", bbox_to_anchor=(0.5, -0.1))
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, dpi=110)
 
 
 def weight_values(lines: list[Line], quantity: str, name: str) -> Curve:
@@ -165,7 +173,7 @@ def plot_study(results: list[dict[str, Any]], file: Path) -> None:
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(range(len(rows)), labels=[plot_text(row) for row in rows])
     panels[0].invert_yaxis()
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, dpi=110)
 
 
 def stack_sheets(sheets: dict[str, Path], file: Path) -> None:
@@ -185,4 +193,4 @@ def stack_sheets(sheets: dict[str, Path], file: Path) -> None:
         draw.text((2, top + 1), printable(name), fill="black")
         canvas.paste(strip, (0, top + label_height))
         top += strip.height + label_height
-    canvas.save(file)
+    save_image(canvas, file)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from biggan.analysis.run_plots import new_figure
+from biggan.analysis.run_plots import new_figure, save_figure
 
 Path2D = Sequence[tuple[float, float]]
 
@@ -26,4 +26,4 @@ def plot_game(title: str, equilibrium: tuple[float, float], paths: dict[str, Pat
     panels[-1].set(title="distance to the equilibrium", xlabel="step", yscale="log")
     panels[-1].legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     figure.suptitle(f"{title}: start (dot), equilibrium (cross)")
-    figure.savefig(file, dpi=110, bbox_inches="tight")
+    save_figure(figure, file, dpi=110, bbox_inches="tight")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from biggan.analysis.run_plots import new_figure
+from biggan.analysis.run_plots import new_figure, save_figure
 from biggan.analysis.truncation import CurvePoint
 from biggan.runtime.text import plot_text
 
@@ -28,7 +28,7 @@ def plot_curves(curves: dict[str, list[CurvePoint]], folder: Path) -> list[Path]
         axes.set(xlabel=plot_text(entropy_score.replace("_", " ")), ylabel=plot_text(distance.replace("_", " ")))
         axes.legend()
         files.append(folder / "distance-against-score.png")
-        figure.savefig(files[-1], dpi=120)
+        save_figure(figure, files[-1], dpi=120)
     rows = -(-len(scores) // 3)
     figure = new_figure(12, 3 * rows)
     panels = figure.subplots(rows, 3, squeeze=False).flat
@@ -44,5 +44,5 @@ def plot_curves(curves: dict[str, list[CurvePoint]], folder: Path) -> list[Path]
         axes.axis("off")
     figure.axes[0].legend()
     files.append(folder / "against-threshold.png")
-    figure.savefig(files[-1], dpi=120)
+    save_figure(figure, files[-1], dpi=120)
     return files

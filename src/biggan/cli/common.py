@@ -141,10 +141,12 @@ def writing_to(out: Path, what: str = "") -> Iterator[None]:
 
 def save_image(image: "Image.Image", out: Path) -> None:
     """Write an image file in the format of its suffix. Raises ConfigError where it cannot be written."""
+    from biggan.sampling import image_io
+
     with writing_to(out, "the image"):
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            image.save(out)
+            image_io.save_image(image, out)
         except ValueError as error:
             raise ConfigError(f"--out {out}: {error}: use .png") from error
 

@@ -11,6 +11,7 @@ import tyro
 from biggan.cli.common import check_between, check_out_folder, parse, save_image_grid, writing_to
 from biggan.cli.inputs import ExtractorOptions, RealDataOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
+from biggan.runtime.atomic_io import write_file
 from biggan.runtime.distributed import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.progress import image_progress_bar
@@ -72,7 +73,7 @@ def leakage(arguments: list[str]) -> int:
     record |= {"truncation": command.truncation, "seed": command.seed, "per_class": command.per_class}
     with writing_to(command.out):
         command.out.mkdir(parents=True, exist_ok=True)
-        (command.out / "confusion.json").write_text(json.dumps(record) + "\n")
+        write_file(command.out / "confusion.json", (json.dumps(record) + "\n").encode())
     if pairs:
         blank = torch.zeros_like(next(iter(examples.values()))[0])
         rows = [(examples[asked, named] + [blank] * 10)[:10] for asked, named, _ in pairs]

@@ -1,5 +1,6 @@
 """biggan interpolate, mix, neighbors: a generator between and beside its training images."""
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -187,10 +188,21 @@ def check_sheet(images: int, sampler: "Sampler") -> None:
         )
 
 
+def count_frames(video: Path) -> int:
+    """How many frames of an MP4 can be read; ffmpeg, which writes it, does not tell of a full disk."""
+    import imageio_ffmpeg
+
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(video))[0]
+    except RuntimeError:
+        return 0
+
+
 def write_video(images: Tensor, out: Path, *, per_second: int = 12) -> None:
     """uint8 (steps, rows, 3, R, R) as a GIF or an MP4, forward and back; rows side by side. Raises ConfigError where it
     cannot be written, or an MP4 is wanted without imageio."""
-    from biggan.sampling.image_io import make_grid
+    from biggan.runtime.atomic_io import atomic_path
+    from biggan.sampling.image_io import make_grid, save_image
 
     if out.suffix not in (".gif", ".mp4"):
         raise ConfigError(f"--out {out}: use .png, .gif or .mp4")
@@ -198,7 +210,8 @@ def write_video(images: Tensor, out: Path, *, per_second: int = 12) -> None:
     with writing_to(out, "the video"):
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".gif":
-            frames[0].save(out, save_all=True, append_images=frames[1:], duration=1000 // per_second, loop=0)
+            options = {"append_images": frames[1:], "duration": 1000 // per_second, "loop": 0}
+            save_image(frames[0], out, save_all=True, **options)
             return
         try:
             import imageio.v3
@@ -207,4 +220,7 @@ def write_video(images: Tensor, out: Path, *, per_second: int = 12) -> None:
         import numpy as np
 
         even = [np.asarray(frame)[: frame.height // 2 * 2, : frame.width // 2 * 2] for frame in frames]  # H.264 wants that
-        imageio.v3.imwrite(out, even, fps=per_second, codec="libx264", macro_block_size=2)
+        with atomic_path(out) as scratch:
+            imageio.v3.imwrite(scratch, even, fps=per_second, codec="libx264", macro_block_size=2)
+            if count_frames(scratch) != len(even):
+                raise OSError(errno.ENOSPC, "not all of it could be written", str(out))

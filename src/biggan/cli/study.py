@@ -18,6 +18,7 @@ from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
 from biggan.configs.unused import useless_settings
 from biggan.metrics.evaluate import EvalConfig
+from biggan.runtime.atomic_io import write_file
 from biggan.runtime.errors import ConfigError, suggestion
 from biggan.studies.definitions import STUDIES
 
@@ -95,7 +96,7 @@ def study(arguments: list[str]) -> int:
         runs = [run._replace(command=[*run.command, "--trust-extractor"]) for run in runs]
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-        (out / "commands.txt").write_text("".join(written(run.command) + "\n" for run in runs))
+        write_file(out / "commands.txt", "".join(written(run.command) + "\n" for run in runs).encode())
     logger.info("%d runs; their commands are in %s", len(runs), out / "commands.txt")
     failed = 0
     for run in [] if command.list_commands else command.chosen(runs):
@@ -160,11 +161,12 @@ def write_table(name: str, runs: "list[Run]", out: Path) -> str:
     order = {row: index for index, row in enumerate(dict.fromkeys(run.row.name for run in runs))}
     results.sort(key=lambda result: (order[result["row"]], result["seed"]))
     text = markdown(STUDIES[name], runs, results)
-    (out / "table.md").write_text(text)
-    (out / "results.json").write_text(record(STUDIES[name], runs, results) + "\n")
     from biggan.analysis.run_plots import plot_study, stack_sheets
 
-    plot_study(results, out / "scores.png")
     sheets = {run.row.name: sorted(run.folder.samples.glob("*.png")) for run, _ in reversed(found)}
-    stack_sheets({row: files[-1] for row, files in reversed(sheets.items()) if files}, out / "samples.png")
+    with writing_to(out):
+        write_file(out / "table.md", text.encode())
+        write_file(out / "results.json", (record(STUDIES[name], runs, results) + "\n").encode())
+        plot_study(results, out / "scores.png")
+        stack_sheets({row: files[-1] for row, files in reversed(sheets.items()) if files}, out / "samples.png")
     return text

@@ -13,7 +13,7 @@ import tyro
 from biggan.cli.common import check_out_folder, parse, save_image, writing_to
 from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
-from biggan.runtime.atomic_io import metrics_cache
+from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import choose_precision
 from biggan.sampling.latents import LatentConfig
@@ -74,7 +74,7 @@ def truncation(arguments: list[str]) -> int:
         "cautions": measured.curves[RESAMPLED][0].evaluation.cautions,
     }
     with writing_to(folder, "the curve"):
-        (folder / "curve.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_file(folder / "curve.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
         plots = plot_curves(measured.curves, folder)
     if command.store:
         store_statistics(command.model, measured.statistics)

@@ -10,7 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 def compare_classes(samples: ImageSet, reference: ImageSet) -> list[str]:
-    """A caution where the two sets are not of the same classes."""
+    """A caution where the two sets are not of the same classes, unless one has no classes at all."""
+    if not samples.class_names or not reference.class_names:
+        return []
     different = sorted(set(samples.class_names) ^ set(reference.class_names))
     if not different:
         return []

@@ -1,12 +1,15 @@
 """Atomic writing of files and folders: written under a temporary name, synced to disk, then renamed.
 
-Also the hash of a file, and the location of the cache folder.
+A link under the name of the target is replaced, never followed; a device is not replaced. Also the hash of a file, and the
+location of the cache folder.
 """
 
+import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from biggan.runtime.errors import CheckpointError
@@ -59,7 +62,9 @@ def write_file(target: Path, data: bytes) -> None:
 
 def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
     """Write a file atomically from an iterable of blocks. If the iterable raises an error, `target` is unchanged."""
+    refuse_special_file(target)
     scratch = target.with_name(f".{target.name}.writing")
+    scratch.unlink(missing_ok=True)  # a link would be followed
     try:
         with open(scratch, "wb") as file:
             for block in blocks:
@@ -70,6 +75,32 @@ def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
     finally:
         scratch.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+@contextmanager
+def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A context that gives a path beside `target`, of the same suffix, for a library to write a file to. Afterwards the file
+    gets the name of the target; after an error it is removed, and `target` is unchanged. `durable` False: without syncing
+    to disk, for many small files. Raises OSError."""
+    refuse_special_file(target)
+    scratch = target.with_name(f".writing-{target.name}")
+    scratch.unlink(missing_ok=True)  # a link would be followed
+    try:
+        yield scratch
+        if durable:
+            with open(scratch, "rb+") as file:
+                os.fsync(file.fileno())
+        scratch.rename(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+    if durable:
+        sync_folder(target.parent)
+
+
+def refuse_special_file(target: Path) -> None:
+    """Raises OSError where `target` is, or links to, a device, a FIFO or a socket, which a rename would replace."""
+    if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+        raise OSError(errno.EINVAL, "not a regular file", str(target))
 
 
 def sync_folder(folder: Path) -> None:

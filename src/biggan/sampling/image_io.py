@@ -4,15 +4,26 @@ Shapes: N images, H height, W width, R resolution.
 """
 
 import math
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from biggan.runtime.atomic_io import atomic_path
+
 
 def to_uint8(x: Tensor) -> Tensor:
     """Images (N, 3, R, R) in [-1, 1] -> uint8 (N, 3, R, R) on the CPU."""
     return x.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).contiguous().cpu()
+
+
+def save_image(image: Image.Image, file: Path, *, durable: bool = True, **options: Any) -> None:
+    """Write an image file, whole or not at all, in the format of its suffix; `options` are Pillow's, `durable` as in
+    `atomic_path`. Raises OSError, and ValueError on a suffix that is none of an image."""
+    with atomic_path(file, durable=durable) as scratch:
+        image.save(scratch, **options)
 
 
 def make_grid(images_uint8: Tensor, *, columns: int, border: int = 1) -> Image.Image:

@@ -21,7 +21,7 @@ from biggan.runtime.atomic_io import write_file
 from biggan.runtime.bounded_io import open_regular_file
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.json_text import read_json
-from biggan.sampling.image_io import make_grid, to_file_name, to_pil
+from biggan.sampling.image_io import make_grid, save_image, to_file_name, to_pil
 
 LISTING = "samples.json"
 
@@ -29,7 +29,7 @@ MAX_LISTING = 1 << 30  # bytes
 
 SAMPLE_NAME = re.compile(r"[0-9]{5,}(-[^/\\]*)?\.png")
 
-MAX_FILE_NAME = 255  # bytes, of common file systems
+MAX_FILE_NAME = 255 - len(".writing-")  # bytes: common file systems allow 255, also for the name while writing
 
 GRID_IMAGES = 400
 """The grid shows at most so many images, the first ones."""
@@ -71,15 +71,12 @@ def write_samples(
     for batch in batches:
         grid_images += batch[: max(0, in_grid - index)]
         for image in batch:
-            with open(folder / names[index], "xb") as file:
-                to_pil(image).save(file, "png")
+            save_image(to_pil(image), folder / names[index], durable=False)
             index += 1
-    grid.unlink(missing_ok=True)
     mark = PngInfo()
     mark.add_text(*GRID_MARK)
-    with open(grid, "xb") as file:
-        picture = make_grid(torch.stack(grid_images), columns=math.ceil(math.sqrt(len(grid_images))))
-        picture.save(file, "png", pnginfo=mark)
+    picture = make_grid(torch.stack(grid_images), columns=math.ceil(math.sqrt(len(grid_images))))
+    save_image(picture, grid, pnginfo=mark)
     write_listing(folder, listing | {"complete": True})
     return grid
 

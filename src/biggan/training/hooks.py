@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.runtime.distributed import on_rank_zero
+from biggan.sampling.image_io import save_image
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
 from biggan.training.guard import raise_if_non_finite, tensor_sums
 from biggan.training.outputs import build_sampler, save_model
@@ -89,7 +90,7 @@ class SampleSheetHook:
         sheet = sampler.class_grid()
         if sampler.world.is_rank_zero:
             with self.run_dir.writing():
-                sheet.save(self.run_dir.samples / f"step-{step:08d}.png")
+                save_image(sheet, self.run_dir.samples / f"step-{step:08d}.png")
         save_model(sampler, self.config, self.run_dir, step, self.state.discriminator_ema)
         return HookResult()
 
