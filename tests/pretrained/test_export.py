@@ -91,12 +91,12 @@ def test_hub_folder(capsys, run, tmp_path):
     assert card.startswith("---\nlibrary_name: biggan\n")
     for fact in ("trained on embedded:digits, 2 steps", '"preset": "digits"', "No quality figures", "| D/loss_real |"):
         assert fact in card
-    score = {"fid": {"value": 12.345678, "images": 10}, "inception_score": {"mean": 2.0, "std": 0.1}}
+    score = {"fid": {"value": 12.345678, "images": 50_000}, "inception_score": {"mean": 2.0, "std": 0.1}}
     Evaluation(score, recipe={}).save(run / "metrics" / "123.json")
     assert call(capsys, "export", run, "--to", "hub", "--out", tmp_path / "hub")[0] == 0
     card = (tmp_path / "hub" / "README.md").read_text()
-    assert "| fid | 12.346 |" in card
-    assert "| inception_score | 2 |" in card
+    assert "| fid | 12.35 |" in card
+    assert "| inception_score | 2.00 +- 0.10 |" in card
     a, b = (biggan.from_pretrained(path).sample(3, seed=1).images for path in (run, tmp_path / "hub"))
     assert torch.equal(a, b)
 

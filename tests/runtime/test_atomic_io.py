@@ -17,7 +17,7 @@ from biggan.cli.explore import write_video
 from biggan.metrics.evaluate import Evaluation
 from biggan.runtime.atomic_io import atomic_path, write_file, write_stream
 from biggan.runtime.errors import ConfigError
-from biggan.sampling.image_io import write_images
+from biggan.sampling.sample_folder import write_samples
 
 NOISE = torch.randint(256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
@@ -48,7 +48,9 @@ WRITERS = {
     "stacked.png": write_sheets,
     "scores.json": lambda file: Evaluation({"fid": {f"class_{i}": i / 3 for i in range(1000)}}, {}).save(file),
     "classes.csv": lambda file: write_csv(file, [(f"{i}.png", "class", 0.5) for i in range(2000)]),
-    "grid.png": lambda file: write_images([NOISE], torch.zeros(4, dtype=torch.int64), ("a",), file.parent),
+    "samples-grid.png": lambda file: write_samples(
+        [NOISE], torch.zeros(4, dtype=torch.int64), ("a",), file.parent / "samples"
+    ),
     "sheet.png": lambda file: save_image_grid(NOISE, 2, file),
     "walk.gif": lambda file: write_video(NOISE[:, None], file),
     "walk.mp4": lambda file: write_video(NOISE[:, None].repeat(1, 4, 1, 1, 1), file),

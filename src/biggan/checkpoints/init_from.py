@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from biggan.checkpoints.model_dir import ModelDir
 from biggan.checkpoints.run_dir import RunDir
-from biggan.checkpoints.tensors import Tensors, read_checkpoint, split_by_prefix
+from biggan.checkpoints.tensors import Checkpoint, Tensors, read_checkpoint, split_by_prefix
 from biggan.configs.overrides import flatten
 from biggan.configs.run import PLACES, RunConfig, with_own_places
 from biggan.models.registry import ModelConfig
 from biggan.runtime.errors import CheckpointError
+from biggan.runtime.tensor_files import check_weights
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def load_initial_weights(start: InitFrom) -> dict[str, Tensors]:
     any; from a checkpoint "generator_optimizer" and "discriminator_optimizer" too.
 
     From the checkpoint named, else the newest of a run folder, else from a model folder. Raises CheckpointError where
-    there is none of these.
+    there is none of these, or its numbers are not finite.
     """
     run = RunDir(start.path)
     if start.step is not None:
@@ -71,11 +72,18 @@ def load_initial_weights(start: InitFrom) -> dict[str, Tensors]:
                 f"{start.path} has no checkpoint of step {start.step} (there are: {there}): name one of these, "
                 "or train with a larger --train.keep-checkpoints"
             )
-        return split_by_prefix(read_checkpoint(named).tensors)
+        return checked_parts(read_checkpoint(named))
     checkpoint = run.load_newest(set_aside=False) if run.config_file.exists() else None
     if checkpoint is not None:
-        return split_by_prefix(checkpoint.tensors)
+        return checked_parts(checkpoint)
     folder = ModelDir(start.path)
     average, raw = folder.load("generator"), folder.load("training_generator")
     others = {name: folder.load(name) for name in ("discriminator", "classifier")}
     return {"generator": raw or average, "ema": average} | {name: w for name, w in others.items() if w is not None}
+
+
+def checked_parts(checkpoint: Checkpoint) -> dict[str, Tensors]:
+    """The networks and optimizers in a checkpoint, which may be somebody else's. Raises CheckpointError where numbers are
+    not finite."""
+    check_weights(checkpoint.tensors, checkpoint.path)
+    return split_by_prefix(checkpoint.tensors)

@@ -7,23 +7,33 @@
     training_generator.safetensors   the weights that the average followed, of an imported model
     statistics.safetensors           standing statistics for several truncation thresholds, in the order of the card
 
-Tensors and JSON only: nothing in it is code.
+Tensors and JSON only: nothing in it is code. The checksums of the other files are in config.json, and are verified whenever
+a file is read; models of earlier versions have none.
 """
 
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import nn
 
-from biggan.checkpoints.tensors import Tensors, read_metadata, serialize_tensors
+from biggan.checkpoints.tensors import Tensors, check_fits, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import migrate_tensors
 from biggan.models.registry import ModelConfig
 from biggan.runtime.atomic_io import write_error_message, write_file
+from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError
+from biggan.runtime.json_text import read_json
+from biggan.runtime.tensor_files import Safetensors, check_weights, other_precisions, read_safetensors
 from biggan.sampling.latents import LatentConfig
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +49,52 @@ class ModelCard:
     """Name of the data source."""
     statistics_at: tuple[float, ...] = ()
     """Truncation thresholds of statistics.safetensors, ascending; the last set is that of untruncated sampling too."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Checksums of the files beside it: {"generator": sha256 of generator.safetensors}; of a file that is not named here
+    none is known."""
 
 
 def save_model_dir(target: Path, card: ModelCard, networks: dict[str, Tensors]) -> None:
     """Write, or renew file by file, a model directory: NAME.safetensors for each of `networks` (name -> tensors). Raises
     CheckpointError when the disk does not take it."""
+    files = {name: serialize_tensors(tensors) for name, tensors in networks.items()}
+    checksums = card.sha256 | {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
     try:
         target.mkdir(parents=True, exist_ok=True)
-        for name, tensors in networks.items():
-            write_file(target / f"{name}.safetensors", serialize_tensors(tensors))
+        forget_checksums(target / "config.json", files.keys())
+        for name, data in files.items():
+            write_file(target / f"{name}.safetensors", data)
         if not card.statistics_at:  # those of an earlier model
             (target / "statistics.safetensors").unlink(missing_ok=True)
-        write_file(target / "config.json", to_json(card).encode())
+        write_file(target / "config.json", to_json(dataclasses.replace(card, sha256=checksums)).encode())
     except OSError as error:
         raise CheckpointError(write_error_message("the model", target, error)) from error
+
+
+def forget_checksums(config_file: Path, names: Iterable[str]) -> None:
+    """Remove the checksums of files that are about to be replaced from a config.json, so that whenever the writing is cut
+    off, the folder is a model that can be read. Raises OSError."""
+    try:
+        card = read_json(config_file)
+        kept = {name: digest for name, digest in card["sha256"].items() if name not in set(names)}
+    except (OSError, ValueError, KeyError, AttributeError):  # no model yet, or one without checksums
+        return
+    if kept != card["sha256"]:
+        write_file(config_file, json.dumps(card | {"sha256": kept}, indent=2).encode())
+
+
+def export_model_file(card: ModelCard, generator: Tensors) -> bytes:
+    """The bytes of a safetensors file with a generator that carries its config.json and a checksum as metadata."""
+    config = to_json(dataclasses.replace(card, sha256={}, statistics_at=()))
+    plain = safetensors.torch.save(generator)
+    content = plain[8 + int.from_bytes(plain[:8], "little") :]  # without the header, in which the checksum will be
+    checksum = file_checksum(hashlib.sha256(content).hexdigest(), config)
+    return safetensors.torch.save(generator, metadata={"format": "pt", "config": config, "sha256": checksum})
+
+
+def file_checksum(content_sha256: str, config: str) -> str:
+    """The checksum in the metadata of an exported file, of its tensors and its config."""
+    return hashlib.sha256(f"{content_sha256} {config}".encode()).hexdigest()
 
 
 class ModelDir:
@@ -72,8 +114,9 @@ class ModelDir:
             )
         where = path if alone else self.path / "config.json"
         try:
-            text = read_metadata(path).get("config", "null") if alone else where.read_text()
-        except (OSError, UnicodeDecodeError, SafetensorError) as error:
+            self.exported = read_safetensors(path) if alone else None
+            text = self.exported.metadata.get("config", "null") if alone else read_file(where, SMALL_FILE).decode()
+        except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
         if text == "null":
             raise CheckpointError(f"{path} carries no config: it was not exported by biggan; try biggan import {path}")
@@ -87,15 +130,37 @@ class ModelDir:
             )
 
     def load(self, name: str) -> Tensors | None:
-        """The tensors of NAME.safetensors, None where it is absent. Raises CheckpointError where it cannot be read."""
-        alone = self.path.is_file()
-        file = self.path if alone and name == "generator" else self.path / f"{name}.safetensors"
-        if not file.exists():
+        """The tensors of NAME.safetensors, None where it is absent. Raises CheckpointError where it cannot be read, is not
+        what was written, or holds numbers that are not finite."""
+        file = self.path / f"{name}.safetensors"
+        if self.exported is not None:
+            if name != "generator":
+                return None
+            file, found, intact = self.path, self.exported, self.is_intact_file(self.exported)
+        elif not file.exists():
             return None
+        else:
+            found = read_safetensors(file)
+            intact = self.is_intact(name, found)
+        if not intact:
+            raise CheckpointError(f"{file} is damaged: its checksum is wrong; copy it again or train on")
+        check_weights(found.tensors, file)
+        return migrate_tensors(found.tensors)
+
+    def is_intact_file(self, found: Safetensors) -> bool:
+        """Whether an exported file is what was written, as far as it says so."""
+        checksum = file_checksum(found.content_sha256, found.metadata.get("config", ""))
+        return found.metadata.get("sha256") in (None, checksum)
+
+    def is_intact(self, name: str, found: Safetensors) -> bool:
+        """Whether NAME.safetensors is what was written, as far as config.json says so. A training run may have renewed the
+        model since config.json was read, so it is read again before a checksum counts as wrong."""
+        if self.card.sha256.get(name) in (None, found.sha256):
+            return True
         try:
-            return migrate_tensors(safetensors.torch.load_file(file))
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
+            return read_json(self.path / "config.json").get("sha256", {}).get(name) in (None, found.sha256)
+        except (OSError, ValueError, AttributeError):
+            return False
 
     def load_into(self, network: nn.Module, name: str) -> bool:
         """Load NAME.safetensors into a network; whether there is such a file. Mutates the network. Raises CheckpointError
@@ -103,9 +168,8 @@ class ModelDir:
         tensors = self.load(name)
         if tensors is None:
             return False
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-            raise CheckpointError(f"the {name} in {self.path} does not fit its config.json: {reason[:200]}") from error
+        check_fits(tensors, network.state_dict(), f"the {name} in {self.path} does not fit its config.json")
+        if kinds := other_precisions(tensors):
+            logger.info("the %s in %s: weights of %s are converted to float32", name, self.path, kinds)
+        network.load_state_dict(tensors)
         return True

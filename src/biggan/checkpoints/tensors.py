@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from biggan.configs.migrations import migrate_tensors
 from biggan.runtime.errors import CheckpointError
+from biggan.runtime.tensor_files import WEIGHT_DTYPES
+from biggan.runtime.text import printable
 
 Tensors = dict[str, Tensor]
 
@@ -42,10 +44,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} cannot be read ({error}): try again, or look at the disk") from error
 
 
-def read_metadata(file: Path) -> dict[str, str]:
-    """The free text in the head of a safetensors file."""
-    with safe_open(file, "pt") as opened:
-        return opened.metadata() or {}
+def check_fits(tensors: Tensors, state: Tensors, what: str) -> None:
+    """Raises CheckpointError, which begins with `what`, unless the tensors have the names, shapes and kinds of numbers of a
+    network's `state`. Floating-point numbers may be of another precision."""
+    for names, problem in ((state.keys() - tensors.keys(), "is missing"), (tensors.keys() - state.keys(), "is unknown")):
+        if names:
+            others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise CheckpointError(f"{what}: {short_name(min(names))} {problem}{others}")
+    for name, tensor in tensors.items():
+        expected = state[name]
+        if tensor.shape != expected.shape:
+            raise CheckpointError(f"{what}: {short_name(name)} is {tuple(tensor.shape)}, not {tuple(expected.shape)}")
+        allowed = WEIGHT_DTYPES if expected.is_floating_point() else (expected.dtype,)
+        if tensor.dtype not in allowed:
+            kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{what}: {short_name(name)} holds numbers of type {kind}, not {kinds}")
+
+
+def short_name(name: str) -> str:
+    """The name of a tensor of others for a message: printable, of at most 100 characters."""
+    return printable(name)[:100]
 
 
 def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:

@@ -28,6 +28,8 @@ class ImportCommand:
     """BigGAN-PyTorch: the averaged generator (G_ema.pth), if it is not beside the source."""
     discriminator: Path | None = None
     """BigGAN-PyTorch: the discriminator (D.pth), if it is not beside the source."""
+    entry: str | None = None
+    """BigGAN-PyTorch: the entry to take of a file that holds several networks, such as G; None: the averaged generator."""
     class_names: Path | None = None
     """A file with one name per line; None: ImageNet's names for 1,000 classes, else numbers."""
     norm_epsilon: float = 1e-5
@@ -50,6 +52,7 @@ def import_(arguments: list[str]) -> int:
         average=command.average,
         discriminator=command.discriminator,
         class_names=command.class_names,
+        entry=command.entry,
         norm_epsilon=command.norm_epsilon,
         spectral_norm_epsilon=command.spectral_norm_epsilon,
         cache=default_cache() / "released",
@@ -77,6 +80,8 @@ class ExportCommand:
     """onnx: what the graph is given besides z."""
     truncation: float | None = None
     """onnx: the truncation whose standing statistics are baked in; z is to be drawn with it."""
+    overwrite: bool = False
+    """hub: write into a folder that holds other files; those of the same names are replaced."""
     push: str | None = None
     """hub: upload the folder as this model, user/name."""
 
@@ -91,6 +96,8 @@ def export(arguments: list[str]) -> int:
         raise ConfigError(f"--push {command.push} goes with --to hub, not --to {command.to}")
     if command.input != "class" and command.to != "onnx":
         raise ConfigError(f"--input {command.input} goes with --to onnx, not --to {command.to}")
+    if command.overwrite and command.to != "hub":
+        raise ConfigError(f"--overwrite goes with --to hub, not --to {command.to}")
     if command.truncation is not None and command.to != "onnx":
         raise ConfigError(f"--truncation {command.truncation} goes with --to onnx: other formats keep the choice open")
     if command.to == "safetensors":
@@ -100,7 +107,7 @@ def export(arguments: list[str]) -> int:
         difference = exporting.export_onnx(command.model, out, condition=command.input, truncation=command.truncation)
         say(f"file   {out}\ncheck  onnxruntime differs from torch by at most {difference:.2g}")
     else:
-        folder = exporting.export_hub(command.model, command.out or base / "hub")
+        folder = exporting.export_hub(command.model, command.out or base / "hub", overwrite=command.overwrite)
         say(f"folder {folder}")
         if command.push is not None:
             say(f"hub    {exporting.push_to_hub(folder, command.push)}")

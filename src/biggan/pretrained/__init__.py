@@ -4,6 +4,7 @@
 download gets them from hubs; export writes weights for other programs.
 """
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,12 +71,14 @@ def read_statistics_table(folder: ModelDir, generator: nn.Module) -> StatisticsT
     if values is None:
         return None
     truncations = folder.card.statistics_at
-    if len(truncations) < 2 or any(not below < above for below, above in pairwise(truncations)):
+    ascending = all(below < above < math.inf for below, above in pairwise(truncations))
+    if len(truncations) < 2 or not ascending or truncations[0] == -math.inf:
         raise CheckpointError(f"{folder.path}: statistics_at in config.json must be two truncations or more, ascending")
     buffers = {
         name: buffer.shape for name, buffer in generator.named_buffers() if name.split(".")[-1].startswith("standing")
     }
-    if {name: (len(truncations), *shape) for name, shape in buffers.items()} != {k: (*v.shape,) for k, v in values.items()}:
+    expected = {name: (len(truncations), *shape) for name, shape in buffers.items()}
+    if expected != {name: (*value.shape,) for name, value in values.items() if value.is_floating_point()}:
         raise CheckpointError(
             f"{folder.path}: statistics.safetensors does not hold {len(truncations)} sets for every norm of the generator"
         )

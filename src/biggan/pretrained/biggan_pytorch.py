@@ -46,20 +46,25 @@ RENAMES = (
 )
 
 
+BLOCK = r"blocks\.(\d{1,4})\.(\d{1,4})\."
+
+
 def read_biggan_pytorch(
     generator: Path,
     *,
     average: Path | None = None,
     discriminator: Path | None = None,
+    entry: str | None = None,
     norm_epsilon: float = 1e-5,
     spectral_norm_epsilon: float = 1e-6,
 ) -> ImportedModel:
     """The model in these files: generator, averaged generator `average` and discriminator. With an averaged generator, that
-    is the one to sample from. Raises CheckpointError where a file does not fit, as `translate`."""
-    raw = read_tensors(generator)
+    is the one to sample from. `entry`: which entry of the generator's file to take, if it holds several networks (None: the
+    averaged generator). Raises CheckpointError where a file does not fit, as `translate`."""
+    raw = read_tensors(generator, network="generator", entry=entry)
     config = infer_generator_config(raw, generator.name)
     config = replace(config, norm_epsilon=norm_epsilon, spectral_norm_epsilon=spectral_norm_epsilon)
-    weights = None if discriminator is None else read_tensors(discriminator)
+    weights = None if discriminator is None else read_tensors(discriminator, network="discriminator")
     if weights is not None:
         config = infer_discriminator_config(config, weights, discriminator.name)
     check_config(config, generator.name)
@@ -67,7 +72,7 @@ def read_biggan_pytorch(
     if average is not None:
         weights_by_name |= {
             "training_generator": weights_by_name["generator"],
-            "generator": convert_network(read_tensors(average), config, "G", average.name),
+            "generator": convert_network(read_tensors(average, network="generator"), config, "G", average.name),
         }
     if weights is not None:
         weights_by_name["discriminator"] = convert_network(weights, config, "D", discriminator.name)
@@ -76,20 +81,23 @@ def read_biggan_pytorch(
 
 def block_indices(source: Tensors) -> list[tuple[int, int]]:
     """The two indices (i, j) of every layer "blocks.i.j", in order."""
-    matches = {re.match(r"blocks\.(\d+)\.(\d+)\.", name) for name in source} - {None}
+    matches = {re.match(BLOCK, name) for name in source} - {None}
     return sorted({(int(match[1]), int(match[2])) for match in matches})
 
 
-def attention_resolutions(source: Tensors, config: ModelConfig, network_kind: str) -> tuple[int, ...]:
-    """The resolutions of the attention layers, each the output resolution of the block before it."""
+def attention_resolutions(source: Tensors, config: ModelConfig, network_kind: str, file: str) -> tuple[int, ...]:
+    """The resolutions of the attention layers, each the output resolution of the block before it. Raises CheckpointError
+    where one comes before the first block or after more blocks than there are."""
     stages = config.generator_stages() if network_kind == "G" else config.discriminator_stages()
     sizes = [stage.resolution for stage in stages for _ in stage.blocks]
     blocks, attended = 0, []
     for index in block_indices(source):
-        if "blocks.{}.{}.theta.weight".format(*index) in source:
-            attended.append(sizes[blocks - 1])
-        else:
+        if "blocks.{}.{}.theta.weight".format(*index) not in source:
             blocks += 1
+        elif not 0 < blocks <= len(sizes):
+            raise CheckpointError(f"{file}: its blocks are not those of a network of {config.resolution} px")
+        else:
+            attended.append(sizes[blocks - 1])
     return tuple(attended)
 
 
@@ -124,7 +132,7 @@ def infer_generator_config(source: Tensors, file: str) -> ModelConfig:
         else:
             config = BigGANConfig(**common, latent_dim=first * (stages + 1), latent_injection="chunks")
     config = replace_fields(config, {"generator.output_channels": output_channels})
-    return replace_fields(config, {"generator.attention": attention_resolutions(source, config, "G")})
+    return replace_fields(config, {"generator.attention": attention_resolutions(source, config, "G", file)})
 
 
 def infer_discriminator_config(config: ModelConfig, source: Tensors, file: str) -> ModelConfig:
@@ -137,7 +145,7 @@ def infer_discriminator_config(config: ModelConfig, source: Tensors, file: str) 
         first, name = LAYOUTS[config.resolution].discriminator[0], "blocks.0.0.conv1.weight"
         width = divide_exactly(len(require_tensor(source, name, 4, file)), first, name, file)
     config = replace_fields(config, {"discriminator.width": width})
-    return replace_fields(config, {"discriminator.attention": attention_resolutions(source, config, "D")})
+    return replace_fields(config, {"discriminator.attention": attention_resolutions(source, config, "D", file)})
 
 
 def check_config(config: ModelConfig, file: str) -> None:
@@ -158,7 +166,7 @@ def convert_network(source: Tensors, config: ModelConfig, network_kind: str, fil
 
     def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
         """Our name for a source tensor, and the tensor in our order."""
-        match = re.match(r"blocks\.(\d+)\.(\d+)\.(.*)", name)
+        match = re.match(f"{BLOCK}(.*)", name)
         new_name = name if match is None else f"{paths[int(match[1]), int(match[2])]}.{match[3]}"
         if network_kind == "D" and re.match(r"(linear|embed)\.", new_name):
             new_name = "head." + re.sub(r"^embed\b", "embedding", new_name)

@@ -6,7 +6,6 @@ resolution.
 
 import dataclasses
 import json
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,25 +13,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from biggan.checkpoints.model_dir import ModelCard, ModelDir, save_model_dir
+from biggan.checkpoints.model_dir import ModelCard, ModelDir, export_model_file, save_model_dir
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.json_io import to_json
 from biggan.configs.overrides import flatten, replace_fields
 from biggan.configs.run import PLACES, RunConfig
-from biggan.metrics.evaluate import score_value
+from biggan.metrics.evaluate import format_score
 from biggan.nn.inference import for_inference
 from biggan.pretrained import from_pretrained
-from biggan.runtime.atomic_io import write_file
+from biggan.runtime.atomic_io import atomic_path, write_file
+from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, ConfigError, first_line
+from biggan.runtime.json_text import read_json
+from biggan.runtime.metric_logger import read_log
+from biggan.runtime.text import markdown_name, markdown_text
 from biggan.sampling.sampler import Sampler
 
 ConditionName = Literal["class", "embedding"]
 
 ONNX_TOLERANCE = 1e-3
+
+FRONT_MATTER = "---\nlibrary_name: biggan"  # the first lines of the README.md of an export
+
+HUB_FILES = {"README.md", "config.json", "generator.safetensors", "statistics.safetensors", "samples.png"}
+
+LARGEST_SHEET = 1 << 28  # bytes of a sample sheet
 
 
 def export_safetensors(path: Path, out: Path) -> Path:
@@ -41,8 +49,7 @@ def export_safetensors(path: Path, out: Path) -> Path:
 
     Raises CheckpointError where there is no model, or the file cannot be written."""
     folder = ModelDir(path)
-    card = dataclasses.replace(publishable_card(folder), statistics_at=())
-    data = safetensors.torch.save(folder.load("generator"), metadata={"format": "pt", "config": to_json(card)})
+    data = export_model_file(publishable_card(folder), folder.load("generator"))
     with reporting_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_file(out, data)
@@ -86,20 +93,16 @@ def export_onnx(path: Path, out: Path, *, condition: ConditionName = "class", tr
         )
     program.model.metadata_props["biggan"] = to_json(publishable_card(ModelDir(path)))
     program.model.metadata_props["truncation"] = json.dumps(truncation)
-    scratch = out.with_name(f".{out.name}.writing")
     with reporting_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        program.save(scratch)
-        try:
+        with atomic_path(out) as scratch:
+            program.save(scratch)
             session = onnxruntime.InferenceSession(str(scratch), providers=["CPUExecutionProvider"])
             difference = max_difference(session, graph, sampler, condition, truncation)
             if not difference < ONNX_TOLERANCE:
                 raise CheckpointError(
                     f"the graph is off by {difference:.2g} from torch, more than {ONNX_TOLERANCE}: not written"
                 )
-            scratch.rename(out)
-        finally:
-            scratch.unlink(missing_ok=True)
     return difference
 
 
@@ -148,10 +151,12 @@ def example_inputs(
     return z_NZ, y_N if condition == "class" else generator.embed(y_N).detach()
 
 
-def export_hub(path: Path, out: Path) -> Path:
+def export_hub(path: Path, out: Path, *, overwrite: bool = False) -> Path:
     """Write a folder for the hub: the model folder (generator and standing statistics), README.md with the recipe and the
     measured scores, and the latest sample sheet. Returns the folder. Raises CheckpointError where there is no model, or the
-    folder cannot be written."""
+    folder cannot be written or, unless `overwrite`, holds anything but an earlier export."""
+    if not overwrite:
+        refuse_filled_folder(out)
     folder = ModelDir(path)
     tensors_by_name = {name: folder.load(name) for name in ("generator", "statistics")}
     sheets = sorted(RunDir(path).samples.glob("*.png"))
@@ -161,9 +166,25 @@ def export_hub(path: Path, out: Path) -> Path:
         stored = {name: tensors for name, tensors in tensors_by_name.items() if tensors is not None}
         save_model_dir(out, publishable_card(folder), stored)
         if sheets:
-            shutil.copyfile(sheets[-1], out / "samples.png")
+            write_file(out / "samples.png", read_file(sheets[-1], LARGEST_SHEET))
         write_file(out / "README.md", model_card(folder, path, with_sheet=bool(sheets)).encode())
     return out
+
+
+def refuse_filled_folder(out: Path) -> None:
+    """Raises CheckpointError where a folder holds anything but an earlier export for the hub."""
+    if not out.is_dir():
+        return
+    found = {path.name for path in out.iterdir() if not path.name.startswith(".")}  # .git of a hub's clone may stay
+    try:
+        exported = read_file(out / "README.md", SMALL_FILE).startswith(FRONT_MATTER.encode())
+    except OSError:
+        exported = False
+    if found and not (exported and found <= HUB_FILES):
+        raise CheckpointError(
+            f"{out} holds {', '.join(sorted(found)[:3])}{', ...' if len(found) > 3 else ''}, which is no earlier export: "
+            "give another --out, or --overwrite to replace files of the same names"
+        )
 
 
 def push_to_hub(folder: Path, name: str) -> str:
@@ -186,11 +207,12 @@ def model_card(folder: ModelDir, run: Path, *, with_sheet: bool) -> str:
     card, recipe = publishable_card(folder), read_recipe(run)
     model = card.model
     conditional = "class-conditional" if model.has_class_input else "unconditional"
-    lines = ["---", "library_name: biggan", f"tags: [gan, image-generation, {conditional}]", "---", ""]
+    lines = [*FRONT_MATTER.split("\n"), f"tags: [gan, image-generation, {conditional}]", "---", ""]
     lines += [f"# {model.family}, {model.resolution} px", ""]
     steps = "" if card.step is None else f", {card.step:,} steps"
     classes = f" of {model.num_classes} classes" if model.has_class_input else ""
-    lines += [f"A {conditional} generator{classes}, trained on {card.trained_on}{steps}.", ""]
+    trained_on = markdown_text(card.trained_on)
+    lines += [f"A {conditional} generator{classes}, trained on {trained_on}{steps}.", ""]
     if with_sheet:
         rows = "one row per class" if model.has_class_input else "different latents"
         lines += [f"![{rows}, nothing picked out](samples.png)", ""]
@@ -205,13 +227,13 @@ def model_card(folder: ModelDir, run: Path, *, with_sheet: bool) -> str:
         lines += ["Not known: the weights came without the run that made them."]
     else:
         config = to_json(publishable_config(recipe)).strip()
-        lines += [f"Preset `{recipe.preset}`; the whole config:", "", "```json", config, "```"]
+        lines += [f"Preset {markdown_name(str(recipe.preset))}; the whole config:", "", "```json", config, "```"]
     return "\n".join([*lines, "", "## Measured", "", *measured_section(run), ""])
 
 
 def publishable_card(folder: ModelDir) -> ModelCard:
-    """config.json of a model, without local paths."""
-    return dataclasses.replace(folder.card, trained_on=strip_local_path(folder.card.trained_on))
+    """config.json of a model, without local paths and checksums."""
+    return dataclasses.replace(folder.card, trained_on=strip_local_path(folder.card.trained_on), sha256={})
 
 
 def publishable_config(recipe: RunConfig) -> RunConfig:
@@ -243,23 +265,23 @@ def measured_section(path: Path) -> list[str]:
     training log, labeled so."""
     saved, log = sorted((path / "metrics").glob("*.json"), key=lambda file: file.stat().st_mtime), RunDir(path).stats_file
     if saved:
-        scores = json.loads(saved[-1].read_text())["scores"]
-        return markdown_table({name: score_value(score) for name, score in scores.items()})
-    if not log.exists():
+        try:
+            evaluation = read_json(saved[-1])
+            scores, cautions = evaluation["scores"], evaluation.get("cautions", [])
+            values = {str(name): format_score(score) for name, score in scores.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"the scores in {saved[-1]} cannot be read: remove the file, or evaluate again") from error
+        return [*markdown_table(values), *(f"\nCaution: {markdown_text(str(caution))}." for caution in cautions)]
+    lines = read_log(log)
+    if not lines:
         return ["Nothing."]
-    return [
-        "No quality figures. The last line of the training log:",
-        "",
-        *markdown_table(json.loads(log.read_text().splitlines()[-1])),
-    ]
+    return ["No quality figures. The last line of the training log:", "", *markdown_table(lines[-1])]
 
 
-def markdown_table(values: dict[str, object]) -> list[str]:
+def markdown_table(values: dict[str, Any]) -> list[str]:
     """Lines of a Markdown table with the columns quantity and value."""
-    rows = [
-        f"| {name} | {value:.5g} |" if isinstance(value, float) else f"| {name} | {value} |"
-        for name, value in values.items()
-    ]
+    shown = {name: f"{value:.5g}" if isinstance(value, float) else str(value)[:200] for name, value in values.items()}
+    rows = [f"| {markdown_name(name)} | {markdown_text(value)} |" for name, value in shown.items()]
     return ["| quantity | value |", "|---|---|", *rows]
 
 

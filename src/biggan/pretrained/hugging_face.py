@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from biggan.checkpoints.tensors import Tensors
+from biggan.checkpoints.tensors import Tensors, short_name
 from biggan.configs.overrides import replace_fields
 from biggan.models.biggan_deep import BigGANDeepConfig, DeepGeneratorConfig
 from biggan.models.registry import FAMILIES
@@ -28,7 +28,8 @@ from biggan.models.resnet_config import BASE_RESOLUTION, ResNetDiscriminatorConf
 from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.translate import ImportedModel, translate
 from biggan.runtime.errors import CheckpointError, ConfigError
-from biggan.runtime.tensor_files import read_tensors
+from biggan.runtime.json_text import read_json
+from biggan.runtime.tensor_files import check_weights, read_tensors
 from biggan.sampling.latents import LatentConfig
 
 EXCEPTIONS = (r".*num_batches_tracked",)
@@ -60,15 +61,19 @@ def read_hugging_face(folder: Path) -> ImportedModel:
     source_config = read_source_config(folder / "config.json")
     config = convert_config(source_config, folder / "config.json")
     source = read_tensors(weights)
-    with torch.device("meta"):
-        network: Any = FAMILIES[config.family].generator(config)
+    check_weights(source, weights)
+    try:
+        with torch.device("meta"):
+            network: Any = FAMILIES[config.family].generator(config)
+    except (RuntimeError, OverflowError) as error:  # sizes beyond all memory
+        raise CheckpointError(f"{folder / 'config.json'}: no network has such sizes ({short_name(str(error))})") from error
     merged, tables = merge_spectral_vectors(source, weights.name), {}
     position = source_config.attention_layer_position
     (attention_resolution,) = network.attention
 
     def rename(name: str, tensor: Tensor) -> tuple[str, Tensor]:
         """Our name for a source tensor, and the tensor in our order."""
-        match = re.match(r"generator\.layers\.(\d+)\.(.*)", name)
+        match = re.match(r"generator\.layers\.(\d{1,4})\.(.*)", name)
         new_name = name
         if match is not None:
             index = int(match[1])
@@ -115,12 +120,12 @@ class SourceConfig:
 def read_source_config(file: Path) -> SourceConfig:
     """Read config.json. Raises CheckpointError where keys are missing, unknown, or of another type."""
     try:
-        values = json.loads(file.read_text())
+        values = read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}): fetch it again") from error
     keys = {item.name for item in dataclasses.fields(SourceConfig)}
-    if not isinstance(values, dict) or set(values) != keys:
-        mismatch = ", ".join(sorted(set(values) ^ keys)) if isinstance(values, dict) else "all"
+    if set(values) != keys:
+        mismatch = ", ".join(map(short_name, sorted(set(values) ^ keys)[:10]))
         raise CheckpointError(f"{file} is not the config of a pytorch-pretrained-BigGAN: missing or unknown: {mismatch}")
     try:
         return TypeAdapter(SourceConfig).validate_json(json.dumps(values), strict=True)
@@ -175,7 +180,7 @@ def merge_spectral_vectors(source: Tensors, file: str) -> Tensors:
         vector = find_start_vector(weight, u.double(), v) if fits else None
         if vector is None:
             raise CheckpointError(f"{file}: {name} and weight_v do not belong to weight_orig: the file is damaged")
-        merged[f"{layer}.reparametrization.u"] = vector
+        merged[f"{layer}.reparametrization.u"] = vector.float()
     return merged
 
 

@@ -10,12 +10,14 @@ from biggan.pretrained.biggan_pytorch import read_biggan_pytorch
 from biggan.pretrained.download import RELEASED_MODELS, download_released, download_snapshot, is_hub_name
 from biggan.pretrained.hugging_face import read_hugging_face
 from biggan.pretrained.translate import ImportedModel
+from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, ConfigError
 
 IMAGENET_CLASSES = 1000
 
 NORM_EPSILON, SPECTRAL_NORM_EPSILON = 1e-5, 1e-6
 """Of BigGAN-PyTorch's launch scripts."""
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 
 
 class CheckpointFiles(NamedTuple):
@@ -33,6 +35,7 @@ def import_model(
     average: Path | None = None,
     discriminator: Path | None = None,
     class_names: Path | None = None,
+    entry: str | None = None,
     norm_epsilon: float = NORM_EPSILON,
     spectral_norm_epsilon: float = SPECTRAL_NORM_EPSILON,
     cache: Path,
@@ -40,14 +43,18 @@ def import_model(
     """Write the model folder `out` from a model of another implementation: a folder or file on disk, the name of a released
     model, or a name on the Hugging Face hub. Returns its config.json and the model.
 
-    `average`, `discriminator` and the epsilons are for BigGAN-PyTorch. `class_names`: a file with one name per line; without
+    `average`, `discriminator`, `entry` (of a file with several networks, the one to take) and the epsilons are for
+    BigGAN-PyTorch. `class_names`: a file with one name per line; without
     one, a model of 1,000 classes gets the names of ImageNet's, any other gets numbers. Raises CheckpointError where the
     source cannot be downloaded, read or recognized, ConfigError where the names do not fit.
     """
+    if (out / "config.json").exists():
+        raise CheckpointError(f"{out} exists and holds a config.json: give another --out")
     imported = read_imported_model(
         source,
         average=average,
         discriminator=discriminator,
+        entry=entry,
         norm_epsilon=norm_epsilon,
         spectral_norm_epsilon=spectral_norm_epsilon,
         cache=cache,
@@ -60,8 +67,6 @@ def import_model(
         trained_on=f"data that are not known (imported from {imported.source})",
         statistics_at=imported.statistics_at,
     )
-    if (out / "config.json").exists():
-        raise CheckpointError(f"{out} exists and holds a config.json: give another --out")
     save_model_dir(out, card, imported.weights)
     return card, imported
 
@@ -71,6 +76,7 @@ def read_imported_model(
     *,
     average: Path | None,
     discriminator: Path | None,
+    entry: str | None,
     norm_epsilon: float,
     spectral_norm_epsilon: float,
     cache: Path,
@@ -91,6 +97,7 @@ def read_imported_model(
         raise CheckpointError(f"{path} is a model of biggan already: use it as it is")
     if path.is_dir() and (path / "config.json").exists():
         given = {
+            "--entry": entry is not None,
             "--average": average is not None,
             "--discriminator": discriminator is not None,
             "--norm-epsilon": norm_epsilon != NORM_EPSILON,
@@ -103,8 +110,9 @@ def read_imported_model(
     files = find_files(path) if path.is_dir() else find_companions(path)
     return read_biggan_pytorch(
         files.generator,
-        average=average or files.average,
+        average=average or (files.average if entry is None else None),
         discriminator=discriminator or files.discriminator,
+        entry=entry,
         norm_epsilon=norm_epsilon,
         spectral_norm_epsilon=spectral_norm_epsilon,
     )
@@ -113,8 +121,12 @@ def read_imported_model(
 def find_files(folder: Path) -> CheckpointFiles:
     """G*.pth, G_ema*.pth and D*.pth with the same suffix in a folder: those without suffix, or the only ones.
 
-    Raises CheckpointError where there is no generator, or several with different suffixes."""
+    A folder with one file of weights under another name is that file. Raises CheckpointError where there is no generator,
+    or several with different suffixes."""
     groups = {suffix: files for suffix, files in group_by_suffix(folder).items() if "G" in files or "G_ema" in files}
+    files_of_weights = [path for path in sorted(folder.iterdir()) if path.suffix in WEIGHTS_SUFFIXES]
+    if not groups and len(files_of_weights) == 1:
+        return CheckpointFiles(files_of_weights[0], None, None)
     if not groups:
         raise CheckpointError(
             f"{folder} holds neither config.json with pytorch_model.bin (Hugging Face) nor G.pth (BigGAN-PyTorch)"
@@ -151,7 +163,8 @@ def choose_class_names(classes: int, file: Path | None) -> tuple[str, ...]:
     if file is None:
         return imagenet_names() if classes == IMAGENET_CLASSES else tuple(map(str, range(classes)))
     try:
-        names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+        text = read_file(file, SMALL_FILE).decode("utf-8-sig")
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--class-names {file} cannot be read ({error})") from error
     if len(names) != classes:

@@ -3,16 +3,21 @@
 Every source tensor is used exactly once or matches a short list of exceptions; every shape is checked; none may be missing.
 """
 
+import logging
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from biggan.checkpoints.tensors import Tensors
+from biggan.checkpoints.tensors import Tensors, short_name
 from biggan.models.registry import ModelConfig
 from biggan.runtime.errors import CheckpointError
+from biggan.runtime.tensor_files import check_weights, other_precisions
 from biggan.sampling.latents import LatentConfig
+
+logger = logging.getLogger(__name__)
 
 
 class ImportedModel(NamedTuple):
@@ -37,22 +42,26 @@ def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions
     `exceptions` are patterns of source names without counterpart.
 
     Raises CheckpointError, which names the tensor, where one is unexpected, missing, duplicate, not finite or of another
-    shape.
+    shape, or is of whole numbers.
     """
+    check_weights(source, Path(file))
+    if kinds := other_precisions(source):
+        logger.info("%s: weights of %s are converted to float32", file, kinds)
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     state: Tensors = {}
     for theirs, tensor in source.items():
         if any(re.fullmatch(pattern, theirs) for pattern in exceptions):
             continue
         ours, value = rename(theirs, tensor)
+        theirs = short_name(theirs)
         if ours not in expected:
             raise CheckpointError(f"{file}: {theirs} has no place in a {network.config.family} of this size")
         if ours in state:
             raise CheckpointError(f"{file}: {theirs} is a second tensor for {ours}")
         if value.shape != expected[ours]:
             raise CheckpointError(f"{file}: {theirs} is {tuple(value.shape)}, {ours} is {tuple(expected[ours])}")
-        if not value.isfinite().all():
-            raise CheckpointError(f"{file}: {theirs} holds numbers that are not finite: the file is damaged")
+        if not value.is_floating_point():
+            raise CheckpointError(f"{file}: {theirs} holds numbers of type {value.dtype}, not weights".replace("torch.", ""))
         state[ours] = value.float().contiguous()
     missing = [name for name in expected if name not in state]
     if missing:

@@ -149,6 +149,12 @@ def is_dense_real(value: object) -> bool:
     return not (value.is_complex() or value.is_quantized or value.is_meta)
 
 
+def other_precisions(tensors: dict[str, Tensor]) -> str:
+    """The floating-point types of the tensors other than float32, in words; empty if there are none."""
+    kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.is_floating_point()}
+    return " and ".join(sorted(kinds - {"float32"}))
+
+
 def check_weights(tensors: dict[str, Tensor], file: Path) -> None:
     """Raises CheckpointError where a tensor holds floating-point numbers that are not finite, also after conversion to
     float32, or of a type that is not one of weights (such as float8)."""

@@ -1,6 +1,7 @@
 """Text that came from outside - names of files, classes, tensors and hosts, messages of libraries - on its way to a terminal
 or into a Markdown file."""
 
+import re
 import unicodedata
 
 ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # control, format (also right-to-left overrides), surrogates, ...
@@ -21,6 +22,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As `printable`, but line breaks and tabs stay."""
     return "\n".join("\t".join(printable(cell) for cell in line.split("\t")) for line in text.split("\n"))
+
+
+def markdown_name(text: str) -> str:
+    """As `markdown_text`, but a plain name such as "inception_score" stays as it is: "_" within a word is no markup."""
+    return text if re.fullmatch(r"[A-Za-z0-9/.+-]+(_[A-Za-z0-9/.+-]+)*", text) else markdown_text(text)
 
 
 def markdown_text(text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from biggan.configs.overrides import flatten
 from biggan.metrics.evaluate import SCORE_NAMES, higher_is_better
+from biggan.runtime.text import markdown_name, printable
 from biggan.studies.definitions import Finding, Study
 from biggan.studies.runner import Run, millions_of_parameters
 
@@ -93,12 +94,18 @@ def markdown(study: Study, runs: list[Run], results: list[dict[str, Any]]) -> st
     first = {run.row.name: run for run in reversed(runs) if run.folder.config_file.exists()}
     scores = list(next(iter(rows.values()))["scores"])
     heads = ["setting", *columns(runs[0]), "params M", "steps to collapse or end", "collapsed", *scores]
+    heads = [markdown_name(head) for head in heads]
     lines = [f"# {study.title}", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, row in rows.items():
-        cells = [name, *columns(first[name]).values(), f"{millions_of_parameters(first[name]):.2f}", str(row["steps"])]
+        cells = [
+            markdown_name(name),
+            *map(markdown_name, columns(first[name]).values()),
+            f"{millions_of_parameters(first[name]):.2f}",
+            str(row["steps"]),
+        ]
         cells += [f"{row['collapsed']} of {row['seeds']}", *(str(row["scores"][score]) for score in scores)]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- {line}" for line in findings_agreement(study, rows))]
+    lines += ["", *(f"- {printable(line)}" for line in findings_agreement(study, rows))]
     return "\n".join(lines) + "\n"
 
 
