@@ -1,6 +1,8 @@
 """What is exported is read back by others: onnxruntime, safetensors, and the hub's own client against a local hub."""
 
 import json
+import resource
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ from safetensors import safe_open
 
 import biggan
 from biggan.metrics.evaluate import Evaluation
-from biggan.pretrained.export import export_onnx
+from biggan.pretrained.export import export_hub, export_onnx
 
 TINY = ["--model.width", 2, "--model.embedding-dim", 8, "--train.batch", 8, "--train.standing-stats-batches", 2]
 
@@ -99,6 +101,86 @@ def test_hub_folder(capsys, run, tmp_path):
     assert "| inception_score | 2.00 +- 0.10 |" in card
     a, b = (biggan.from_pretrained(path).sample(3, seed=1).images for path in (run, tmp_path / "hub"))
     assert torch.equal(a, b)
+
+
+def test_a_filled_folder_is_no_place_for_an_export(capsys, run, tmp_path):
+    out = tmp_path / "hub"
+    words = ["export", run, "--to", "hub", "--out", out]
+    out.mkdir()
+    (out / ".git").mkdir()
+    assert call(capsys, *words)[0] == 0, "an empty folder, or a clone of an empty repository"
+    assert call(capsys, *words)[0] == 0, "an earlier export"
+    (out / "thesis.tex").write_text("mine")
+    code, _, err = call(capsys, *words)
+    assert (code, "--overwrite" in err, len(err.splitlines())) == (2, True, 1), err
+    assert call(capsys, *words, "--overwrite")[0] == 0
+    assert (out / "thesis.tex").read_text() == "mine"
+    for name in ("README.md", "config.json", "generator.safetensors"):
+        other = tmp_path / name.replace(".", "-")
+        other.mkdir()
+        (other / name).write_text("mine")
+        code, _, err = call(capsys, *words[:-1], other)
+        assert (code, f"{other} holds {name}, which is no earlier export" in err) == (2, True), err
+        assert [path.name for path in other.iterdir()] == [name]
+    code, _, err = call(capsys, "export", run, "--to", "hub", "--out", run / "model")
+    assert (code, "no earlier export" in err) == (2, True), "a model folder is none"
+    code, _, err = call(capsys, "export", run, "--to", "onnx", "--overwrite")
+    assert (code, "goes with --to hub" in err) == (2, True)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "onnx", "hub"])
+def test_a_full_disk_leaves_no_file_of_an_export(capsys, run, kind, tmp_path):
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        code, _, err = call(capsys, "export", run, "--to", kind, "--out", tmp_path / "out" / "x.bin")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, "could not be written" in err.splitlines()[-1]) == (2, True), err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+HOSTILE = "a|b <img src=x>\n# [c](d) `e` ---\x1b[31m"
+
+
+def test_nothing_from_outside_is_markup_in_a_model_card(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    card = json.loads((folder / "model" / "config.json").read_text())
+    names = [f"{HOSTILE}{number}" for number in range(10)]
+    changed = card | {"class_names": names, "trained_on": f"folder:{HOSTILE}"}
+    (folder / "model" / "config.json").write_text(json.dumps(changed))
+    shutil.rmtree(folder / "metrics", ignore_errors=True)
+    score = {"value": 1.0, "images": 10}
+    Evaluation({HOSTILE: score}, {}, (f"caution {HOSTILE}",)).save(folder / "metrics" / "1.json")
+    export_hub(folder, tmp_path / "hub")
+    text = (tmp_path / "hub" / "README.md").read_text()
+    assert text.count("---\n") == 2, "the front matter"
+    assert "<img" not in text
+    assert "\x1b" not in text
+    assert not [line for line in text.splitlines() if line.startswith("# [c]")]
+    shutil.rmtree(folder / "metrics")
+    with open(folder / "stats.jsonl", "a") as file:
+        file.write(json.dumps({"step": 3, HOSTILE: HOSTILE}) + "\n")
+    export_hub(folder, tmp_path / "hub")
+    table = (tmp_path / "hub" / "README.md").read_text().split("## Measured")[1]
+    assert "\\|b &lt;img src=x&gt;" in table
+    assert "<img" not in table
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"scores": 3}', '{"scores": {"fid": 3}}', '{"scores": {"fid": {"value": "x"}}}']
+)
+def test_saved_scores_that_are_none(capsys, run, tmp_path, text):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.rmtree(folder / "metrics", ignore_errors=True)
+    (folder / "metrics").mkdir()
+    (folder / "metrics" / "1.json").write_text(text)
+    code, _, err = call(capsys, "export", folder, "--to", "hub", "--out", tmp_path / "hub")
+    assert (code, "the scores in" in err, len(err.splitlines())) == (2, True, 1), err
 
 
 HUB = """

@@ -6,6 +6,7 @@ import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 import torch
 from conftest import call, golden_file
@@ -17,6 +18,7 @@ from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
+from biggan.pretrained import importing
 from biggan.pretrained.download import download_released
 from biggan.pretrained.importing import find_files, imagenet_names
 from biggan.runtime.errors import CheckpointError
@@ -161,6 +163,89 @@ def test_a_single_file_brings_its_neighbors(capsys, biggan_pytorch, tmp_path):
     }  # fmt: skip
     code, _, err = call(capsys, "sample", biggan_pytorch / "G.pth")
     assert (code, "biggan import" in err) == (2, True)
+
+
+def test_checkpoints_of_whole_runs(capsys, biggan_pytorch, tmp_path):
+    """Several networks in one file, with prefixes of wrapper modules and other things beside them."""
+    parts = {name: torch.load(biggan_pytorch / f"{name}.pth", weights_only=True) for name in ("G", "G_ema", "D")}
+    wrapped = {name: {f"module.{key}": value for key, value in tensors.items()} for name, tensors in parts.items()}
+    (tmp_path / "in").mkdir()
+    torch.save(wrapped | {"epoch": np.int64(3), "optim": {"state": {}}}, tmp_path / "in" / "last.ckpt")
+    code, _, err = call(capsys, "import", tmp_path / "in" / "last.ckpt", "--out", tmp_path / "a")
+    assert (code, "the weights are taken from 'G_ema'" in err) == (0, True), err
+    assert torch.equal(ModelDir(tmp_path / "a").load("generator")["linear.weight"], parts["G_ema"]["linear.weight"])
+    code, _, err = call(capsys, "import", tmp_path / "in", "--out", tmp_path / "b", "--entry", "G")
+    assert code == 0, err
+    assert torch.equal(ModelDir(tmp_path / "b").load("generator")["linear.weight"], parts["G"]["linear.weight"])
+    code, _, err = call(capsys, "import", tmp_path / "in", "--out", tmp_path / "c", "--entry", "H")
+    assert (code, "no entry 'H'; it has G, G_ema, D, epoch, optim" in err, len(err.splitlines())) == (2, True, 1)
+    words = ["--discriminator", tmp_path / "in" / "last.ckpt"]
+    assert call(capsys, "import", tmp_path / "in", "--out", tmp_path / "d", *words)[0] == 0
+    assert ModelDir(tmp_path / "d").load("discriminator")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.half(), None),
+        (lambda tensor: tensor.double(), None),
+        (lambda tensor: tensor.bfloat16(), None),
+        (lambda tensor: tensor.long(), "holds numbers of type int64, not weights"),
+        (lambda tensor: tensor > 0, "holds numbers of type bool, not weights"),
+        (lambda tensor: tensor.double() * 1e300, "not finite"),
+        (lambda tensor: tensor.to(torch.complex64), "no dense tensor of real numbers"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["biggan_pytorch", "hugging_face"])
+def test_types_of_imported_weights(capsys, request, tmp_path, change, message, kind):
+    folder = request.getfixturevalue(kind)
+    (file,) = [folder / name for name in ("G_ema.pth", "pytorch_model.bin") if (folder / name).exists()]
+    tensors = torch.load(file, weights_only=True)
+    name = "blocks.0.0.conv1.bias" if kind == "biggan_pytorch" else "generator.bn.bias"
+    tensors[name] = change(tensors[name])
+    torch.save(tensors, file)
+    code, _, err = call(capsys, "import", folder, "--out", tmp_path / "model")
+    if message is None:
+        assert (code, "are converted to float32" in err) == (0, True), err
+    else:
+        assert (code, message in err, len(err.splitlines())) == (2, True, 1), err
+        assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"z_dim": 10**30}, "config.json"),
+        ({"num_classes": 10**12, "class_embed_dim": 10**12}, "config.json"),
+        ({"eps": float("nan")}, "config.json"),
+        ({"n_stats": 10**9}, "statistics for the 1000000000 truncations"),
+        ({"n_stats": -1}, "at least 2"),
+        ({"attention_layer_position": -1}, "not those of a BigGAN-deep"),
+        ({"layers": [[True, 1, 1]] * 1000}, "not those of a BigGAN-deep"),
+        ({"layers": "x"}, "layers"),
+        ({"x\x1b\n": 1}, "missing or unknown: x\\x1b\\n"),
+        ({str(number): 1 for number in range(1000)}, "missing or unknown: 0, 1,"),
+        ([], "not an object but list"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": ' + "9" * 10_000 + "}", "cannot be read"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_configs_of_hugging_face_that_make_no_sense(capsys, hugging_face, tmp_path, change, message):
+    file = hugging_face / "config.json"
+    text = json.dumps(json.loads(file.read_text()) | change) if isinstance(change, dict) else json.dumps(change)
+    file.write_bytes((change if isinstance(change, str) else text).encode("utf-8", "surrogateescape"))
+    code, _, err = call(capsys, "import", hugging_face, "--out", tmp_path / "model")
+    assert (code, message in err, len(err.splitlines())) == (2, True, 1), err
+    assert len(err) < 600
+
+
+def test_a_folder_that_exists_is_refused_before_the_work(capsys, biggan_pytorch, tmp_path, monkeypatch):
+    monkeypatch.setattr(importing, "read_imported_model", lambda *words, **options: pytest.fail("it was read"))
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").touch()
+    code, _, err = call(capsys, "import", biggan_pytorch, "--out", tmp_path / "model")
+    assert (code, "give another --out" in err) == (2, True)
 
 
 def test_the_default_folder_is_named_after_the_source(capsys, biggan_pytorch, tmp_path, monkeypatch):

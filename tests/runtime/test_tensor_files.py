@@ -59,7 +59,7 @@ def test_what_is_taken_of_several_is_said_and_can_be_chosen(tmp_path, notes):
     assert any(note.endswith("all.pth: the weights are taken from 'G_ema'") for note in notes)
     assert torch.equal(read_tensors(tmp_path / "all.pth", network="generator", entry="G")["bias"], OTHER["bias"])
     assert list(read_tensors(tmp_path / "all.pth", network="discriminator")) == ["x"]
-    with pytest.raises(CheckpointError, match="has no entry 'H'; it has G, G_ema, D$"):
+    with pytest.raises(CheckpointError, match=r"has no entry 'H'; it has G, G_ema, D$"):
         read_tensors(tmp_path / "all.pth", network="generator", entry="H")
 
 
@@ -111,7 +111,7 @@ def test_zip_files_that_unpack_to_more_than_they_are(tmp_path):
                 setattr(again, field, getattr(first, field))
             again.file_size = again.compress_size = 1 << 30
             target.filelist.append(again)
-    with pytest.raises(CheckpointError, match="members overlap|damaged"):
+    with pytest.raises(CheckpointError, match=r"members overlap|damaged"):
         read_tensors(tmp_path / "twice.pth")
 
 

@@ -27,7 +27,7 @@ from biggan.models.registry import FAMILIES
 from biggan.models.resnet_config import BASE_RESOLUTION, ResNetDiscriminatorConfig
 from biggan.nn.spectral_norm import power_iteration
 from biggan.pretrained.translate import ImportedModel, translate
-from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.errors import CheckpointError, ConfigError, first_line
 from biggan.runtime.json_text import read_json
 from biggan.runtime.tensor_files import check_weights, read_tensors
 from biggan.sampling.latents import LatentConfig
@@ -65,8 +65,10 @@ def read_hugging_face(folder: Path) -> ImportedModel:
     try:
         with torch.device("meta"):
             network: Any = FAMILIES[config.family].generator(config)
-    except (RuntimeError, OverflowError) as error:  # sizes beyond all memory
-        raise CheckpointError(f"{folder / 'config.json'}: no network has such sizes ({short_name(str(error))})") from error
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond all memory
+        raise CheckpointError(
+            f"{folder / 'config.json'}: no network has such sizes ({short_name(first_line(error))})"
+        ) from error
     merged, tables = merge_spectral_vectors(source, weights.name), {}
     position = source_config.attention_layer_position
     (attention_resolution,) = network.attention

@@ -171,10 +171,10 @@ def load_except_class_tables(network: nn.Module, tensors: Tensors, classes: tupl
         raise CheckpointError(f"{what} is another network: {name} is only {'here' if name in state else 'there'}")
     for name, tensor in tensors.items():
         here, there = state[name].shape, tensor.shape
+        if state[name].is_floating_point() != tensor.is_floating_point():
+            raise CheckpointError(f"{what} does not fit: {name} is {tensor.dtype} there, {state[name].dtype} here")
         if classes[0] != classes[1] and not tensor.is_floating_point():
             left.append(name)
-        elif state[name].is_floating_point() != tensor.is_floating_point():
-            raise CheckpointError(f"{what} does not fit: {name} is {tensor.dtype} there, {state[name].dtype} here")
         elif here == there:
             state[name] = tensor
         elif len(here) == len(there) and all(a == b or (b, a) == classes for a, b in zip(here, there, strict=True)):
