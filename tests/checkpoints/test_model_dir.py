@@ -54,7 +54,7 @@ def test_every_flipped_byte_is_noticed(folder):
         flipped = bytearray(data)
         flipped[place] ^= 1
         file.write_bytes(flipped)
-        with pytest.raises(CheckpointError, match="generator.safetensors (is damaged: its checksum|cannot be read)"):
+        with pytest.raises(CheckpointError, match=r"generator.safetensors (is damaged: its checksum|cannot be read)"):
             opened(folder)
     file.write_bytes(data)
     assert opened(folder).sample(2).images.shape == (2, 3, 32, 32)

@@ -12,12 +12,16 @@ import torch
 from conftest import call, write_pictures
 from torch import nn
 
+from biggan.analysis.diagnostics import fraction_classified_as_real
 from biggan.metrics import prdc
 from biggan.metrics.cautions import compare_classes
+from biggan.metrics.classification import Classifier, count_errors
 from biggan.metrics.evaluate import Evaluation, evaluate, format_score, format_table, parse_recipe, require_finite
 from biggan.metrics.features import Extractor, open_extractor
 from biggan.metrics.scores import InceptionScore, Moments, frechet_distance, kernel_distance
 from biggan.metrics.statistics import ImageSet
+from biggan.nn.heads import DiscriminatorOutput
+from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.runtime.errors import ConfigError, DataError, NonFiniteScore, UserError
 
 CPU = torch.device("cpu")
@@ -384,3 +388,22 @@ def test_an_extractor_file_that_is_none(tmp_path):
         with pytest.raises(UserError, match="neither a torch") as caught:
             open_extractor(f"module:{tmp_path / 'x.pt'}", cache=tmp_path, device=CPU, trusted=True)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_no_class_and_no_decision(value):
+    class Head(nn.Module):
+        def forward(self, x, y):
+            logits = torch.zeros(len(x), 4)
+            logits[2] += value
+            return DiscriminatorOutput(logits[:, 0], x.flatten(1), logits)
+
+    images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    classifier = Classifier(Head(), CPU, ("a", "b", "c"))
+    with pytest.raises(NonFiniteScore, match="logits that are not finite for image 2 of 5"):
+        list(classifier.predictions(iter([images])))
+    with pytest.raises(NonFiniteScore, match="not finite"):
+        count_errors(classifier.logits, [(images, torch.zeros(5, dtype=torch.int64))])
+    batches, objective = [(images, torch.zeros(5, dtype=torch.int64))] * 2, ObjectiveConfig().build()
+    with pytest.raises(NonFiniteScore, match=r"a logit that is not finite for image 2$"):
+        fraction_classified_as_real(Head(), batches, CPU, objective)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from biggan.metrics.features import Extractor
 from biggan.objectives.losses import Objective
-from biggan.runtime.errors import ConfigError
+from biggan.runtime.errors import ConfigError, NonFiniteScore
 from biggan.runtime.precision import uint8_to_float
 
 
@@ -63,10 +63,14 @@ def fraction_classified_as_real(
     """The fraction of uint8 images (N, 3, R, R) with labels (N,) that a discriminator in evaluation mode classifies as real,
     by the decision boundary of the objective that it was trained with (BigGAN section 4.2: memorization).
 
-    Raises ConfigError where the objective has no decision boundary."""
+    Raises ConfigError where the objective has no decision boundary, NonFiniteScore where a logit is not finite."""
     real, count = 0, 0
     for images, labels in batches:
         x = uint8_to_float(images.to(device))  # (N, 3, R, R)
-        real += int(objective.classified_as_real(discriminator(x, labels.to(device)).logits).sum())
+        logits_N = discriminator(x, labels.to(device)).logits
+        if not logits_N.isfinite().all():
+            image = count + int((~logits_N.isfinite()).nonzero()[0, 0])
+            raise NonFiniteScore(f"the discriminator gives a logit that is not finite for image {image}")
+        real += int(objective.classified_as_real(logits_N).sum())
         count += len(labels)
     return real / count

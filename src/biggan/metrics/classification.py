@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from biggan.runtime.constraints import PositiveInt, check_fields
+from biggan.runtime.errors import NonFiniteScore
 from biggan.runtime.precision import uint8_to_float
 
 
@@ -23,10 +24,14 @@ class Classifier:
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Class logits (N, K) float32 of uint8 images (N, 3, R, R). If the network has minibatch features, they are computed
-        among these images."""
+        among these images. Raises NonFiniteScore where a logit is not finite, since the largest would then be any class."""
         x = uint8_to_float(images.to(self.device))  # (N, 3, R, R)
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)  # unused: class_logits do not depend on labels
-        return self.network(x, labels).class_logits[:, : len(self.class_names)]  # without a class "generated"
+        logits_NK = self.network(x, labels).class_logits[:, : len(self.class_names)]  # without a class "generated"
+        if not logits_NK.isfinite().all():
+            image = int((~logits_NK.isfinite()).any(1).nonzero()[0])
+            raise NonFiniteScore(f"the classifier gives logits that are not finite for image {image} of {len(images)}")
+        return logits_NK
 
     def predictions(self, batches: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each uint8 batch, the most likely class (N,) and its softmax probability (N,), on the CPU."""

@@ -7,6 +7,7 @@ is in studies/definitions.
 """
 
 import json
+import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -92,6 +93,7 @@ def read_result(run: Run) -> dict[str, Any] | None:
     """What the table says of a run: steps to its first alarm or its end, scores at its best evaluation (of the first score
     of the recipe), as the paper scores the last checkpoint before collapse. None for a run that has no evaluation yet."""
     evaluations, log = read_log(run.folder.path / "evaluations.jsonl"), read_log(run.folder.stats_file)
+    evaluations = [line for line in evaluations if all(map(is_finite, line.values()))]  # earlier versions wrote others too
     if not evaluations or not log:
         return None
     alarms = read_alarms(run.folder)
@@ -112,6 +114,11 @@ def read_result(run: Run) -> dict[str, Any] | None:
         "last": {name: evaluations[-1][name] for name in scores},
         "minutes": log[-1]["seconds"] / 60,
     }
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value of a log is a finite number."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def survival_file(run: Run) -> Path:

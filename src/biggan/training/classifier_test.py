@@ -7,7 +7,7 @@ from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source, open_data
 from biggan.metrics.classification import Classifier, count_errors
 from biggan.runtime.distributed import on_rank_zero
-from biggan.runtime.errors import DataError
+from biggan.runtime.errors import DataError, NonFiniteScore
 from biggan.runtime.metric_logger import JsonlLog
 from biggan.training.hooks import HookResult, RunEnd
 from biggan.training.train_state import TrainState
@@ -46,8 +46,12 @@ class ClassifierTest:
         return HookResult()
 
     def count_errors(self, step: int) -> None:
-        """What rank 0 does."""
-        errors = count_errors(self.classifier.logits, self.images.iterate_once(self.batch))
+        """What rank 0 does. Logits that are not finite are reported in the log; nothing is written down."""
+        try:
+            errors = count_errors(self.classifier.logits, self.images.iterate_once(self.batch))
+        except NonFiniteScore as error:
+            logger.warning("step %d: no test error, since %s", step, error)
+            return
         with self.run_dir.writing():
             self.log.write(step, {"test_error": errors.percent, "test_wrong": int(errors.wrong)})
         logger.info("step %d: %d of %d test images wrong (%.2f %%)", step, errors.wrong, errors.images, errors.percent)

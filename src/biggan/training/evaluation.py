@@ -7,6 +7,7 @@ that falls due earlier is put off. The first is made in any case.
 import hashlib
 import json
 import logging
+import math
 import time
 
 import torch
@@ -107,6 +108,7 @@ class Evaluator:
         """What rank 0 does with a score."""
         known = self.run_dir.best()
         comparable = known is not None and (known["step"] < step or known.get("before_rollback", False))
+        comparable = comparable and math.isfinite(known["value"])
         if comparable and known.get("recipe_hash") == self.recipe_hash:
             ahead = value > known["value"] if higher_is_better(name) else value < known["value"]
             if not ahead:
