@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from biggan.configs.migrations import migrate_config
 from biggan.runtime.errors import ConfigError, suggestion
+from biggan.runtime.text import printable
 
 
 def to_json(config: object) -> str:
@@ -32,7 +33,7 @@ def from_json(text: str, kind: type, where: Path) -> typing.Any:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         first = relevant_error(error)
-        place = ".".join(map(str, first["loc"]))
+        place = printable(".".join(map(str, first["loc"])))
         raise ConfigError(f"{where}: {place}={first['input']!r}: {first['msg']}") from error
 
 
