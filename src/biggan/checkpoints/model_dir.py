@@ -25,10 +25,10 @@ from torch import nn
 from biggan.checkpoints.tensors import Tensors, check_fits, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import migrate_tensors
-from biggan.models.registry import ModelConfig
+from biggan.models.registry import ModelConfig, check_memory
 from biggan.runtime.atomic_io import write_error_message, write_file
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
-from biggan.runtime.errors import CheckpointError
+from biggan.runtime.errors import CheckpointError, reason_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.tensor_files import Safetensors, check_weights, other_precisions, read_safetensors
 from biggan.sampling.latents import LatentConfig
@@ -101,8 +101,13 @@ class ModelDir:
     """A model on disk: `path` is a model directory, the run directory around it, or an exported safetensors file that
     carries its config.
 
-    Raises CheckpointError if there is no model or its config cannot be read.
+    `has_statistics`: whether its batch norms hold statistics for sampling without truncation. Raises CheckpointError if
+    there is no model or its config cannot be read.
     """
+
+    has_statistics = True
+    standing_stats_batches = 32
+    """Batches for such statistics where they are to be made."""
 
     def __init__(self, path: Path) -> None:
         alone = path.is_file() and path.suffix == ".safetensors"
@@ -115,14 +120,20 @@ class ModelDir:
         where = path if alone else self.path / "config.json"
         try:
             self.exported = read_safetensors(path) if alone else None
-            text = self.exported.metadata.get("config", "null") if alone else read_file(where, SMALL_FILE).decode()
+            text = self.exported.metadata.get("config", "null") if self.exported else read_file(where, SMALL_FILE).decode()
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"model {self.path} cannot be read ({error}): copy it again or train on") from error
+            reason = reason_for(error)
+            raise CheckpointError(f"model {self.path} cannot be read ({reason}): copy it again or train on") from error
         if text == "null":
             raise CheckpointError(f"{path} carries no config: it was not exported by biggan; try biggan import {path}")
         self.card: ModelCard = from_json(text, ModelCard, where)
+        self.check_card()
+
+    def check_card(self) -> None:
+        """Raises UserError if the card contradicts itself, or describes networks that no memory holds."""
         self.card.model.check()
         self.card.latent.check()
+        check_memory(self.card.model, f"the model in {self.path}")
         if self.card.model.num_classes != len(self.card.class_names):
             raise CheckpointError(
                 f"{self.path}: config.json names {len(self.card.class_names)} classes, "

@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from biggan.checkpoints.model_dir import ModelCard, save_model_dir
+from biggan.checkpoints.run_lock import LOCK_NAME
 from biggan.checkpoints.tensors import Checkpoint, CorruptCheckpoint, Tensors, read_checkpoint, serialize_tensors
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import RUN_FILES, migrate_log_line
 from biggan.configs.run import RunConfig, differences
 from biggan.runtime.atomic_io import write_error_message, write_file, write_folder
-from biggan.runtime.errors import CheckpointError
+from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
 from biggan.runtime.metric_logger import read_log
 
 LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "classifier_test.jsonl")
@@ -59,7 +60,6 @@ class RunDir:
         A run that has no checkpoint yet may be given another config. Files of earlier versions are renamed. Raises
         CheckpointError where the folder holds another run (naming the fields that differ) or other files.
         """
-        ours = {"config.json", ".config.json.writing", "samples", "checkpoints"}
         if self.config_file.exists() and self.list_checkpoints():
             different = differences(self.read_config(), config)
             if different:
@@ -67,12 +67,7 @@ class RunDir:
                     f"run folder {self.path} holds a run with another config ({'; '.join(different)}): "
                     "give the same options to resume it, or another --run"
                 )
-        elif (
-            self.path.exists()
-            and not self.config_file.exists()
-            and not (self.path.is_dir() and {path.name for path in self.path.iterdir()} <= ours)
-        ):
-            raise CheckpointError(f"run folder {self.path} exists and holds no run: give another --run")
+        self.check_free()
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             for old, new in RUN_FILES.items():  # of earlier versions
@@ -81,6 +76,20 @@ class RunDir:
             write_file(self.config_file, to_json(config).encode())
             self.samples.mkdir(exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
+
+    def check_free(self) -> None:
+        """Raises CheckpointError where the path holds anything but a run, or a folder in which one was about to begin."""
+        ours = {"config.json", ".config.json.writing", LOCK_NAME, "samples", "checkpoints"}
+        try:
+            if not self.path.exists() or self.config_file.exists():
+                return
+            is_free = self.path.is_dir() and {path.name for path in self.path.iterdir()} <= ours
+        except OSError as error:
+            raise CheckpointError(
+                f"run folder {self.path} cannot be read ({reason_for(error)}): {remedy_for(error)}"
+            ) from error
+        if not is_free:
+            raise CheckpointError(f"run folder {self.path} exists and holds no run: give another --run")
 
     def read_config(self) -> RunConfig:
         """The config that the run was started with. Raises CheckpointError where there is none, ConfigError on one that
@@ -110,7 +119,11 @@ class RunDir:
         data = serialize_tensors(tensors)
         manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
         files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
-        write_folder(target, files, f"checkpoint of step {step}")
+        try:
+            write_folder(target, files)
+        except OSError as error:
+            message = write_error_message(f"the checkpoint of step {step}", target, error)
+            raise CheckpointError(f"{message}: {self.resume_hint()}") from error
         best, checkpoints = self.best(), self.list_checkpoints()
         steps = [checkpoint_step(path) for path in checkpoints]
         needed = set(steps[-keep:]) | ({best["step"]} if best else set())
@@ -119,6 +132,13 @@ class RunDir:
             if number not in needed:
                 shutil.rmtree(checkpoint)
         return target
+
+    def resume_hint(self) -> str:
+        """What the same command does when it is given again, as the folder is now."""
+        checkpoints = self.list_checkpoints()
+        if not checkpoints:
+            return "no checkpoint is there, so it starts anew"
+        return f"it resumes from step {checkpoint_step(checkpoints[-1])}"
 
     def save_rollbacks(self, rollbacks: dict[str, int]) -> None:
         """Write how often the run has rolled back, by cause, before it does: a kill in between is then counted too."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from biggan.runtime.constraints import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Remedy, check_fields
+from biggan.runtime.constraints import BatchSize, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Remedy, check_fields
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName, MemoryFormatName, PrecisionName
 
@@ -21,9 +21,9 @@ class TrainConfig:
     """Generator steps of the whole run."""
     minutes: PositiveFloat | None = None
     """Stop after this much training time, if that comes before the last step; None: no limit."""
-    batch: PositiveInt = 2048
+    batch: BatchSize = 2048
     """Global batch: images per optimizer step of either network, over all ranks and accumulated micro-batches."""
-    micro_batch: PositiveInt | None = None
+    micro_batch: BatchSize | None = None
     """Images per forward pass, over all ranks; gradients are accumulated up to the batch. None: the whole batch."""
     sync_minibatch_discrimination: bool = False
     """Minibatch discrimination compares the images of all ranks, not only each rank's own."""

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,8 +13,8 @@ from pydantic import TypeAdapter
 
 from biggan.data.checksums import block_checksums, check_blocks, open_images, read_labels
 from biggan.data.image_decoding import Size
-from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import local_world_size
+from biggan.runtime.atomic_io import sync, write_file
+from biggan.runtime.environment import local_world_size
 from biggan.runtime.errors import first_line
 from biggan.runtime.json_text import read_json
 from biggan.runtime.memory import total_memory
@@ -63,6 +62,7 @@ def read_cache(folder: Path) -> Decoded | None:
     together need less than a quarter of it, else memory-mapped. A damaged entry is reported in the log and removed."""
     if not folder.exists():
         return None
+    ranks, memory = local_world_size(), total_memory()
     try:
         values = read_json(folder / "facts.json")
         if values.pop("checksum", None) != facts_checksum(values):
@@ -73,7 +73,7 @@ def read_cache(folder: Path) -> Decoded | None:
         if hashlib.sha256(labels.tobytes()).hexdigest() != facts.labels:
             raise ValueError("labels.npy has changed")
         images = open_images(folder / "images.npy", (facts.images, 3, facts.resolution, facts.resolution))
-        if images.nbytes * local_world_size() < total_memory() / 4:
+        if memory is None or images.nbytes * ranks < memory / 4:
             images = np.array(images)
         return Decoded(images, labels, facts.content_hash, facts.sizes, facts.broken)
     except (OSError, ValueError) as error:
@@ -104,7 +104,7 @@ def write_cache(folder: Path, decoded: Decoded, classes: int) -> None:
         np.save(scratch / "labels.npy", decoded.labels)
         for name in ("images.npy", "labels.npy"):
             with open(scratch / name, "rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
         facts = Facts(
             images=len(decoded.labels),
             classes=classes,

@@ -21,7 +21,7 @@ from biggan.data.manifest import SHARD_NAME, Manifest, Shard, read_manifest
 from biggan.data.sources import Listing
 from biggan.data.webdataset import MAX_READERS
 from biggan.data.webdataset_io import import_webdataset
-from biggan.runtime.atomic_io import file_sha256, write_file, write_stream
+from biggan.runtime.atomic_io import file_sha256, sync, write_file, write_stream
 from biggan.runtime.bounded_io import open_regular_file
 from biggan.runtime.errors import DataError
 from biggan.runtime.progress import progress_bar
@@ -92,7 +92,7 @@ class Packed:
             stream.seek(0, os.SEEK_END)
             stream.writelines(encoded for _, _, encoded in images)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
 
     def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
         file = out / "images.u8"

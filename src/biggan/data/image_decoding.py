@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import math
 import re
 import threading
 import warnings
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from biggan.data.image_modes import to_rgb, without_metadata
-from biggan.runtime.distributed import local_world_size
+from biggan.runtime.environment import local_world_size
 from biggan.runtime.errors import first_line
 from biggan.runtime.memory import total_memory
 
@@ -79,7 +80,8 @@ class DecodingMemory:
     def reserve(self, needed: int) -> Iterator[None]:
         """Wait until `needed` bytes are free, or until no other image is decoded, and hold them."""
         with self.condition:
-            limit = total_memory() / 4 / local_world_size()
+            memory = total_memory()
+            limit = math.inf if memory is None else memory / 4 / local_world_size()
             self.condition.wait_for(lambda: self.used == 0 or self.used + needed <= limit)
             self.used += needed
         try:

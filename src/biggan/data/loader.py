@@ -22,7 +22,7 @@ from biggan.data.image_decoding import DECODING, Size, area
 from biggan.data.image_modes import color_code, parse_color
 from biggan.data.sources import Listing
 from biggan.runtime.errors import DataError, first_line
-from biggan.runtime.memory import total_memory
+from biggan.runtime.memory import gibibytes, total_memory
 from biggan.runtime.precision import to_device
 from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
@@ -209,11 +209,11 @@ def decode_all(listing: Listing, resolution: int, skip_broken: bool, background:
     count = len(listing.images)
     readable: list[int] = []
     sizes: list[Size] = []
-    needed = count * 3 * resolution**2
-    if needed > 0.8 * total_memory():
+    needed, memory = count * 3 * resolution**2, total_memory()
+    if memory is not None and needed > 0.8 * memory:
         raise DataError(
-            f"data source {listing.name}: {count} images of {resolution} px take {needed / 2**30:.0f} GiB decoded, this "
-            f"machine has {total_memory() / 2**30:.0f}: use fewer images or a smaller model.resolution"
+            f"data source {listing.name}: {count} images of {resolution} px take {gibibytes(needed)} decoded, this "
+            f"machine has {gibibytes(memory)}: use fewer images or a smaller model.resolution"
         )
     images = np.empty((count, 3, resolution, resolution), dtype=np.uint8)
     with ThreadPoolExecutor(os.cpu_count()) as pool:

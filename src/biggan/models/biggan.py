@@ -19,6 +19,7 @@ from biggan.models.resnet_config import (
 )
 from biggan.nn.initialization import InitializerName
 from biggan.nn.residual_blocks import DiscriminatorBlock, GeneratorBlock, LayerFactory
+from biggan.runtime.constraints import LayerSize
 
 
 class Layout(NamedTuple):
@@ -102,7 +103,7 @@ class SAGANConfig(BigGANConfig):
     docs/papers/biggan.md, "SA-GAN"."""
 
     family: Literal["sagan"] = "sagan"  # type: ignore[assignment]  # it tells families apart in JSON
-    width: int = 64
+    width: LayerSize = 64
     class_embedding: Literal["shared", "shared-with-discriminator", "per-class"] = "per-class"
     latent_injection: Literal["input", "chunks", "whole"] = "input"
     initialization: InitializerName = "glorot"

@@ -7,12 +7,12 @@ The paper has no tables for 32 and 64 px; those here follow the pattern of the o
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import nn
 
 from biggan.models.resnet_config import BASE_RESOLUTION, ResNetConfig, ResNetGeneratorConfig, Stage, or_default
 from biggan.nn.residual_blocks import DeepDiscriminatorBlock, DeepGeneratorBlock, LayerFactory
-from biggan.runtime.constraints import Remedy
+from biggan.runtime.constraints import LayerSize, Remedy
 from biggan.runtime.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ DEEP_LAYOUTS: dict[int, DeepLayout] = {
 class DeepGeneratorConfig(ResNetGeneratorConfig):
     """Generator options of the papers; by default the last convolution has as many outputs as the base width."""
 
-    output_channels: Annotated[int, Ge(3), Remedy("the first three are the image")] | None = None
+    output_channels: Annotated[int, Ge(3), Le(1 << 20), Remedy("the first three are the image")] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class BigGANDeepConfig(ResNetConfig):
     """Generator and discriminator of BigGAN-deep."""
 
     family: Literal["biggan-deep"] = "biggan-deep"
-    width: int = 128
+    width: LayerSize = 128
     latent_injection: Literal["input", "chunks", "whole"] = "whole"
     generator: DeepGeneratorConfig = DeepGeneratorConfig()
 

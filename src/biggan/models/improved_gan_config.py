@@ -5,13 +5,13 @@ convolutional networks for CIFAR-10 and SVHN. The networks are in models/improve
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, Len
 
 from biggan.nn.initialization import Initializer, glorot, normal_with_std
-from biggan.runtime.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Remedy, check_fields
+from biggan.runtime.constraints import Fraction, LayerSize, NonNegativeFloat, PositiveFloat, Remedy, check_fields
 
-HiddenSizes = Annotated[tuple[PositiveInt, ...], MinLen(1), Remedy("give one size or more")]
-AtLeastFour = Annotated[int, Ge(4)]
+HiddenSizes = Annotated[tuple[LayerSize, ...], Len(1, 100), Remedy("give one size or more")]
+AtLeastFour = Annotated[int, Ge(4), Le(1 << 20)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class ImprovedGeneratorConfig:
     norm: Literal["batch", "virtual"] = "batch"
     """Normalization of activations: batch normalization, or virtual batch normalization, with the statistics of a fixed
     reference batch and of the image itself."""
-    reference_batch_size: PositiveInt = 100
+    reference_batch_size: LayerSize = 100
     """Number of images in the reference batch of virtual batch normalization."""
 
 
@@ -31,9 +31,9 @@ class ImprovedDiscriminatorConfig:
 
     input_noise: NonNegativeFloat = 0.0
     """Standard deviation of the Gaussian noise that is added to input images in training; 0: no noise."""
-    minibatch_kernels: PositiveInt | None = None
+    minibatch_kernels: LayerSize | None = None
     """Number of minibatch discrimination features that are added to the last features; None: none."""
-    minibatch_kernel_dim: PositiveInt = 5
+    minibatch_kernel_dim: LayerSize = 5
     """Dimensions of each minibatch discrimination kernel."""
 
 
@@ -45,9 +45,9 @@ class ImprovedGANConfig:
     """Name of the model family."""
     resolution: int
     """Height and width of an image in pixels."""
-    num_classes: PositiveInt | None = None
+    num_classes: LayerSize | None = None
     """Number of classes; None: that of the dataset."""
-    latent_dim: PositiveInt = 100
+    latent_dim: LayerSize = 100
     """Size of z."""
     norm_epsilon: PositiveFloat = 1e-6
     """Constant that is added to the variance in batch normalization."""
@@ -107,7 +107,7 @@ class MLPConfig(ImprovedGANConfig):
     pixels."""
 
     family: Literal["improved-mlp"] = "improved-mlp"
-    resolution: PositiveInt = 28
+    resolution: LayerSize = 28
     """Height and width of an image in pixels."""
     generator: MLPGeneratorConfig = MLPGeneratorConfig()
     discriminator: MLPDiscriminatorConfig = MLPDiscriminatorConfig()

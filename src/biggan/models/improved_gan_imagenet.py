@@ -34,7 +34,7 @@ from biggan.nn.minibatch_discrimination import build_minibatch_discrimination
 from biggan.nn.noise import GaussianNoise, NormalTable
 from biggan.nn.reparametrization import Identity
 from biggan.nn.virtual_batch_norm import build_reference_batch
-from biggan.runtime.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
+from biggan.runtime.constraints import LayerSize, NonNegativeFloat, PositiveFloat
 
 INPUT_LATENT_DIM = 8192  # size of the part of z that enters the first layer
 
@@ -51,7 +51,7 @@ class ImageNetGeneratorConfig(ImprovedGeneratorConfig):
     """Norm of the ImageNet generator."""
 
     norm: Literal["batch", "virtual"] = "virtual"
-    reference_batch_size: PositiveInt = 64
+    reference_batch_size: LayerSize = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class ImageNetDiscriminatorConfig(ImprovedDiscriminatorConfig):
     """Input noise and minibatch discrimination of the ImageNet discriminator."""
 
     input_noise: NonNegativeFloat = 0.1
-    minibatch_kernels: PositiveInt | None = 300
-    minibatch_kernel_dim: PositiveInt = 50
+    minibatch_kernels: LayerSize | None = 300
+    minibatch_kernel_dim: LayerSize = 50
 
 
 @dataclass(frozen=True, kw_only=True)

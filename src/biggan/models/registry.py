@@ -1,5 +1,6 @@
 """Table of the model families: their configs, and how to build their networks."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.improved_gan_config import ConvConfig, MLPConfig
 from biggan.models.improved_gan_imagenet import ImprovedImageNetConfig
 from biggan.nn.initialization import initialize
-from biggan.runtime.errors import ConfigError, suggestion
+from biggan.runtime.errors import ConfigError, first_line, suggestion
+from biggan.runtime.memory import gibibytes, total_memory
 
 ModelConfig = (  # distinguished by the field `family` in JSON
     BigGANConfig | BigGANDeepConfig | SAGANConfig | SNGANConfig | MLPConfig | ConvConfig | ImprovedImageNetConfig
@@ -33,6 +35,9 @@ def resnet_family(config: type[ModelConfig]) -> Family:
     """A residual family; residual families differ in their config alone."""
     return Family(config, resnet.Generator, resnet.Discriminator)
 
+
+MEMORY_FRACTION = 0.8
+"""Of the machine's memory that the weights of a model may take."""
 
 FAMILIES: dict[str, Family] = {
     "biggan": resnet_family(BigGANConfig),
@@ -67,9 +72,31 @@ def check_feature_layer(config: ModelConfig, name: str) -> None:
         )
 
 
+def check_memory(config: ModelConfig, what: str = "the model", copies: int = 1) -> None:
+    """Raises ConfigError where the weights of both networks, in float32 and so many `copies`, would not fit into the memory
+    of this machine; `what` names the model. They are sized on the meta device: nothing is allocated."""
+    limit = total_memory()
+    classes = config if config.num_classes is not None else dataclasses.replace(config, num_classes=1)
+    try:
+        with torch.device("meta"):
+            networks = [
+                build(classes) for build in (FAMILIES[config.family].generator, FAMILIES[config.family].discriminator)
+            ]
+    except RuntimeError as error:  # a tensor of more than 2^63 bytes
+        raise ConfigError(f"{what} cannot be built: {first_line(error)[:200]}") from error
+    sizes = [tensor.nbytes for network in networks for tensor in (*network.parameters(), *network.buffers())]
+    needed = copies * sum(sizes)
+    if limit is not None and needed > MEMORY_FRACTION * limit:
+        raise ConfigError(
+            f"{what} takes {gibibytes(needed)}, more than {MEMORY_FRACTION:.0%} of the {gibibytes(limit)} of this machine: "
+            "use a smaller model (model.width)"
+        )
+
+
 def build_networks(config: ModelConfig, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
     """Generator and discriminator with weights initialized from `rng`, in training mode, float32 on the CPU. Data-dependent
     initialization (nn/data_dependent_weight_norm) is left to the caller."""
+    check_memory(config)
     family = FAMILIES[config.family]
     networks = family.generator(config), family.discriminator(config)
     resnet.share_class_embedding(*networks)

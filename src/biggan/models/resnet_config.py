@@ -6,13 +6,13 @@ models/layer_factory builds the layers. Sources: BigGAN appendices B, H and I.""
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import nn
 
 from biggan.nn.initialization import INITIALIZERS, Initializer, InitializerName
 from biggan.nn.layers import Interpolation
 from biggan.nn.residual_blocks import LayerFactory
-from biggan.runtime.constraints import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Remedy, check_fields
+from biggan.runtime.constraints import BlockCount, Fraction, LayerSize, PositiveFloat, Remedy, check_fields
 from biggan.runtime.errors import ConfigError
 
 SKIP_Z_CHUNK = 20  # size of one chunk of z with skip-z (appendix B)
@@ -44,7 +44,7 @@ class ResNetGeneratorConfig:
 
     kernel_size: KernelSize = 3
     """Kernel size in pixels of all convolutions except the 1x1 ones."""
-    dilation: PositiveInt = 1
+    dilation: LayerSize = 1
     """Dilation in pixels of all convolutions except the 1x1 ones; 1: none."""
     upsampling: Interpolation = "nearest"
     """Interpolation with which feature maps are upsampled between resolutions."""
@@ -54,11 +54,11 @@ class ResNetGeneratorConfig:
     norm: Literal["batch", "virtual", "none"] = "batch"
     """Normalization of activations: batch normalization; virtual batch normalization, with the statistics of a fixed
     reference batch and of the image itself; or none, with conditional gains and biases only."""
-    reference_batch_size: PositiveInt = 100
+    reference_batch_size: LayerSize = 100
     """Number of images in the reference batch of virtual batch normalization."""
     attention: tuple[int, ...] | None = None
     """Resolutions in pixels with self-attention; None: those of the family."""
-    output_channels: Annotated[int, Ge(3), Remedy("the first three are the image")] | None = 3
+    output_channels: Annotated[int, Ge(3), Le(1 << 20), Remedy("the first three are the image")] | None = 3
     """Output channels of the last convolution, of which the first 3 are the image; None: the base width."""
 
 
@@ -66,11 +66,11 @@ class ResNetGeneratorConfig:
 class ResNetDiscriminatorConfig:
     """Discriminator options of the papers. All its weights are spectrally normalized."""
 
-    width: PositiveInt | None = None
+    width: LayerSize | None = None
     """Base number of channels; None: that of the generator."""
     kernel_size: KernelSize = 3
     """Kernel size in pixels of all convolutions except the 1x1 ones."""
-    dilation: PositiveInt = 1
+    dilation: LayerSize = 1
     """Dilation in pixels of all convolutions except the 1x1 ones; 1: none."""
     norm: Literal["none", "batch", "conditional-batch"] = "none"
     """Normalization of activations: none, batch normalization, or class-conditional batch normalization. Batch statistics
@@ -82,9 +82,9 @@ class ResNetDiscriminatorConfig:
     """Fraction of the last features that is set to zero in training; 0: no dropout."""
     attention: tuple[int, ...] | None = None
     """Resolutions in pixels with self-attention; None: those of the family."""
-    minibatch_kernels: PositiveInt | None = None
+    minibatch_kernels: LayerSize | None = None
     """Number of minibatch discrimination features that are added to the last features; None: none."""
-    minibatch_kernel_dim: PositiveInt = 5
+    minibatch_kernel_dim: LayerSize = 5
     """Dimensions of each minibatch discrimination kernel."""
 
 
@@ -96,23 +96,23 @@ class ResNetConfig:
     """Name of the model family."""
     resolution: int = 128
     """Height and width of an image in pixels: 32, 64, 128, 256 or 512."""
-    num_classes: PositiveInt | None = None
+    num_classes: LayerSize | None = None
     """Number of classes; None: that of the dataset."""
-    width: PositiveInt = 96
+    width: LayerSize = 96
     """Base number of channels of the generator, "ch" in the paper."""
     class_embedding: Literal["shared", "shared-with-discriminator", "per-class"] = "shared"
     """Class information of the generator's norms: one embedding shared by all norms; one that the discriminator uses too,
     through a projection; or a separate gain and bias per class in each norm."""
-    embedding_dim: PositiveInt = 128
+    embedding_dim: LayerSize = 128
     """Size of the shared class embedding."""
     latent_injection: Literal["input", "chunks", "whole"] = "chunks"
     """Where z enters the generator. input: the first layer only. chunks: the first layer and each stage get a chunk of z
     (skip-z). whole: the first layer and each block get all of z, concatenated with the class embedding."""
-    latent_dim: PositiveInt | None = None
+    latent_dim: LayerSize | None = None
     """Size of z; None: 20 per chunk with skip-z (80, 100, 120, 140, 160 for 32, 64, 128, 256, 512 px), else 128."""
     conditioning: Literal["linear", "mlp"] = "linear"
     """Map from the condition to the gain and bias of a norm: a linear layer, or an MLP with one hidden layer."""
-    extra_blocks: NonNegativeInt = 0
+    extra_blocks: BlockCount = 0
     """Number of additional residual blocks after each block that resamples (before it in BigGAN-deep generators)."""
     initialization: InitializerName = "orthogonal"
     """Initialization of all weights: orthogonal (BigGAN), normal with standard deviation 0.02, glorot (SA-GAN), or

@@ -23,8 +23,8 @@ from biggan.models import registry
 from biggan.nn.inference import for_inference
 from biggan.profiling.flops import footprint, uncomputed
 from biggan.runtime.atomic_io import metrics_cache
-from biggan.runtime.distributed import SINGLE_PROCESS, World
-from biggan.runtime.memory import peak_memory
+from biggan.runtime.environment import SINGLE_PROCESS, World
+from biggan.runtime.memory import gibibytes, peak_memory
 from biggan.runtime.precision import Precision, choose_precision
 from biggan.sampling.compiled import CompiledGenerator
 from biggan.training.setup import build_train_state, plan_batch
@@ -142,7 +142,7 @@ class BenchmarkArm:
         plan, precision = self.state.plan, self.state.precision
         need = footprint(self.config)
         flop_per_image = need.flop_per_step / plan.real_images
-        peak = peak_flops(precision, seconds=2.0)
+        peak, memory = peak_flops(precision, seconds=2.0), peak_memory(precision.device)
         batches = list(itertools.islice(self.reals, plan.accumulation))
         d_step = lambda: discriminator_step(self.state, 1, 0, batches, self.labeled)  # noqa: E731
         g_step = lambda: generator_step(self.state, 1, 0, batches)  # noqa: E731
@@ -157,7 +157,7 @@ class BenchmarkArm:
             f"  achieved       {rate * flop_per_image / 1e12:.3g} TFLOP/s, "
             f"{rate * flop_per_image / peak:.0%} of the {peak / 1e12:.3g} measured here",
             f"  time           D steps {share_d:.0%}, G steps {1 - share_d:.0%}",
-            f"  peak memory    {peak_memory(precision.device) / 2**30:.2f} GiB",
+            f"  peak memory    {'not known here' if memory is None else gibibytes(memory)}",
         ]
 
 

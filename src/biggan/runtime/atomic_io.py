@@ -5,21 +5,59 @@ location of the cache folder.
 """
 
 import errno
+import functools
 import hashlib
+import logging
 import os
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from biggan.runtime.errors import CheckpointError
+from biggan.runtime.errors import ConfigError, reason_for, remedy_for
+
+logger = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
-    """The default folder for decoded images, downloaded weights and other files that are kept between commands."""
-    if "BIGGAN_CACHE" in os.environ:
-        return Path(os.environ["BIGGAN_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "biggan"
+    """The default folder for decoded images, downloaded weights and other files that are kept between commands.
+
+    $BIGGAN_CACHE, else $XDG_CACHE_HOME/biggan, else ~/.cache/biggan, or, where there is no home folder that can be written
+    to, one in the folder for temporary files, which is logged. An empty variable is as good as none; a relative
+    $BIGGAN_CACHE is below the current folder. Raises ConfigError if that temporary folder is another user's."""
+    if os.environ.get("BIGGAN_CACHE"):
+        return Path(os.path.expanduser(os.environ["BIGGAN_CACHE"]))
+    user_cache = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(user_cache):  # by its specification a relative one is ignored
+        return Path(user_cache) / "biggan"
+    try:
+        cache = Path.home() / ".cache" / "biggan"
+    except RuntimeError:  # no $HOME, and no entry for this user in the system's table
+        return temporary_cache()
+    existing = next(folder for folder in (cache, *cache.parents) if os.path.exists(folder))
+    return cache if existing == cache or os.access(existing, os.W_OK) else temporary_cache()
+
+
+@functools.cache
+def temporary_cache() -> Path:
+    """A cache of this user alone below the folder for temporary files. It holds which code the user trusts, so it must not
+    be writable by others. Raises ConfigError if it is another user's."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    cache = Path(tempfile.gettempdir()) / f"biggan-cache-{user}"
+    try:
+        cache.mkdir(mode=0o700, exist_ok=True)
+        status = cache.lstat()
+    except OSError as error:
+        raise ConfigError(
+            f"there is no home folder for the cache ({reason_for(error)}: {cache}): set BIGGAN_CACHE"
+        ) from error
+    foreign = hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022)
+    if foreign or not stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"there is no home folder for the cache, and {cache} is somebody else's: set BIGGAN_CACHE")
+    logger.warning("there is no home folder that can be written to: the cache is %s; set BIGGAN_CACHE to keep it", cache)
+    return cache
 
 
 def metrics_cache(cache: Path | None) -> Path:
@@ -29,17 +67,12 @@ def metrics_cache(cache: Path | None) -> Path:
 
 def write_error_message(what: str, target: Path, error: OSError) -> str:
     """The error message for a file or folder `target` that could not be written; `what` describes its content."""
-    return (
-        f"{what} could not be written to {target} ({error}): what was saved before is still there; "
-        "free some space and give the same command again"
-    )
+    remedy = remedy_for(error)
+    return f"{what} could not be written to {target} ({reason_for(error)}): {remedy}, then give the same command again"
 
 
-def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
-    """Write a folder with these files (name: content) atomically; an existing folder `target` is replaced.
-
-    Raises CheckpointError if it cannot be written; `what` describes the folder in the message.
-    """
+def write_folder(target: Path, files: dict[str, bytes]) -> None:
+    """Write a folder with these files (name: content) atomically; an existing `target` is replaced. Raises OSError."""
     scratch = target.with_name(f".{target.name}.writing")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -47,10 +80,8 @@ def write_folder(target: Path, files: dict[str, bytes], what: str) -> None:
         for name, data in files.items():
             write_file(scratch / name, data)
         shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
+        scratch.replace(target)
         sync_folder(target.parent)
-    except OSError as error:
-        raise CheckpointError(write_error_message(what, target, error)) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -70,8 +101,8 @@ def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
             for block in blocks:
                 file.write(block)
             file.flush()
-            os.fsync(file.fileno())
-        scratch.rename(target)
+            sync(file.fileno())
+        scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
     sync_folder(target.parent)
@@ -89,8 +120,8 @@ def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
         yield scratch
         if durable:
             with open(scratch, "rb+") as file:
-                os.fsync(file.fileno())
-        scratch.rename(target)
+                sync(file.fileno())
+        scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
     if durable:
@@ -103,13 +134,31 @@ def refuse_special_file(target: Path) -> None:
         raise OSError(errno.EINVAL, "not a regular file", str(target))
 
 
+UNSUPPORTED = {getattr(errno, name, 0) for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM")}
+"""Error numbers of file systems that cannot sync a file or a folder (CIFS, shared folders of virtual machines, Windows)."""
+
+
 def sync_folder(folder: Path) -> None:
-    """Sync a folder to disk, which makes renames in it durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Sync a folder to disk, which makes renames in it durable, on systems that can. Raises OSError where the disk fails."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError as error:  # Windows opens no folders
+        logger.debug("%s is not synced: %s", folder, reason_for(error))
+        return
+    try:
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync(descriptor: int) -> None:
+    """Sync an open file or folder to disk, on file systems that can. Raises OSError where the disk fails."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        logger.debug("not synced to disk: %s", reason_for(error))
 
 
 def file_sha256(file: Path, *suffixes: bytes) -> str:

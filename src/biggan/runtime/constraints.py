@@ -34,6 +34,12 @@ PositiveInt = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeInt = Annotated[int, Ge(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
+LayerSize = Annotated[int, Ge(1), Le(1 << 20)]
+"""Channels, features, classes, pixels: a config from elsewhere cannot ask for sizes that no program could even describe."""
+BlockCount = Annotated[int, Ge(0), Le(256)]
+"""Repetitions of a part of a network."""
+BatchSize = Annotated[int, Ge(1), Le(1 << 24)]
+"""Images that go through a network together, or accumulated."""
 Fraction = Annotated[float, Ge(0), Lt(1)]
 """A share, 1 excluded."""
 
@@ -49,7 +55,7 @@ def check_fields(config: Any, prefix: str) -> None:
         name = str(first["loc"][0])
         bounds, remedy = describe_bounds(typing.get_type_hints(type(config), include_extras=True)[name])
         wrong = f"must be {bounds}{remedy}" if first["type"] in BOUND_ERRORS else f"is of another type: {first['msg']}"
-        raise ConfigError(f"{prefix}.{name}={values[name]} {wrong}") from None
+        raise ConfigError(f"{prefix}.{name}={str(values[name])[:100]} {wrong}") from None
 
 
 @functools.lru_cache

@@ -6,6 +6,7 @@ The only module that calls torch.distributed. All functions also work in a singl
 import gc
 import hashlib
 import os
+import socket
 import time
 import uuid
 import warnings
@@ -13,51 +14,24 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from biggan.runtime.errors import ConfigError, UserError
+from biggan.runtime.environment import SINGLE_PROCESS as SINGLE_PROCESS
+from biggan.runtime.environment import World, environment_number, environment_world
+from biggan.runtime.environment import local_world_size as local_world_size
+from biggan.runtime.errors import ConfigError, UserError, first_line
+from biggan.runtime.heartbeat import Heartbeat
 
 T = TypeVar("T")
 
 TIMEOUT = timedelta(hours=2)  # rank 0 may write a checkpoint or decode a data set while the others wait
-
-
-class World(NamedTuple):
-    """This process among all: its `rank` of `size`, and its `local_rank` on its machine."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    @property
-    def is_rank_zero(self) -> bool:
-        """Whether this is rank 0, the only rank that writes files and logs."""
-        return self.rank == 0
-
-    def local_slice(self, values: Tensor) -> Tensor:
-        """This rank's slice of a tensor that all ranks hold; its first dimension divides by the number of ranks."""
-        return values.chunk(self.size)[self.rank]
-
-
-SINGLE_PROCESS = World()
-
-
-def environment_world() -> World:
-    """The World of a torchrun environment, or a single process without one. Raises ConfigError if it is incomplete."""
-    if "WORLD_SIZE" not in os.environ:
-        return World()
-    try:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-        return World(*(int(os.environ[name]) for name in names))
-    except (KeyError, ValueError) as error:
-        raise ConfigError(
-            f"WORLD_SIZE is set but RANK and LOCAL_RANK are not numbers ({error}): start with torchrun"
-        ) from error
+START_TIMEOUT = timedelta(seconds=100)  # by then all ranks have come, or the missing ones are named
+STORE_TIMEOUT = timedelta(seconds=30)  # of one exchange of signs of life
 
 
 @contextmanager
@@ -70,18 +44,58 @@ def process_group(device: torch.device) -> Iterator[World]:
         yield world
         return
     if device.type == "cuda":
+        if world.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"LOCAL_RANK={world.local_rank}: this machine shows {torch.cuda.device_count()} GPUs: start fewer ranks"
+            )
         torch.cuda.set_device(world.local_rank)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    store = dist.PrefixStore(agree_on_start(store, rank, size), store)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    warnings.filterwarnings("ignore", "Grad strides do not match")  # strides of 1x1 kernels are ambiguous
+    store = connect_store(world, START_TIMEOUT, is_host=hosts_store(world))
+    start = agree_on_start(store, world.rank, world.size)
+    heartbeat = start_heartbeat(start, world)
+    store.set_timeout(TIMEOUT)
     try:
-        yield world
-        dist.barrier()  # no rank closes its connections while another still uses them
+        dist.init_process_group(
+            backend, store=dist.PrefixStore(start, store), rank=world.rank, world_size=world.size, timeout=TIMEOUT
+        )
+        warnings.filterwarnings("ignore", "Grad strides do not match")  # strides of 1x1 kernels are ambiguous
+        try:
+            yield world
+            dist.barrier()  # no rank closes its connections while another still uses them
+        finally:
+            gc.collect()  # objects that refer to the group are freed before it
+            dist.destroy_process_group()
     finally:
-        gc.collect()  # objects that refer to the group are freed before it
-        dist.destroy_process_group()
+        heartbeat.stop()
+
+
+def hosts_store(world: World) -> bool:
+    """Whether this process has the store in which ranks find each other: rank 0, unless torchrun itself has it."""
+    return world.is_rank_zero and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
+def connect_store(world: World, timeout: timedelta, *, is_host: bool) -> dist.Store:
+    """A connection to the store at MASTER_ADDR and MASTER_PORT. Raises ConfigError where there is none within the time, or
+    the variables make no sense."""
+    host, port = os.environ.get("MASTER_ADDR", ""), environment_number("MASTER_PORT", 1)
+    where = f"MASTER_ADDR={host[:100]} MASTER_PORT={port}"
+    try:
+        if port > 65535:
+            raise ConfigError(f"{where}: a port is at most 65535")
+        socket.getaddrinfo(host or None, port)
+        return dist.TCPStore(host, port, world.size, is_host, timeout, wait_for_workers=False, multi_tenant=True)
+    except (RuntimeError, ValueError, OSError) as error:
+        remedy = "give rank 0's address and a free port there" if is_host else "is rank 0 running, and is this its address?"
+        raise ConfigError(f"rank {world.rank} cannot reach {where} ({first_line(error)[:200]}): {remedy}") from error
+
+
+def start_heartbeat(start: str, world: World) -> Heartbeat:
+    """Begin to watch the other ranks, over a connection of its own, because a call to the store may block."""
+    own = dist.PrefixStore(start, connect_store(world, STORE_TIMEOUT, is_host=False))
+    hosts = [host.decode() for host in own.multi_get([f"host/{rank}" for rank in range(world.size)])]
+    heartbeat = Heartbeat(own, world, hosts)
+    heartbeat.start()
+    return heartbeat
 
 
 def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
@@ -90,10 +104,11 @@ def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
 
     Every rank publishes a random token. Rank 0 proposes the list of all tokens as the name; each rank accepts a proposal
     that contains its own token, and once all have accepted, the name holds. The token of a dead rank is replaced by that of
-    its successor, and rank 0 proposes again. Raises ConfigError if the ranks do not agree within TIMEOUT.
+    its successor, and rank 0 proposes again. Raises ConfigError if the ranks do not agree within START_TIMEOUT.
     """
-    token, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    token, deadline = uuid.uuid4().hex, time.monotonic() + START_TIMEOUT.total_seconds()
     store.set(f"word/{rank}", token)
+    start = None
     while time.monotonic() < deadline:
         if rank == 0 and store.check([f"word/{other}" for other in range(size)]):
             tokens = [store.get(f"word/{other}").decode() for other in range(size)]
@@ -102,13 +117,22 @@ def agree_on_start(store: dist.Store, rank: int, size: int) -> str:
             tokens = store.get("start").decode().split()
             if len(tokens) == size and tokens[rank] == token:
                 start = hashlib.sha256(" ".join(tokens).encode()).hexdigest()
+                store.set(f"{start}/host/{rank}", socket.gethostname())
+                store.set(f"{start}/beat/{rank}", "0")
                 store.set(f"{start}/yes/{rank}", "")
                 if rank == 0 and store.check([f"{start}/yes/{other}" for other in range(size)]):
                     store.set(f"{start}/holds", "")
                 if store.check([f"{start}/holds"]):
                     return start
         time.sleep(0.05)
-    raise ConfigError(f"{size} ranks did not come together within {TIMEOUT}: start them again")
+    arrived = "word" if start is None else f"{start}/yes"
+    missing = [other for other in range(size) if not store.check([f"{arrived}/{other}"])] or [0]
+    names = ", ".join(f"rank {other}" for other in missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
+    seconds = START_TIMEOUT.total_seconds()
+    raise ConfigError(
+        f"{names} of {size} did not come within {seconds:.0f} s: start all ranks together, "
+        "or unset WORLD_SIZE for a single process"
+    )
 
 
 class SumOverRanks(torch.autograd.Function):
@@ -228,11 +252,6 @@ def raise_on_all_ranks(error: UserError | None, world: World) -> None:
     raised = errors[failed_rank]
     raised.reported_by_rank_zero = world.rank != failed_rank
     raise raised
-
-
-def local_world_size() -> int:
-    """The number of ranks on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def sum_counts_over_ranks(counts: dict[str, int]) -> dict[str, int]:

@@ -12,6 +12,8 @@ Violated invariants of the code itself are AssertionErrors.
 """
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,6 +65,42 @@ class TrainingDiverged(BigganError):
 def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its type if the message is empty."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def reason_for(error: BaseException) -> str:
+    """Why something failed, in the system's words where there are any, else the first line of the message. Without the
+    number, the path and addresses of objects, which a message names in its own words or which say nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"\s*<[\w.]+ object at 0x[0-9a-fA-F]+>", "", first_line(error)) or type(error).__name__
+
+
+REMEDIES = {
+    ("ENOSPC", "EDQUOT"): "free some space",
+    ("EROFS",): "that file system is read-only: name {other}",
+    ("EACCES", "EPERM"): "permissions do not allow it: change them, or name {other}",
+    ("EIO", "EUCLEAN"): "the disk reports an error: look at the system's log, and name {other}",
+    ("ENAMETOOLONG",): "use a shorter path",
+    ("EFBIG",): "files of that size are not allowed there: raise the limit (ulimit -f), or name {other}",
+    ("EMFILE", "ENFILE"): "close some files, or raise the limit of open files (ulimit -n)",
+    ("ENOENT", "ENXIO", "ENODEV"): "a folder or a disk is missing: was it removed or unmounted?",
+    ("ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY"): "something else has that name: name {other}",
+    ("ELOOP",): "its links lead in a circle: name {other}",
+    ("ENOMEM",): "there is not enough memory: close other programs",
+    ("EBUSY", "ETXTBSY", "EAGAIN"): "another program uses it: try again",
+    ("ESTALE", "ETIMEDOUT", "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ECONNRESET", "EREMOTEIO"): (
+        "the file system does not answer: try again when it does"
+    ),
+    ("EINVAL", "EILSEQ"): "that file system does not accept such a name: use letters, digits and hyphens",
+}
+"""What to do about an error of the system, by the names of its numbers, which differ between systems."""
+
+
+def remedy_for(error: OSError, other: str = "another folder") -> str:
+    """What to do about an error of the system, by its number. `other`: what may be named instead, as in "another --out"."""
+    name = errno.errorcode.get(error.errno or 0, "")
+    found = next((remedy for names, remedy in REMEDIES.items() if name in names), "try again, or name {other}")
+    return found.format(other=other)
 
 
 def suggestion(name: str, known: Iterable[str], too_many: str | None = None) -> str:

@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TextIO
 
-from biggan.runtime.distributed import World, environment_world
+from biggan.runtime.environment import World, environment_world
 from biggan.runtime.text import printable
 
 ROOT = "biggan"
@@ -47,6 +47,11 @@ class StandardErrorHandler(logging.StreamHandler):
     @property
     def stream(self) -> TextIO:
         return sys.stderr
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A terminal or a pipe that was closed meanwhile ends nothing, and nobody could read of it."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def set_up_logging(level: int = logging.INFO) -> None:

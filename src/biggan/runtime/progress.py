@@ -11,7 +11,7 @@ from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from biggan.runtime.distributed import environment_world
+from biggan.runtime.environment import environment_world
 from biggan.runtime.text import printable
 
 logger = logging.getLogger(__name__)
@@ -21,23 +21,59 @@ T = TypeVar("T")
 LOG_INTERVAL = 30.0  # seconds between lines where there is no terminal
 
 
+class LossyStream:
+    """A text stream that goes on where a terminal or a pipe was closed meanwhile: a run is worth more than its progress.
+
+    What cannot be written is lost, without another attempt."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.is_open = stream, True
+        self.encoding = getattr(stream, "encoding", None)
+
+    def write(self, text: str) -> int:
+        """Write, if the stream still takes it."""
+        return self.attempt(lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        """Flush, if the stream still takes it."""
+        self.attempt(self.stream.flush)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        """The descriptor of the stream, by which tqdm learns the width of the terminal."""
+        return self.stream.fileno()
+
+    def attempt(self, action: Callable[[], Any]) -> int:
+        """Do it, unless that failed before."""
+        try:
+            return action() or 0 if self.is_open else 0
+        except (OSError, ValueError):  # ValueError: it was closed in this process
+            self.is_open = False
+            return 0
+
+
 def is_shown() -> bool:
     """Whether this process draws progress bars."""
     told = logging.getLogger("biggan").isEnabledFor(logging.INFO)
-    return told and sys.stderr.isatty() and environment_world().is_rank_zero
+    return told and sys.stderr is not None and sys.stderr.isatty() and environment_world().is_rank_zero
 
 
 def progress_bar(items: Iterable[T], total: int, what: str, unit: str = "images") -> Iterable[T]:
     """The items, with a bar while they are consumed, or a line now and then: "decoding 12,000 of 50,000 images"."""
     if not is_shown():
         return logged(items, lambda _: 1, total, what, unit)
-    return tqdm(items, total=total, desc=printable(what), leave=False)
+    return tqdm(items, total=total, desc=printable(what), leave=False, file=LossyStream(sys.stderr))
 
 
 def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images, or a line
     now and then."""
-    with tqdm(total=total, desc=printable(what), leave=False, disable=not is_shown(), unit="image") as bar:
+    with tqdm(
+        total=total, desc=printable(what), leave=False, file=LossyStream(sys.stderr), disable=not is_shown(), unit="image"
+    ) as bar:
         for batch in logged(batches, lambda batch: len(batch[1]), total, what, "images"):
             yield batch
             bar.update(len(batch[1]))
@@ -45,7 +81,15 @@ def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterato
 
 def byte_progress_bar(blocks: Iterable[bytes], total: int | None, what: str) -> Iterator[bytes]:
     """The blocks of a download, with a bar over their bytes, or a line now and then; `total` None: not known."""
-    with tqdm(total=total, desc=printable(what), leave=False, disable=not is_shown(), unit="B", unit_scale=True) as bar:
+    with tqdm(
+        total=total,
+        desc=printable(what),
+        leave=False,
+        file=LossyStream(sys.stderr),
+        disable=not is_shown(),
+        unit="B",
+        unit_scale=True,
+    ) as bar:
         for block in logged(blocks, len, total, what, "bytes"):
             yield block
             bar.update(len(block))
@@ -68,16 +112,15 @@ class ProgressLine:
     """One updating line on a terminal; elsewhere a line per interval."""
 
     def __init__(self, name: str, *, step: int, steps: int, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
-        self.name, self.steps, self.stream = printable(name), steps, stream
+        self.name, self.steps, self.stream = printable(name), steps, LossyStream(stream or sys.stderr)
         self.started, self.first = time.monotonic(), step
         self.bar = tqdm(
             total=steps,
             initial=step,
-            file=stream,
+            file=self.stream,
             bar_format=self.line_with("starting"),
             dynamic_ncols=True,
-            disable=not stream.isatty(),
+            disable=not self.stream.isatty(),
         )
 
     def line_with(self, text: str) -> str:

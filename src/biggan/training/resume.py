@@ -13,7 +13,8 @@ from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Checkpoint, Tensors, read_checkpoint, split_by_prefix
 from biggan.configs.run import RunConfig
 from biggan.objectives.gradient_penalties import R1
-from biggan.runtime.distributed import World, on_rank_zero
+from biggan.runtime.distributed import on_rank_zero
+from biggan.runtime.environment import World
 from biggan.runtime.errors import CheckpointError
 from biggan.training.train_state import NETWORKS, NetworkTrainer, TrainState
 

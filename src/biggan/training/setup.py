@@ -12,7 +12,8 @@ from biggan.nn.data_dependent_weight_norm import data_dependent_init, needs_data
 from biggan.nn.minibatch_discrimination import sync_minibatch_discrimination
 from biggan.nn.virtual_batch_norm import ReferenceBatch
 from biggan.objectives.regularizer import Regularizer
-from biggan.runtime.distributed import SINGLE_PROCESS, World, all_gather_rows, sum_within_groups, wrap_ddp
+from biggan.runtime.distributed import all_gather_rows, sum_within_groups, wrap_ddp
+from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision, to_device
 from biggan.runtime.rng import addressed_rng, seed_torch

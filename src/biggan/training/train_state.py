@@ -15,7 +15,7 @@ from torch.autograd.graph import increment_version
 from biggan.objectives.diffaugment import Augmentation
 from biggan.objectives.losses import Objective
 from biggan.objectives.regularizer import PenaltyInputs, Regularizer
-from biggan.runtime.distributed import SINGLE_PROCESS, World
+from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.precision import Precision, to_device
 from biggan.runtime.rng import addressed_rng
 from biggan.sampling.latents import Prior, draw_labels
