@@ -51,12 +51,12 @@ def classify(arguments: list[str]) -> int:
     command = parse(ClassifyCommand, arguments, "biggan classify")
     check_between(batch=(command.batch, 1, 100_000))
     check_out_file(command.out, (".csv",))
-    from biggan.checkpoints.model_dir import ModelDir
+    from biggan.checkpoints.run_model import open_model
     from biggan.data.sources import list_source
     from biggan.pretrained.classifier import open_classifier
 
     classifier = open_classifier(command.model, command.device)
-    resolution = ModelDir(command.model).card.model.resolution
+    resolution = open_model(command.model).card.model.resolution
     listing = list_source(command.images, command.labels)
     count, found = len(listing.images), list[Any]()
     order = torch.randperm(count, generator=addressed_rng(0, "every image once")).tolist()

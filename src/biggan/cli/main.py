@@ -5,11 +5,15 @@ module is imported when the verb is asked for, so that help and errors come at o
 
 import importlib
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import NoReturn
 
 from biggan.cli.output import say, tolerant_output
+from biggan.runtime.environment import environment_world
 from biggan.runtime.errors import ConfigError, TrainingDiverged, UserError, suggestion
 from biggan.runtime.logging import set_up_logging
 from biggan.runtime.text import printable
@@ -70,8 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--"]:  # needed after torchrun, which takes --run for its own --run-path
         arguments = arguments[1:]
-    set_up_logging(logging.INFO)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
     try:
+        set_up_logging(logging.INFO)
         sys.exit(run(arguments))
     except UserError as error:
         if not error.reported_by_rank_zero:
@@ -80,10 +86,20 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except TrainingDiverged as error:
         print(f"biggan: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        again = "; the same command resumes from the last checkpoint" if arguments[:1] == ["train"] else ""
-        print(f"biggan: interrupted{again}", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if environment_world().is_rank_zero:
+            print(f"biggan: interrupted{printable(''.join(map(str, error.args)))}", file=sys.stderr)
         sys.exit(130)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What Ctrl-C does: it raises KeyboardInterrupt, but ends the process at once while a module is being imported, whose
+    code may turn the exception into any other, or print it."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def run(arguments: list[str]) -> int:

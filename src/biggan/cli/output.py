@@ -53,8 +53,8 @@ class TolerantStream:
             return
         try:
             action()
-        except OSError as error:
-            self.failure = error
+        except (OSError, ValueError) as error:  # ValueError: it was closed in this process
+            self.failure = error if isinstance(error, OSError) else OSError(errno.EPIPE, "closed")
             self.discard_buffer()
 
     def discard_buffer(self) -> None:

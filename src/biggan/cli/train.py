@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,8 +64,11 @@ def train(arguments: list[str]) -> int:
     folder = RunDir(command.run or Path("runs") / config.preset)
     keep_freed_memory()
     device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
-    with process_group(device) as world:
-        step = train_in(world, config, folder, trust_extractor=command.trust_extractor)
+    try:
+        with process_group(device) as world, owned(folder, world):
+            step = train_in(world, config, folder, trust_extractor=command.trust_extractor)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f": the same command starts it again; {folder.resume_hint()}") from error
     if world.is_rank_zero:
         sheets = sorted(folder.samples.glob("*.png"))
         model = folder.model if folder.model.exists() else "none yet"
@@ -73,6 +78,24 @@ def train(arguments: list[str]) -> int:
         if (folder.model / "classifier.safetensors").exists():
             say(f"       biggan classify {folder.path} IMAGES")
     return 0
+
+
+@contextmanager
+def owned(folder: "RunDir", world: "World") -> Iterator[None]:
+    """Own the run folder, as one of the ranks; rank 0 has the lock. Raises CheckpointError on all ranks where the folder
+    belongs to another process, or holds something else."""
+    from biggan.checkpoints.run_lock import run_lock
+    from biggan.runtime.distributed import on_rank_zero
+
+    with ExitStack() as stack:
+
+        def own() -> None:
+            """What rank 0 does."""
+            folder.check_free()
+            stack.enter_context(run_lock(folder.path))
+
+        on_rank_zero(own)
+        yield
 
 
 def train_in(world: "World", config: RunConfig, folder: "RunDir", *, trust_extractor: bool) -> int:

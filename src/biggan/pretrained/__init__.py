@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from biggan.checkpoints.model_dir import ModelDir
+from biggan.checkpoints.run_model import open_model
 from biggan.models.registry import FAMILIES
 from biggan.pretrained.download import download_snapshot, is_hub_name
 from biggan.runtime.atomic_io import default_cache
@@ -28,7 +29,8 @@ def from_pretrained(
     compiled: bool = False,
     cache: Path | None = None,
 ) -> Sampler:
-    """A sampler for the model in a model folder, in a run folder, or on the Hugging Face hub under "user/model".
+    """A sampler for the model in a model folder, in a run folder (without a model yet: of its newest checkpoint), or on the
+    Hugging Face hub under "user/model".
 
     `from_pretrained("runs/digits").sample(16, classes=[3], truncation=0.7, seed=0).save("out")`.
     `compiled`: sample through torch.compile, which pays off for many images. `cache`: the folder whose subfolder statistics
@@ -37,7 +39,7 @@ def from_pretrained(
     """
     if not Path(path).exists() and is_hub_name(str(path)):
         path = download_snapshot(str(path))
-    folder = ModelDir(Path(path))
+    folder = open_model(Path(path))
     card = folder.card
     generator = FAMILIES[card.model.family].generator(card.model)
     folder.load_into(generator, "generator")
@@ -49,7 +51,8 @@ def from_pretrained(
         latent=card.latent,
         class_names=card.class_names,
         precision=resolved,
-        has_statistics=True,
+        standing_stats_batches=folder.standing_stats_batches,
+        has_statistics=folder.has_statistics,
         statistics_table=read_statistics_table(folder, generator),
         statistics_cache=statistics_folder(cache),
         compiled=compiled,

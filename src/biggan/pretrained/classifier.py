@@ -5,7 +5,7 @@ Source: Salimans et al. 2016, section 5: the class logits of D, with averaged we
 
 from pathlib import Path
 
-from biggan.checkpoints.model_dir import ModelDir
+from biggan.checkpoints.run_model import open_model
 from biggan.metrics.classification import Classifier
 from biggan.models.registry import FAMILIES
 from biggan.runtime.errors import CheckpointError
@@ -14,7 +14,7 @@ from biggan.runtime.precision import DeviceName, choose_precision
 
 def open_classifier(path: Path, device: DeviceName = "auto") -> Classifier:
     """The classifier of a run folder or a model folder, in float32. Raises CheckpointError where the folder has none."""
-    folder = ModelDir(path)
+    folder = open_model(path)
     network = FAMILIES[folder.card.model.family].discriminator(folder.card.model)
     if not folder.load_into(network, "classifier"):
         raise CheckpointError(

@@ -21,78 +21,39 @@ T = TypeVar("T")
 LOG_INTERVAL = 30.0  # seconds between lines where there is no terminal
 
 
-class LossyStream:
-    """A text stream that goes on where a terminal or a pipe was closed meanwhile: a run is worth more than its progress.
-
-    What cannot be written is lost, without another attempt."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.is_open = stream, True
-        self.encoding = getattr(stream, "encoding", None)
-
-    def write(self, text: str) -> int:
-        """Write, if the stream still takes it."""
-        return self.attempt(lambda: self.stream.write(text))
-
-    def flush(self) -> None:
-        """Flush, if the stream still takes it."""
-        self.attempt(self.stream.flush)
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        """The descriptor of the stream, by which tqdm learns the width of the terminal."""
-        return self.stream.fileno()
-
-    def attempt(self, action: Callable[[], Any]) -> int:
-        """Do it, unless that failed before."""
-        try:
-            return action() or 0 if self.is_open else 0
-        except (OSError, ValueError):  # ValueError: it was closed in this process
-            self.is_open = False
-            return 0
-
-
 def is_shown() -> bool:
     """Whether this process draws progress bars."""
     told = logging.getLogger("biggan").isEnabledFor(logging.INFO)
     return told and sys.stderr is not None and sys.stderr.isatty() and environment_world().is_rank_zero
 
 
+def bar(what: str, **options: Any) -> tqdm:
+    """A bar on the terminal that vanishes at the end, if this process draws any. `options` are tqdm's."""
+    return tqdm(desc=printable(what), leave=False, disable=not is_shown(), **options)
+
+
 def progress_bar(items: Iterable[T], total: int, what: str, unit: str = "images") -> Iterable[T]:
     """The items, with a bar while they are consumed, or a line now and then: "decoding 12,000 of 50,000 images"."""
     if not is_shown():
         return logged(items, lambda _: 1, total, what, unit)
-    return tqdm(items, total=total, desc=printable(what), leave=False, file=LossyStream(sys.stderr))
+    return bar(what, iterable=items, total=total)
 
 
 def image_progress_bar(batches: Iterable[Any], total: int, what: str) -> Iterator[Any]:
     """The batches, tuples or lists whose second part has one entry for each image, with a bar over their images, or a line
     now and then."""
-    with tqdm(
-        total=total, desc=printable(what), leave=False, file=LossyStream(sys.stderr), disable=not is_shown(), unit="image"
-    ) as bar:
+    with bar(what, total=total, unit="image") as shown:
         for batch in logged(batches, lambda batch: len(batch[1]), total, what, "images"):
             yield batch
-            bar.update(len(batch[1]))
+            shown.update(len(batch[1]))
 
 
 def byte_progress_bar(blocks: Iterable[bytes], total: int | None, what: str) -> Iterator[bytes]:
     """The blocks of a download, with a bar over their bytes, or a line now and then; `total` None: not known."""
-    with tqdm(
-        total=total,
-        desc=printable(what),
-        leave=False,
-        file=LossyStream(sys.stderr),
-        disable=not is_shown(),
-        unit="B",
-        unit_scale=True,
-    ) as bar:
+    with bar(what, total=total, unit="B", unit_scale=True) as shown:
         for block in logged(blocks, len, total, what, "bytes"):
             yield block
-            bar.update(len(block))
+            shown.update(len(block))
 
 
 def logged(items: Iterable[T], size: Callable[[T], int], total: int | None, what: str, unit: str) -> Iterator[T]:
@@ -112,7 +73,7 @@ class ProgressLine:
     """One updating line on a terminal; elsewhere a line per interval."""
 
     def __init__(self, name: str, *, step: int, steps: int, stream: TextIO | None = None) -> None:
-        self.name, self.steps, self.stream = printable(name), steps, LossyStream(stream or sys.stderr)
+        self.name, self.steps, self.stream = printable(name), steps, stream or sys.stderr
         self.started, self.first = time.monotonic(), step
         self.bar = tqdm(
             total=steps,

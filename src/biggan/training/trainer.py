@@ -14,11 +14,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from biggan.analysis.collapse_rules import NOT_FINITE
-from biggan.checkpoints.run_dir import RunDir
+from biggan.checkpoints.run_dir import RunDir, checkpoint_step
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
 from biggan.data.labeled_subset import labeled_subset
-from biggan.runtime.distributed import SINGLE_PROCESS, World, max_over_ranks, on_rank_zero, sum_counts_over_ranks
+from biggan.runtime.distributed import max_over_ranks, on_rank_zero, sum_counts_over_ranks
+from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import TrainingDiverged
 from biggan.runtime.metric_logger import JsonlLog, MetricAverager
 from biggan.runtime.progress import ProgressLine
@@ -46,7 +47,8 @@ def fit(
     *,
     trust_extractor: bool = False,
 ) -> int:
-    """Train until the last step, the time limit or a signal; returns the step reached. Writes only below `run_dir`.
+    """Train until the last step, the time limit or a signal; returns the step reached. Writes only below `run_dir`. Ctrl-C
+    (SIGINT) raises KeyboardInterrupt, after the step is finished and saved; a second one ends the process at once.
 
     `config` is checked and resolved, `source` is the data that it was resolved with. Resumes from the newest sound
     checkpoint of the run. Raises TrainingDiverged when a gradient or a mean over a logging interval is not finite, after
@@ -122,11 +124,14 @@ def train(
                         end = "alarm" if result.stop else end
                 if end or step % log_every == 0:
                     log.restart_interval()
-        on_rank_zero(writer.finish)
-        log_end(end, stop, step, config, state, run_dir, hooks.policy)
+            on_rank_zero(writer.finish)
+            log_end(end, stop, step, config, state, run_dir, hooks.policy)
     finally:
         log.close()
         writer.join()
+    if end == "signal" and stop.interrupted:
+        max_over_ranks(0.0)  # no rank leaves before the others are here
+        raise KeyboardInterrupt
     return step
 
 
@@ -185,8 +190,10 @@ class Clock:
 
     def check_end(self, step: int, stop: StopRequest) -> tuple[float, RunEnd | None]:
         """The seconds, and why the run ends with this step, if it does. All ranks must call it together."""
-        seconds, stopped = max_over_ranks(time.monotonic() - self.started, float(stop.name is not None))
+        asked = 2.0 if stop.interrupted else float(stop.name is not None)
+        seconds, stopped = max_over_ranks(time.monotonic() - self.started, asked)
         if stopped:
+            stop.interrupted = stopped == 2
             return seconds, "signal"
         return seconds, "completed" if step == self.steps or seconds >= self.limit else None
 
@@ -265,8 +272,15 @@ def log_end(
         policy.keep_healthy_model(state, config, run_dir)
         logger.info("stopped at step %d, as --monitor.on-alarm says; %s", step, run_dir.best_model_hint())
     elif end == "signal":
-        name = stop.name or "a signal"
-        logger.info("%s was received: saved at step %d; run the same command again to resume", name, step)
+        logger.info("%s was received: %s", stop.name or "a signal", on_rank_zero(partial(describe_save, run_dir, step)))
+
+
+def describe_save(run_dir: RunDir, step: int) -> str:
+    """What there is to go on from after a stop at `step`, as the folder is now."""
+    if step in map(checkpoint_step, run_dir.list_checkpoints()):
+        return f"saved at step {step}; run the same command again to resume"
+    hint = run_dir.resume_hint()
+    return f"stopped at step {step}, whose checkpoint is no longer in {run_dir.path}; run the same command again: {hint}"
 
 
 def open_streams(
