@@ -17,7 +17,7 @@ from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
 from biggan.objectives.regularizer import DiscriminatorPass, PenaltyInputs
-from biggan.runtime.metric_logger import read_log
+from biggan.runtime.metric_logger import read_alarms, read_log
 from biggan.runtime.precision import uint8_to_float
 from biggan.training import monitor as watching
 from biggan.training.resume import Rollbacks, apply_rollbacks
@@ -80,7 +80,7 @@ def test_only_warning(tmp_path, monkeypatch, notes):
     train(watched(), tmp_path / "run")
     checkpoint = str(tmp_path / "run" / "checkpoints" / "step-00000002")
     assert f"alarm at step 3: a rule (evidence); healthy until step 2, {checkpoint}" in notes
-    (alarm,) = read_log(tmp_path / "run" / "alarms.jsonl")
+    (alarm,) = read_alarms(tmp_path / "run" / "alarms.jsonl")
     wanted = {"rule": "a rule", "step": 3, "evidence": "evidence", "healthy": 2, "policy": "warn"}
     assert alarm == wanted | {"checkpoint": checkpoint}
     assert read_log(tmp_path / "run" / "stats.jsonl")[-1]["step"] == 4

@@ -16,10 +16,10 @@
 Folders are written under another name, synced, then renamed. Only rank 0 writes.
 """
 
-import hashlib
 import itertools
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +28,15 @@ from typing import Any
 
 from biggan.checkpoints.model_dir import ModelCard, save_model_dir
 from biggan.checkpoints.run_lock import LOCK_NAME
-from biggan.checkpoints.tensors import Checkpoint, CorruptCheckpoint, Tensors, read_checkpoint, serialize_tensors
+from biggan.checkpoints.tensors import Checkpoint, CorruptCheckpoint, Tensors, checkpoint_files, read_checkpoint
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import RUN_FILES, migrate_log_line
 from biggan.configs.run import RunConfig, differences
 from biggan.runtime.atomic_io import write_error_message, write_file, write_folder
+from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
-from biggan.runtime.metric_logger import read_log
+from biggan.runtime.json_text import read_json
+from biggan.runtime.metric_logger import is_number, is_step, read_alarms, read_log
 
 LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "classifier_test.jsonl")
 
@@ -95,9 +97,9 @@ class RunDir:
         """The config that the run was started with. Raises CheckpointError where there is none, ConfigError on one that
         cannot be understood."""
         try:
-            text = self.config_file.read_text()
+            text = read_file(self.config_file, SMALL_FILE)
         except OSError as error:
-            raise CheckpointError(f"{self.path} holds no run ({error}): name a run folder") from error
+            raise CheckpointError(f"{self.path} holds no run ({reason_for(error)}): name a run folder") from error
         return from_json(text, RunConfig, self.config_file)
 
     @contextmanager
@@ -110,17 +112,15 @@ class RunDir:
 
     def list_checkpoints(self) -> list[Path]:
         """Complete checkpoint folders, oldest first; not verified."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if (path / "manifest.json").exists())
+        named = [path for path in self.checkpoints.glob("step-*") if re.fullmatch("step-[0-9]{1,15}", path.name)]
+        return sorted((path for path in named if (path / "manifest.json").exists()), key=checkpoint_step)
 
     def save(self, step: int, tensors: Tensors, counters: dict[str, Any], *, keep: int, keep_history: bool = False) -> Path:
         """Write a checkpoint, then remove all but the newest `keep` and the best; `keep_history`: and a few that reach back
         to half of the steps. Raises CheckpointError when the disk does not take it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
-        data = serialize_tensors(tensors)
-        manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "counters": counters}
-        files = {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
         try:
-            write_folder(target, files)
+            write_folder(target, checkpoint_files(step, tensors, counters))
         except OSError as error:
             message = write_error_message(f"the checkpoint of step {step}", target, error)
             raise CheckpointError(f"{message}: {self.resume_hint()}") from error
@@ -149,9 +149,14 @@ class RunDir:
         """How often the run has rolled back, by cause. Raises CheckpointError where the file cannot be read."""
         file = self.path / "rollbacks.json"
         try:
-            return json.loads(file.read_text()) if file.exists() else {}
+            rollbacks = read_json(file) if file.exists() else {}
+            if not all(name in ("diverged", "collapsed") and is_step(count) for name, count in rollbacks.items()):
+                raise ValueError("it must hold the numbers of rollbacks: diverged, collapsed")
+            return rollbacks
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read ({error}): remove it to forget the rollbacks") from error
+            raise CheckpointError(
+                f"{file} cannot be read ({reason_for(error)}): remove it to forget the rollbacks"
+            ) from error
 
     def roll_back_to(self, checkpoint: Path, rollbacks: dict[str, int]) -> None:
         """Make this checkpoint the newest: later ones are removed. The logs as they were are copied to the folder
@@ -163,7 +168,7 @@ class RunDir:
             for file in self.path.glob("*.jsonl"):
                 shutil.copy(file, kept / file.name)
             for later in self.list_checkpoints():
-                if later.name > checkpoint.name:
+                if checkpoint_step(later) > checkpoint_step(checkpoint):
                     shutil.rmtree(later)
             best = self.best()
             if best is not None:  # a model trained from here replaces it only where it scores better
@@ -176,10 +181,8 @@ class RunDir:
 
     def last_alarm_step(self) -> int | None:
         """The step of the last alarm, None where there was none."""
-        try:
-            return json.loads((self.path / "alarms.jsonl").read_text().splitlines()[-1])["step"]
-        except (OSError, ValueError, KeyError, IndexError):
-            return None
+        alarms = read_alarms(self.path / "alarms.jsonl")
+        return alarms[-1]["step"] if alarms else None
 
     def best_model_hint(self) -> str:
         """A sentence that says where the best model of the run is."""
@@ -212,10 +215,11 @@ class RunDir:
     def best(self) -> dict[str, Any] | None:
         """The step, score and value of the best model, None where there is none."""
         try:
-            best = migrate_log_line(json.loads(self.best_file.read_text()))
-            return best if {"step", "score", "value"} <= set(best) else None
-        except (OSError, ValueError, TypeError):
+            best = migrate_log_line(read_json(self.best_file))
+        except (OSError, ValueError):
             return None
+        is_sound = is_step(best.get("step")) and isinstance(best.get("score"), str) and is_number(best.get("value"))
+        return best if is_sound else None
 
     def save_best(self, best: dict[str, Any], card: ModelCard, tensors: Tensors) -> None:
         """Keep this model as the best: a model folder, and best.json with its step, score and value."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from biggan.configs.migrations import migrate_tensors
-from biggan.runtime.errors import CheckpointError
+from biggan.runtime.bounded_io import RefusedFile, read_file
+from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
+from biggan.runtime.json_text import read_json
+from biggan.runtime.metric_logger import is_number, is_step
 from biggan.runtime.tensor_files import WEIGHT_DTYPES
 from biggan.runtime.text import printable
 
 Tensors = dict[str, Tensor]
+
+MANIFEST_FORMAT = 2
+"""Of checkpoints; the first, of version 0.1, has no number in its manifest."""
 
 
 class Checkpoint(NamedTuple):
@@ -30,18 +37,50 @@ class CorruptCheckpoint(CheckpointError):
     """What is on disk is not what was written."""
 
 
+def checkpoint_files(step: int, tensors: Tensors, counters: dict[str, float]) -> dict[str, bytes]:
+    """The files of a checkpoint folder: tensors.safetensors, and manifest.json with a checksum over both."""
+    data = serialize_tensors(tensors)
+    manifest = {"format": MANIFEST_FORMAT, "step": step, "bytes": len(data), "counters": counters}
+    manifest["sha256"] = checksum(manifest, data)
+    return {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
+
+
+def checksum(manifest: dict[str, Any], data: bytes) -> str:
+    """Hexadecimal sha256 over the facts of a manifest, all but the checksum itself, and the tensors. In the first format, of
+    version 0.1, which has no number, it is over the tensors alone."""
+    facts = {name: value for name, value in manifest.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() if "format" in manifest else b"")
+    digest.update(data)
+    return digest.hexdigest()
+
+
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint folder, verified. Raises CorruptCheckpoint, or CheckpointError when the system refuses to read it."""
+    """A checkpoint folder, verified. Raises CorruptCheckpoint where it is not what was written, or CheckpointError when the
+    system does not let it be read."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        data = (path / "tensors.safetensors").read_bytes()
-        if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
+        manifest = read_json(path / "manifest.json")
+        check_manifest(manifest)
+        data = read_file(path / "tensors.safetensors", manifest["bytes"])
+        if checksum(manifest, data) != manifest["sha256"]:
             raise CorruptCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
         return Checkpoint(manifest["step"], migrate_tensors(safetensors.torch.load(data)), manifest["counters"], path)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CorruptCheckpoint(f"checkpoint {path} is damaged ({error})") from error
+    except (FileNotFoundError, NotADirectoryError, RefusedFile, ValueError, SafetensorError) as error:
+        raise CorruptCheckpoint(f"checkpoint {path} is damaged ({reason_for(error)})") from error
     except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({error}): try again, or look at the disk") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read ({reason_for(error)}): {remedy_for(error)}") from error
+
+
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Raises ValueError where a manifest lacks something, or has it in another type."""
+    if manifest.get("format", MANIFEST_FORMAT) != MANIFEST_FORMAT:
+        raise ValueError(f"its format is {str(manifest['format'])[:20]}, not {MANIFEST_FORMAT}")
+    counters = manifest.get("counters")
+    if not is_step(manifest.get("step")):
+        raise ValueError("its manifest names no step")
+    if not (isinstance(counters, dict) and all(is_number(value) and math.isfinite(value) for value in counters.values())):
+        raise ValueError("its manifest has no counters")
+    if type(manifest.get("bytes")) is not int or not isinstance(manifest.get("sha256"), str):
+        raise ValueError("its manifest has no size and checksum")
 
 
 def check_fits(tensors: Tensors, state: Tensors, what: str) -> None:
@@ -71,7 +110,7 @@ def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:
     """{"part/name": tensor} as {"part": {"name": tensor}}."""
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
-        part, key = name.split("/", 1)
+        part, _, key = name.partition("/")
         parts.setdefault(part, {})[key] = tensor
     return parts
 

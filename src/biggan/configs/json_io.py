@@ -9,7 +9,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from biggan.configs.migrations import migrate_config
-from biggan.runtime.errors import ConfigError, suggestion
+from biggan.runtime.errors import ConfigError, reason_for, suggestion
+from biggan.runtime.json_text import parse_json
 from biggan.runtime.text import printable
 
 
@@ -18,23 +19,31 @@ def to_json(config: object) -> str:
     return json.dumps(TypeAdapter(type(config)).dump_python(config, mode="json"), indent=2) + "\n"
 
 
-def from_json(text: str, kind: type, where: Path) -> typing.Any:
+def from_json(text: str | bytes, kind: type, where: Path) -> typing.Any:
     """The config of type `kind` in JSON text from the file `where`.
 
-    Raises ConfigError on unknown keys, with a suggestion, and on values of a wrong type.
+    Raises ConfigError, in one line, on unknown keys, with a suggestion, on values of a wrong type, and on text that is no
+    JSON object.
     """
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is not valid JSON ({error})") from error
-    data = migrate_config(data)
+        data = migrate_config(parse_json(text))
+    except ValueError as error:
+        raise ConfigError(f"{where}: {reason_for(error)}: it is no config of biggan") from error
     refuse_unknown_keys(data, kind, str(where))
     try:
         return TypeAdapter(kind).validate_python(data)
     except ValidationError as error:
         first = relevant_error(error)
         place = printable(".".join(map(str, first["loc"])))
-        raise ConfigError(f"{where}: {place}={first['input']!r}: {first['msg']}") from error
+        raise ConfigError(f"{where}: {place[:200]}={shorten(first['input'])}: {first['msg'][:200]}") from error
+
+
+def shorten(value: object) -> str:
+    """A value from a file as text for a message, cut where it is long. Of a nest only the kind is told."""
+    if isinstance(value, (dict, list)):
+        return f"({len(value)} values)"
+    text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 100 else "(a huge number)"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def relevant_error(error: ValidationError) -> typing.Any:
@@ -57,7 +66,7 @@ def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
     hints = typing.get_type_hints(kind)
     for key, value in data.items():
         if key not in hints:
-            raise ConfigError(f"{where}: unknown key {key!r}; {suggestion(key, hints)}")
+            raise ConfigError(f"{where}: unknown key {shorten(key)}; {suggestion(key[:60], hints)}")
         refuse_unknown_keys(value, hints[key], f"{where}: {key}")
 
 

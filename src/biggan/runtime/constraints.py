@@ -56,6 +56,10 @@ def check_fields(config: Any, prefix: str) -> None:
         bounds, remedy = describe_bounds(typing.get_type_hints(type(config), include_extras=True)[name])
         wrong = f"must be {bounds}{remedy}" if first["type"] in BOUND_ERRORS else f"is of another type: {first['msg']}"
         raise ConfigError(f"{prefix}.{name}={str(values[name])[:100]} {wrong}") from None
+    for name, value in values.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) >= 1 << 63:
+                raise ConfigError(f"{prefix}.{name} is a number of {number.bit_length()} bits: it must have less than 64")
 
 
 @functools.lru_cache

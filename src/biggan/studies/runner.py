@@ -28,7 +28,8 @@ from biggan.pretrained import from_pretrained
 from biggan.profiling.flops import count_parameters
 from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.metric_logger import read_log
+from biggan.runtime.json_text import read_json
+from biggan.runtime.metric_logger import is_number, is_step, read_alarms, read_log
 from biggan.studies.definitions import Row, Study
 
 
@@ -74,19 +75,15 @@ def is_done(run: Run) -> bool:
     if not log or not checkpoints:
         return False
     saved = checkpoint_step(checkpoints[-1])
-    over = train.minutes is not None and log[-1]["seconds"] >= 60 * train.minutes and saved == log[-1]["step"]
+    seconds = log[-1].get("seconds", 0.0)
+    over = train.minutes is not None and seconds >= 60 * train.minutes and saved == log[-1]["step"]
     return saved >= train.steps or over
 
 
 def diverged(folder: RunDir) -> bool:
     """Whether a run ended with values that were not finite."""
-    alarms = read_alarms(folder)
+    alarms = read_alarms(folder.path / "alarms.jsonl")
     return bool(alarms) and alarms[-1]["rule"] == NOT_FINITE
-
-
-def read_alarms(folder: RunDir) -> list[dict[str, Any]]:
-    """The alarms of a run."""
-    return read_log(folder.path / "alarms.jsonl")
 
 
 def read_result(run: Run) -> dict[str, Any] | None:
@@ -96,10 +93,11 @@ def read_result(run: Run) -> dict[str, Any] | None:
     evaluations = [line for line in evaluations if all(map(is_finite, line.values()))]  # earlier versions wrote others too
     if not evaluations or not log:
         return None
-    alarms = read_alarms(run.folder)
-    survival = survival_file(run)
-    more = json.loads(survival.read_text()) if survival.exists() else {}
+    alarms, more = read_alarms(run.folder.path / "alarms.jsonl"), read_survival(run)
     scores = [name for name in evaluations[0] if name not in ("step", "evaluation_seconds")]
+    evaluations = [line for line in evaluations if scores and set(scores) <= set(line)]
+    if not evaluations:
+        return None
     sign = 1 if higher_is_better(scores[0]) else -1
     best = max(evaluations, key=lambda line: sign * line[scores[0]])
     steps = alarms[0]["step"] if alarms else log[-1]["step"]
@@ -112,7 +110,7 @@ def read_result(run: Run) -> dict[str, Any] | None:
         "best_step": best["step"],
         "scores": {name: best[name] for name in scores} | {name: more[name] for name in more if name != "step"},
         "last": {name: evaluations[-1][name] for name in scores},
-        "minutes": log[-1]["seconds"] / 60,
+        "minutes": log[-1].get("seconds", 0.0) / 60,
     }
 
 
@@ -126,13 +124,22 @@ def survival_file(run: Run) -> Path:
     return run.folder.path / "survival.json"
 
 
+def read_survival(run: Run) -> dict[str, Any]:
+    """What that file says; nothing where it is missing or damaged, since it can be measured again."""
+    try:
+        found = read_json(survival_file(run))
+    except (OSError, ValueError):
+        return {}
+    return found if is_step(found.get("step")) and all(map(is_number, found.values())) else {}
+
+
 def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
     """Write survival.json for a run that is done, unless it is there. Raises UserError where the model or the extractor
     cannot be opened."""
     steps = read_log(run.folder.stats_file)[-1:]
     if not is_done(run) or not run.folder.model.exists():
         return
-    if survival_file(run).exists() and json.loads(survival_file(run).read_text())["step"] == steps[0]["step"]:
+    if steps and read_survival(run).get("step") == steps[0]["step"]:
         return
     config = run.config
     sampler = from_pretrained(run.folder.path, device=config.train.device)

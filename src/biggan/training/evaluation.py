@@ -5,7 +5,6 @@ that falls due earlier is put off. The first is made in any case.
 """
 
 import hashlib
-import json
 import logging
 import math
 import time
@@ -22,7 +21,7 @@ from biggan.metrics.statistics import ImageSet
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.errors import NonFiniteScore
-from biggan.runtime.metric_logger import JsonlLog
+from biggan.runtime.metric_logger import JsonlLog, read_log
 from biggan.sampling.image_sets import generated_images, limit_images, real_images
 from biggan.sampling.sampler import Sampler
 from biggan.training.hooks import HookResult, RunEnd
@@ -55,13 +54,13 @@ class Evaluator:
         self.pending = False
         self.cautions: set[str] = set()  # that were logged
         self.refuse_early(source)
-        self.log, lines = None, []
+        self.log, past = None, []
         if state.plan.world.is_rank_zero:
             with run_dir.writing():
                 file = run_dir.path / "evaluations.jsonl"
                 self.log = JsonlLog(file, resume_step=step)
-                lines = file.read_text().splitlines()
-        self.spent = sum(json.loads(line)["evaluation_seconds"] for line in lines)  # on rank 0, which decides
+            past = read_log(file)
+        self.spent = sum(line.get("evaluation_seconds", 0.0) for line in past)  # on rank 0, which decides
         words = [config.eval.recipe, self.extractor.sha256, self.reference.identity, self.extractor.arithmetic]
         self.recipe_hash = hashlib.sha256(repr(words).encode()).hexdigest()
 

@@ -60,9 +60,10 @@ def resume(state: TrainState, config: RunConfig, run_dir: RunDir) -> RunProgress
             load_optimizer(trainer, parts.get(f"{trainer.name}_optimizer", {}))
             load_regularizers(trainer, parts)
     except (KeyError, RuntimeError) as error:
-        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {reason}") from error
     logger.info("resuming from step %d (%s)", checkpoint.step, checkpoint.path)
-    return RunProgress(checkpoint.step, checkpoint.counters["seconds"], rollbacks)
+    return RunProgress(checkpoint.step, checkpoint.counters.get("seconds", 0.0), rollbacks)
 
 
 def newest_checkpoint(run_dir: RunDir, world: World) -> Checkpoint | None:
