@@ -1,11 +1,13 @@
 """What a run may start from: another run, one checkpoint of it (RUN@STEP), or a model folder."""
 
 import logging
+import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 from biggan.checkpoints.model_dir import ModelDir
-from biggan.checkpoints.run_dir import RunDir
+from biggan.checkpoints.run_dir import RunDir, checkpoint_step
 from biggan.checkpoints.tensors import Checkpoint, Tensors, read_checkpoint, split_by_prefix
 from biggan.configs.overrides import flatten
 from biggan.configs.run import PLACES, RunConfig, with_own_places
@@ -27,7 +29,7 @@ class InitFrom(NamedTuple):
 def parse_init_from(text: str) -> InitFrom:
     """ "RUN@STEP", or a run or model folder."""
     where, _, step = text.rpartition("@")
-    if where and step.isdigit() and not Path(text).exists():
+    if where and re.fullmatch("[0-9]{1,15}", step) and not os.path.exists(text):
         return InitFrom(Path(where), int(step))
     return InitFrom(Path(text))
 
@@ -65,9 +67,9 @@ def load_initial_weights(start: InitFrom) -> dict[str, Tensors]:
     run = RunDir(start.path)
     if start.step is not None:
         found = run.list_checkpoints()
-        named = next((path for path in found if path.name == f"step-{start.step:08d}"), None)
+        named = next((path for path in found if checkpoint_step(path) == start.step), None)
         if named is None:
-            there = ", ".join(str(int(path.name.rpartition("-")[2])) for path in found) or "none"
+            there = ", ".join(str(checkpoint_step(path)) for path in found) or "none"
             raise CheckpointError(
                 f"{start.path} has no checkpoint of step {start.step} (there are: {there}): name one of these, "
                 "or train with a larger --train.keep-checkpoints"

@@ -66,8 +66,8 @@ class RunDir:
             different = differences(self.read_config(), config)
             if different:
                 raise CheckpointError(
-                    f"run folder {self.path} holds a run with another config ({'; '.join(different)}): "
-                    "give the same options to resume it, or another --run"
+                    f"run folder {self.path} holds another run ({'; '.join(different)}): "
+                    "give the same options to resume that one, or another --run for this one"
                 )
         self.check_free()
         with self.writing():

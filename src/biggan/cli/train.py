@@ -1,21 +1,24 @@
 """biggan train."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import tyro
 
 from biggan.cli.common import count_classes, first_names, option_value, parse, preset_argument
 from biggan.cli.output import say
 from biggan.configs.json_io import to_json
-from biggan.configs.run import RunConfig, resolve
+from biggan.configs.run import RunConfig, resolve, with_own_places
 from biggan.configs.unused import useless_settings
-from biggan.runtime.errors import ConfigError
+from biggan.runtime.errors import ConfigError, UserError
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -31,7 +34,7 @@ class TrainCommand:
 
     config: Annotated[RunConfig, tyro.conf.arg(name="")]
     run: Path | None = None
-    """Folder for everything that the run writes; None: runs/PRESET."""
+    """Folder for everything that the run writes; None: runs/PRESET-DATA, named after the preset and the data source."""
     dry_run: bool = False
     """Print the run, its arithmetic, parameter counts and an estimate of memory and time, and start nothing."""
     trust_extractor: bool = False
@@ -41,7 +44,8 @@ class TrainCommand:
 
 def train(arguments: list[str]) -> int:
     """biggan train PRESET [options]"""
-    base = start_from(preset_argument("train", arguments), option_value("--init-from", arguments))
+    plain = preset_argument("train", arguments)
+    base = start_or_resume(plain, arguments[1:])
     command = parse(TrainCommand, arguments[1:], f"biggan train {arguments[0]}", TrainCommand(config=base))
     from biggan.checkpoints.run_dir import RunDir
     from biggan.profiling.benchmark import describe
@@ -50,8 +54,6 @@ def train(arguments: list[str]) -> int:
     from biggan.runtime.precision import choose_precision
 
     config = command.config
-    if config.init_from is not None:
-        config = dataclasses.replace(config, init_from=config.init_from.rstrip("/"))
     config.check()
     for line in useless_settings(config, base):
         logger.warning("%s", line)
@@ -61,7 +63,7 @@ def train(arguments: list[str]) -> int:
         return 0
     if config.data.source is None:
         raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
-    folder = RunDir(command.run or Path("runs") / config.preset)
+    folder = RunDir(command.run or default_run_folder(plain, config.data.source))
     keep_freed_memory()
     device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
     try:
@@ -122,6 +124,58 @@ def train_in(world: "World", config: RunConfig, folder: "RunDir", *, trust_extra
         logger.info("%s", line)
     on_rank_zero(lambda: folder.claim(config))
     return fit(config, source, folder, world, trust_extractor=trust_extractor)
+
+
+def start_or_resume(plain: RunConfig, words: Sequence[str]) -> RunConfig:
+    """The config that the options of the command are laid over: the preset, changed as --init-from says. Where that folder
+    cannot be opened any more, but the run has a checkpoint and so does not need it, as the run has it."""
+    path = option_value("--init-from", words)
+    try:
+        return start_from(plain, path)
+    except UserError:
+        from biggan.checkpoints.init_from import parse_init_from
+        from biggan.checkpoints.run_dir import RunDir
+
+        source = option_value("--data", words) or option_value("--data.source", words) or plain.data.source
+        run = option_value("--run", words)
+        folder = RunDir(Path(run) if run else default_run_folder(plain, source))
+        if path is None or not folder.config_file.exists() or not folder.list_checkpoints():
+            raise
+        own = with_own_places(folder.read_config(), plain)
+        logger.info("%s cannot be opened, and is not needed: the run goes on from its own checkpoint", path)
+        model = dataclasses.replace(own.model, num_classes=None)
+        whole = parse_init_from(path).step is not None
+        return dataclasses.replace(own if whole else plain, model=model, latent=own.latent, dataset=None)
+
+
+def default_run_folder(plain: RunConfig, source: str | None) -> Path:
+    """runs/PRESET-DATA, or runs/PRESET for the data of the preset itself; `plain` is the preset. A run in runs/PRESET, as
+    earlier versions called it, that has the same source goes on there."""
+    from biggan.checkpoints.run_dir import RunDir
+
+    folder = Path("runs") / plain.preset
+    if source is None or source == plain.data.source:
+        return folder
+    with contextlib.suppress(UserError):  # there is none, or it is of no use
+        if RunDir(folder).read_config().data.source == source:
+            return folder
+    return Path("runs") / f"{plain.preset}-{data_name(source)}"
+
+
+def data_name(source: str) -> str:
+    """A short name for the folder of runs on a data source: the last part of its path, in characters that every system
+    allows. Nothing that may be secret: no program of wds:pipe:, no user, host or query of an address."""
+    kind, colon, rest = source.partition(":")
+    place = rest if colon and kind.isalnum() and len(kind) > 1 else source
+    if place.startswith("pipe:"):
+        return "pipe"
+    if "://" in place:
+        place = urlsplit(place).path
+    elif kind not in ("hf", "embedded"):
+        place = os.path.abspath(place)  # "." and ".." have names too
+    last = place.rstrip("/\\").replace("\\", "/").rpartition("/")[2].removesuffix(".zip").removesuffix(".tar")
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in last)
+    return name.strip("-_.")[:60] or "data"
 
 
 def start_from(base: RunConfig, path: str | None) -> RunConfig:

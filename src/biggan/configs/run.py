@@ -103,7 +103,7 @@ def resolve(config: RunConfig, facts: DatasetInfo) -> RunConfig:
 # These name a file, a program or a place: somebody else's folder shall not decide what is opened or run here. They come from
 # the command line, a preset or Python, never from a config.json.
 PLACES = {
-    "preset",  # RUN is runs/PRESET unless it is given
+    "preset",  # RUN is runs/PRESET-DATA unless it is given
     "data.source",
     "data.cache",
     "eval.extractor",
@@ -145,7 +145,33 @@ RESUMABLE = {
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """What stands against resuming `old` as `new`: "train.batch: 50 there, 64 here"."""
     before, after = flatten(old), flatten(new)
+    if (old.init_from is None) == (
+        new.init_from is None
+    ):  # once it has begun, where its weights came from is not read again
+        before, after = before | {"init_from": None}, after | {"init_from": None}
     resumable = RESUMABLE if new.train.lr_decay_start is None else RESUMABLE - {"train.steps"}  # rates fall towards it
     changed = [name for name in before | after if before.get(name) != after.get(name)]
     names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "monitor.", "classify."))]
-    return [f"{name}: {before.get(name)} there, {after.get(name)} here" for name in names]
+    data = [describe_data(old, new)] if any(name.startswith("dataset.") for name in names) else []
+    words = [
+        f"{name}: {cut(before.get(name))} there, {cut(after.get(name))} here" for name in names if name[:8] != "dataset."
+    ]
+    return data + words
+
+
+def describe_data(old: RunConfig, new: RunConfig) -> str:
+    """That the images of two runs are not the same, in words."""
+    texts = []
+    for facts in (old.dataset, new.dataset):
+        texts.append(
+            "none" if facts is None else f"{facts.images} images of {cut(facts.name)}, {len(facts.class_names)} classes"
+        )
+    if texts[0] == texts[1]:
+        return f"the data: other images or labels under the same name ({texts[0]})"
+    return f"the data: {texts[0]} there, {texts[1]} here"
+
+
+def cut(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

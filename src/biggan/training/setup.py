@@ -6,7 +6,7 @@ from torch import nn
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
 from biggan.data.dataset import Source
-from biggan.models.registry import build_networks
+from biggan.models.registry import build_networks, check_memory
 from biggan.nn.batch_norm import normalizes_features, sync_batch_norm
 from biggan.nn.data_dependent_weight_norm import data_dependent_init, needs_data_dependent_init
 from biggan.nn.minibatch_discrimination import sync_minibatch_discrimination
@@ -33,6 +33,8 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
     call it together. Raises ConfigError on a batch that does not divide."""
     train, model = config.train, config.model
     precision = choose_precision(train.device, train.precision, train.memory_format)
+    copies = 4 if precision.device.type == "cpu" else 1  # weights, gradients, two moments
+    check_memory(model, "training", copies)
     generator, discriminator = build_networks(model, addressed_rng(train.seed, "initial weights"))
     prior = config.latent.build()
     if isinstance(generator.reference, ReferenceBatch):

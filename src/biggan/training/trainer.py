@@ -29,6 +29,7 @@ from biggan.training.evaluation import Evaluator
 from biggan.training.guard import raise_if_non_finite
 from biggan.training.hooks import CheckpointHook, Hook, RunEnd, SampleSheetHook, minutes_to_seconds
 from biggan.training.monitor import AlarmPolicy, CollapseDetected, CollapseMonitor
+from biggan.training.out_of_memory import reporting_out_of_memory
 from biggan.training.outputs import build_sampler, save_model
 from biggan.training.resume import RunProgress, describe_rollback, resume
 from biggan.training.setup import build_train_state, run_data_dependent_init
@@ -57,10 +58,12 @@ def fit(
     checkpoint. `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together."""
     while True:
         state = progress = None  # frees the old networks before the new ones are built
-        state = build_train_state(config, world)
+        with reporting_out_of_memory(config, run_dir, world, "while the networks are made"):
+            state = build_train_state(config, world)
         try:
-            progress = resume(state, config, run_dir)
-            return train(state, progress, config, source, run_dir, trust_extractor)
+            with reporting_out_of_memory(config, run_dir, world, "in training"):
+                progress = resume(state, config, run_dir)
+                return train(state, progress, config, source, run_dir, trust_extractor)
         except TrainingDiverged as error:
             rollbacks = progress.rollbacks._replace(diverged=progress.rollbacks.diverged + 1)
             may_roll_back = config.train.on_divergence == "roll-back" and rollbacks.diverged <= config.train.max_rollbacks
