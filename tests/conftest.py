@@ -24,6 +24,7 @@ from biggan.metrics.features import save_trust
 from biggan.models.biggan import BigGANConfig
 from biggan.models.registry import ModelConfig
 from biggan.runtime.atomic_io import file_sha256
+from biggan.runtime.logging import PrintableFormatter
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -31,6 +32,13 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 LONGEST = ("test_faults.py", "test_distributed.py", "test_webdataset.py")
 SLOW_FOLDERS = ("checkpoints", "cli", "pretrained", "profiling", "studies", "training")
 SLOW = (*LONGEST, "test_gradient_penalties.py", "test_layer_factory.py", "test_prepare.py", "test_singular_values.py")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Log messages may hold names that are no text, which pytest-xdist cannot hand from process to process."""
+    if plugin := config.pluginmanager.get_plugin("logging-plugin"):
+        plugin.report_handler.setFormatter(PrintableFormatter("%(levelname)s %(name)s: %(message)s"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

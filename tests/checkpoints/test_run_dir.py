@@ -1,7 +1,9 @@
 """Checkpoints: whole or not at all, verified, pruned; a run folder belongs to one run."""
 
 import dataclasses
+import hashlib
 import json
+import os
 import resource
 import signal
 
@@ -66,6 +68,79 @@ def test_a_damaged_newest_is_reported_and_the_one_before_is_used(folder, damage,
     assert "damaged" in notes[0]
     folder.save(2, TENSORS, {}, keep=1)
     assert load_quietly(folder, notes).step == 2, "the damaged one does not count among those that are kept"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": 7},
+        {"step": "2"},
+        {"step": -1},
+        {"step": 10**400},
+        {"counters": {"seconds": 1.0, "rollbacks": 9}},
+        {"counters": []},
+        {"counters": {"seconds": "1"}},
+        {"counters": {"seconds": float("nan")}},
+        {"bytes": 10**30},
+        {"bytes": "many"},
+        {"sha256": None},
+        {"sha256": ["x"]},
+        {"format": 99},
+        {"format": [2]},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_every_fact_of_a_manifest_is_under_the_checksum(folder, change, notes):
+    folder.save(1, TENSORS, {"seconds": 1.0}, keep=2)
+    file = folder.save(2, TENSORS, {"seconds": 2.0}, keep=2) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    newest = folder.load_newest()
+    assert (newest.step, newest.counters) == (1, {"seconds": 1.0})
+    assert "step-00000002 is damaged" in notes[0]
+    assert len(notes[0].splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "1", "[" * 100_000, "\ud800", '{"step": ' + "1" * 5000 + "}", ""])
+def test_a_manifest_that_is_none_gives_way_to_the_one_before(folder, text):
+    folder.save(1, TENSORS, {}, keep=2)
+    (folder.save(2, TENSORS, {}, keep=2) / "manifest.json").write_bytes(text.encode(errors="surrogatepass"))
+    assert folder.load_newest().step == 1
+
+
+def test_a_manifest_that_is_no_file_is_not_waited_for(folder):
+    folder.save(1, TENSORS, {}, keep=2)
+    file = folder.save(2, TENSORS, {}, keep=2) / "manifest.json"
+    file.unlink()
+    os.mkfifo(file)
+    assert folder.load_newest().step == 1
+
+
+def test_checkpoints_of_version_0_1_are_read(folder):
+    """Their checksum is over the tensors alone."""
+    path = folder.save(5, TENSORS, {"seconds": 3.0}, keep=2)
+    data = (path / "tensors.safetensors").read_bytes()
+    old = {"step": 5, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "counters": {"seconds": 3.0}}
+    (path / "manifest.json").write_text(json.dumps(old))
+    assert (folder.load_newest().step, folder.load_newest().counters) == (5, {"seconds": 3.0})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"diverged": -1}', '{"diverged": "x"}', '{"else": 1}', "[" * 100_000])
+def test_rollbacks_that_are_none(folder, text):
+    (folder.path / "rollbacks.json").write_text(text)
+    with pytest.raises(
+        CheckpointError, match=r"rollbacks.json cannot be read .*: remove it to forget the rollbacks"
+    ) as error:
+        folder.load_rollbacks()
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"step": "1"}', '{"step": 1, "score": 2, "value": 1}', "[" * 100_000])
+def test_a_best_score_that_is_none_counts_for_nothing(folder, text):
+    folder.best_model.mkdir()
+    folder.best_file.write_text(text)
+    assert folder.best() is None
+    assert folder.best_model_hint().startswith("the last model is")
 
 
 def test_only_damaged_ones_are_an_error(folder):

@@ -11,7 +11,7 @@ from conftest import call, write_pictures
 from PIL import Image
 
 from biggan.cli.main import main
-from biggan.data import folders
+from biggan.data import folders, image_names
 from biggan.data.dataset import open_source
 from biggan.data.image_names import IMAGE_SUFFIXES, begins_as_image, suffix_of
 from biggan.data.sources import list_source
@@ -86,7 +86,7 @@ def test_content_decides_where_the_name_does_not(tmp_path):
 def test_only_heads_of_files_with_unknown_names_are_read(tmp_path, monkeypatch):
     for name in ("a.png", "b.txt", "c.npy", "d.mp4", "e.json", "f.pt"):
         (tmp_path / name).write_bytes(png())
-    monkeypatch.setattr(folders, "open_regular_file", None)
+    monkeypatch.setattr(image_names, "open_regular_file", None)
     assert list_source(str(tmp_path)).images == ("a.png",)
 
 

@@ -6,12 +6,10 @@ import struct
 import zipfile
 from pathlib import Path
 
-from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, is_hidden, is_system, reason_to_leave_out
+from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, MAX_FILE_BYTES, is_hidden, is_system, reason_to_leave_out
 from biggan.data.listing import HIDDEN, MAX_ENTRIES, NOT_REGULAR, REPEATED, Found, shorten
 from biggan.runtime.bounded_io import check_zip_layout, open_regular_file, read_zip_entry
 from biggan.runtime.errors import DataError, first_line, suggestion
-
-MAX_FILE_BYTES = 1 << 28  # of one file of an archive, decompressed
 
 BROKEN_ARCHIVE = (
     zipfile.BadZipFile,

@@ -7,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from biggan.data.image_names import LABEL_FILES, is_hidden, is_system, read_head, reason_to_leave_out, suffix_of
+from biggan.data.image_names import (
+    LABEL_FILES,
+    MAX_FILE_BYTES,
+    is_hidden,
+    is_system,
+    read_head,
+    reason_to_leave_out,
+    suffix_of,
+)
 from biggan.data.listing import BROKEN_LINK, HIDDEN, LOOP, MAX_ENTRIES, NOT_REGULAR, UNREADABLE, Found
 from biggan.runtime.bounded_io import read_file
 from biggan.runtime.errors import DataError
-
-MAX_FILE_BYTES = 1 << 30  # of one file of a folder
 
 MAX_VISITS = 100  # of one folder, through links: folders full of links to each other could be walked forever
 

@@ -4,7 +4,7 @@ import hashlib
 import shlex
 from typing import Any
 
-from biggan.data.folders import MAX_FILE_BYTES
+from biggan.data.image_names import MAX_FILE_BYTES
 from biggan.data.label_values import COLUMN, FILE, FOLDERS, NONE, column_option, likely_label_columns, number_classes
 from biggan.data.listing import Listing
 from biggan.runtime.bounded_io import read_file

@@ -44,6 +44,8 @@ LABEL_FILES = ("dataset.json", "metadata.csv", "metadata.jsonl")
 
 HEAD_BYTES = 16
 
+MAX_FILE_BYTES = 1 << 28  # of one image file, unpacked where it is compressed; larger ones are not read
+
 NO_SUFFIX = "without suffix"
 
 

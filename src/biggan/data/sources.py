@@ -14,10 +14,10 @@ import numpy as np
 
 from biggan.data.archives import find_in_zip, split_zip_location
 from biggan.data.classes import choose_classes
-from biggan.data.folders import MAX_FILE_BYTES, find_in_folder
+from biggan.data.folders import find_in_folder
 from biggan.data.hugging_face import list_hugging_face
 from biggan.data.image_decoding import png_bytes
-from biggan.data.image_names import HEAD_BYTES, IMAGE_SUFFIXES, begins_as_image, suffix_of
+from biggan.data.image_names import HEAD_BYTES, IMAGE_SUFFIXES, MAX_FILE_BYTES, begins_as_image, suffix_of
 from biggan.data.listing import Found, Listing, shorten
 from biggan.runtime.bounded_io import open_regular_file, read_file
 from biggan.runtime.errors import DataError, suggestion

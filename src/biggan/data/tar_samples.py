@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-from biggan.data.sources import IMAGE_SUFFIXES, MAX_FILE_BYTES
+from biggan.data.image_names import IMAGE_SUFFIXES, MAX_FILE_BYTES
 from biggan.runtime.errors import first_line
 from biggan.runtime.json_text import parse_json
 
