@@ -51,9 +51,9 @@ def test_a_second_owner_is_refused_with_the_name_of_the_first(tmp_path):
 
 
 def test_a_new_folder_that_nothing_was_written_into_is_removed_again(tmp_path):
-    with lock(tmp_path / "new"):
+    with lock(tmp_path / "runs" / "new"):
         pass
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "runs").exists()
     (tmp_path / "old").mkdir()
     with lock(tmp_path / "old"):
         pass

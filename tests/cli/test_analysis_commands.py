@@ -74,7 +74,7 @@ def test_interpolate(capsys, run, tmp_path):
     code, out, _ = call(capsys, "interpolate", run, "--rows", 2, "--steps", 4, "--out", tmp_path / "a.png")
     assert (code, "2 walks of 4 images" in out) == (0, True)
     assert size_of(tmp_path / "a.png") == (4 * 33 + 1, 2 * 33 + 1)
-    words = ["--between", "classes", "--classes", "1,7", "--rows", 2, "--steps", 4, "--interpolation", "linear"]
+    words = ["--between", "classes", "--classes", "1,7", "--rows", 2, "--steps", 4]
     assert call(capsys, "interpolate", run, *words, "--out", tmp_path / "a.gif")[0] == 0
     with Image.open(tmp_path / "a.gif") as film:
         assert (film.size, film.n_frames) == ((2 * 33 + 1, 34), 6), "there and back"

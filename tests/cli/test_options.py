@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import textwrap
 
 import pytest
 from conftest import call
@@ -26,7 +27,7 @@ def commands_of(name):
 
 def attributes_read(function):
     """Names x of `command.x`, `self.x` and getattr(command, "x" or a name in a literal list) in a function's source."""
-    tree = ast.parse(inspect.cleandoc(inspect.getsource(function)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)}
     if any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr" for node in ast.walk(tree)):
         names |= {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
@@ -39,7 +40,7 @@ def functions_reached(function, seen):
         return
     seen.add(function)
     names = {
-        node.id for node in ast.walk(ast.parse(inspect.cleandoc(inspect.getsource(function)))) if isinstance(node, ast.Name)
+        node.id for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))) if isinstance(node, ast.Name)
     }
     for name in names:
         other = function.__globals__.get(name)

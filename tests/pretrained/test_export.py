@@ -163,7 +163,7 @@ def test_nothing_from_outside_is_markup_in_a_model_card(run, tmp_path):
     assert not [line for line in text.splitlines() if line.startswith("# [c]")]
     shutil.rmtree(folder / "metrics")
     with open(folder / "stats.jsonl", "a") as file:
-        file.write(json.dumps({"step": 3, HOSTILE: HOSTILE}) + "\n")
+        file.write(json.dumps({"step": 3, HOSTILE: 1.0}) + "\n")
     export_hub(folder, tmp_path / "hub")
     table = (tmp_path / "hub" / "README.md").read_text().split("## Measured")[1]
     assert "\\|b &lt;img src=x&gt;" in table

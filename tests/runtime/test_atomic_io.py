@@ -48,9 +48,6 @@ WRITERS = {
     "stacked.png": write_sheets,
     "scores.json": lambda file: Evaluation({"fid": {f"class_{i}": i / 3 for i in range(1000)}}, {}).save(file),
     "classes.csv": lambda file: write_csv(file, [(f"{i}.png", "class", 0.5) for i in range(2000)]),
-    "samples-grid.png": lambda file: write_samples(
-        [NOISE], torch.zeros(4, dtype=torch.int64), ("a",), file.parent / "samples"
-    ),
     "sheet.png": lambda file: save_image_grid(NOISE, 2, file),
     "walk.gif": lambda file: write_video(NOISE[:, None], file),
     "walk.mp4": lambda file: write_video(NOISE[:, None].repeat(1, 4, 1, 1, 1), file),
@@ -86,7 +83,27 @@ def test_a_full_disk_leaves_no_file_under_a_final_name(name, older, tmp_path, sm
     assert not [path.name for path in file.parent.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("name", ["plain.bin", "path.bin", "grid.png", "walk.gif"])
+@pytest.mark.parametrize("image_fits", [False, True])
+def test_samples_on_a_full_disk_are_told_from_whole_ones(image_fits, tmp_path, small_disk):
+    """No image is there that is not whole, and the folder says that it is not complete."""
+    folder, images = tmp_path / "samples", [NOISE[:, :, :32, :32] if image_fits else NOISE]
+    classes = torch.zeros(4, dtype=torch.int64), ("a",)
+    with pytest.raises(OSError, match="File too large"):
+        write_samples(images, *classes, folder)
+    names = [f"{index:05d}-a.png" for index in range(4)] if image_fits else []
+    assert sorted(path.name for path in folder.iterdir()) == [*names, "samples.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["samples"], "no grid"
+    for name in names:
+        with Image.open(folder / name) as image:
+            image.load()
+    with pytest.raises(ConfigError, match="samples of an interrupted command"):
+        write_samples(images, *classes, folder)
+    small_disk()
+    write_samples(images, *classes, folder, overwrite=True)
+    assert len(list(folder.iterdir())) == 5
+
+
+@pytest.mark.parametrize("name", ["plain.bin", "path.bin", "sheet.png", "walk.gif"])
 @pytest.mark.parametrize("dangling", [False, True])
 def test_links_are_replaced_not_followed(name, dangling, tmp_path):
     outside = tmp_path / "outside"

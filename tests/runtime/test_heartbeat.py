@@ -71,9 +71,7 @@ def test_silence_is_noticed_within_two_minutes():
 
 def test_ranks_that_never_come_are_named(monkeypatch):
     monkeypatch.setattr(distributed, "START_TIMEOUT", timedelta(seconds=0.2))
-    with pytest.raises(
-        ConfigError, match=r"rank 1, rank 2 of 3 did not come within 0 s: start all ranks together, or unset"
-    ):
+    with pytest.raises(ConfigError, match=r"rank 1, rank 2 of 3 did not come within 0 s: start all ranks together"):
         agree_on_start(dist.HashStore(), 0, 3)
 
 
@@ -83,7 +81,7 @@ def test_a_missing_rank_zero_is_told(monkeypatch):
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
-    with pytest.raises(ConfigError, match="rank 1 cannot reach MASTER_ADDR=127.0.0.1 .*: is rank 0 running"):
+    with pytest.raises(ConfigError, match=r"rank 1 cannot reach MASTER_ADDR=127.0.0.1 .*: is rank 0 running"):
         distributed.connect_store(World(1, 2, 1), timedelta(seconds=1), is_host=False)
 
 

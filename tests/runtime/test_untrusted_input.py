@@ -90,7 +90,7 @@ def test_zip_entries_are_inflated_no_further_than_the_limit(tmp_path):
     for name, limit in (("bomb.zip", 1000), ("lie.zip", 1000)):
         tracemalloc.start()
         with zipfile.ZipFile(tmp_path / name) as archive, pytest.raises((RefusedFile, zipfile.BadZipFile)):
-            read_zip_entry(archive, "a.png", limit)
+            read_zip_entry(archive, archive.infolist()[0], limit)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
         tracemalloc.stop()
 
@@ -114,7 +114,7 @@ def test_compressed_tensor_files_are_not_unpacked(tmp_path):
     ):
         for info in plain.infolist():
             small.writestr(info.filename, plain.read(info))
-    with pytest.raises(CheckpointError, match="it is compressed"):
+    with pytest.raises(CheckpointError, match="is a compressed zip file"):
         read_tensors(tmp_path / "small.pt")
     for suffix in (".pt", ".safetensors"):
         os.mkfifo(tmp_path / f"fifo{suffix}")

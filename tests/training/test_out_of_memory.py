@@ -81,7 +81,7 @@ def test_a_batch_that_this_process_cannot_hold(tmp_path):
         "--model.width",
         "8",
     ]
-    words += ["--train.batch", "1048576", "--train.steps", "1"]
+    words += ["--model.width", "8", "--train.batch", "1048576", "--train.steps", "1"]
     limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))  # noqa: E731
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, preexec_fn=limit)
     told = done.stderr.splitlines()
@@ -98,9 +98,7 @@ def test_networks_are_sized_before_they_are_allocated(monkeypatch):
         lambda: registry.build_networks(config, torch.Generator()),
         lambda: build_train_state(dataclasses.replace(tiny_config(), model=config)),
     ):
-        with pytest.raises(
-            ConfigError, match=r"takes .* GiB, more than .* of the 8 GiB of this machine: use a smaller model"
-        ):
+        with pytest.raises(ConfigError, match=r"takes .* GiB, more than .* of the 8 GiB of this machine: use a smaller"):
             use()
 
 

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 def run_lock(folder: Path) -> Iterator[None]:
     """Own a run folder, which is made if it is not there. Raises CheckpointError, in one line that says who has it, if
     another process does, or if the folder cannot be written to."""
-    file, is_new = folder / LOCK_NAME, not folder.exists()
+    file, new = folder / LOCK_NAME, [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = acquire(file)
@@ -50,9 +50,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # the folder may have been removed, or have become read-only
             file.unlink()
         os.close(descriptor)
-        if is_new:
-            with contextlib.suppress(OSError):  # only a folder that nothing was written into can be removed
-                folder.rmdir()
+        with contextlib.suppress(OSError):  # only folders that nothing was written into can be removed
+            for path in new:
+                path.rmdir()
 
 
 def acquire(file: Path) -> int:

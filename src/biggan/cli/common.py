@@ -171,7 +171,8 @@ def check_out_file(out: Path | None, suffixes: Sequence[str] = ()) -> None:
     if os.path.isdir(out):
         raise ConfigError(f"--out {out} is a folder: give a file, such as {out / 'NAME'}{suffixes[0] if suffixes else ''}")
     if suffixes and out.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out {short(str(out))}: use {' or '.join(suffixes)}")
+        others = f"{', '.join(suffixes[:-1])} or " if suffixes[1:] else ""
+        raise ConfigError(f"--out {short(str(out))}: use {others}{suffixes[-1]}")
     check_parent(out)
     if os.path.exists(out) and not os.access(out, os.W_OK):
         raise ConfigError(f"--out {out} may not be written: give another --out")
