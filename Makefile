@@ -14,7 +14,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --di
 
 demo: .venv/installed
 	$(BIN)/biggan train digits --run runs/demo
-	$(BIN)/biggan sample runs/demo --n 100 --out runs/demo/samples-100
+	$(BIN)/biggan sample runs/demo --n 100 --out runs/demo/samples-100 --overwrite
 
 test: .venv/installed
 	$(PYTEST)
