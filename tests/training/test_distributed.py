@@ -19,7 +19,8 @@ from rank_script import CASES
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
 from biggan.configs.train import TrainConfig
-from biggan.runtime.distributed import World, agree_on_start, environment_world
+from biggan.runtime.distributed import agree_on_start
+from biggan.runtime.environment import World, environment_world
 from biggan.runtime.errors import ConfigError
 from biggan.training.setup import plan_batch
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from biggan.metrics.evaluate import Evaluation, MetricRequest, evaluate, score_value
 from biggan.metrics.features import Extractor
 from biggan.metrics.statistics import ImageSet
-from biggan.runtime.distributed import World
+from biggan.runtime.environment import World
 from biggan.runtime.errors import ConfigError
 from biggan.sampling import image_sets
 from biggan.sampling.sampler import Sampler

@@ -12,7 +12,7 @@ from biggan.cli.common import check_between, check_out_folder, parse, save_image
 from biggan.cli.inputs import ExtractorOptions, RealDataOptions, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import SINGLE_PROCESS
+from biggan.runtime.environment import SINGLE_PROCESS
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.progress import image_progress_bar
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from biggan.metrics.evaluate import Evaluation, MetricRequest
     from biggan.metrics.statistics import ImageSet
-    from biggan.runtime.distributed import World
+    from biggan.runtime.environment import World
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from biggan.cli.inputs import (
     open_scoring_extractor,
 )
 from biggan.cli.output import say
-from biggan.runtime.distributed import SINGLE_PROCESS
+from biggan.runtime.environment import SINGLE_PROCESS
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName
 from biggan.runtime.progress import image_progress_bar

@@ -16,7 +16,7 @@ from biggan.runtime.precision import DeviceName, choose_precision
 if TYPE_CHECKING:
     from biggan.metrics.features import Extractor
     from biggan.metrics.statistics import ImageSet
-    from biggan.runtime.distributed import World
+    from biggan.runtime.environment import World
     from biggan.sampling.sampler import Sampler
 
 

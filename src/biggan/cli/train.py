@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.checkpoints.run_dir import RunDir
-    from biggan.runtime.distributed import World
+    from biggan.runtime.environment import World
 
 
 @dataclass(frozen=True, kw_only=True)

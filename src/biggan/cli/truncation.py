@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from biggan.analysis.truncation import CurvePoint
-    from biggan.runtime.distributed import World
+    from biggan.runtime.environment import World
 
 RESAMPLED = "resampled"
 

@@ -22,7 +22,7 @@ from biggan.metrics.scores import KID_SEED, KID_SUBSETS, Moments, frechet_distan
 from biggan.metrics.statistics import SPLITS, FeatureStatistics, ImageSet, collect_statistics, reference_statistics
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.constraints import PositiveFloat, PositiveInt, check_fields
-from biggan.runtime.distributed import SINGLE_PROCESS, World
+from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError, DataError, NonFiniteScore, suggestion
 
 SCORES = ("is", "fid", "kid", "prdc", "intra", "accuracy")

@@ -20,7 +20,8 @@ from torch import Tensor
 from biggan.metrics.features import Extracted, Extractor
 from biggan.metrics.scores import InceptionScore, Moments
 from biggan.runtime.atomic_io import write_file
-from biggan.runtime.distributed import World, broadcast_batches, max_over_ranks, raise_on_all_ranks
+from biggan.runtime.distributed import broadcast_batches, max_over_ranks, raise_on_all_ranks
+from biggan.runtime.environment import World
 from biggan.runtime.errors import CheckpointError, DataError, UserError
 from biggan.runtime.progress import image_progress_bar
 from biggan.runtime.tensor_files import Safetensors, read_safetensors, tensors_sha256

@@ -21,9 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from biggan.runtime.environment import SINGLE_PROCESS as SINGLE_PROCESS
 from biggan.runtime.environment import World, environment_number, environment_world
-from biggan.runtime.environment import local_world_size as local_world_size
 from biggan.runtime.errors import ConfigError, UserError, first_line
 from biggan.runtime.heartbeat import Heartbeat
 

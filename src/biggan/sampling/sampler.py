@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from biggan.data.class_names import find_class
 from biggan.nn.batch_norm import BatchNorm
 from biggan.nn.inference import for_inference
-from biggan.runtime.distributed import SINGLE_PROCESS, World, broadcast_batches, interleave_ranks
+from biggan.runtime.distributed import broadcast_batches, interleave_ranks
+from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import CPU_FLOAT32, Precision
 from biggan.runtime.rng import addressed_rng
