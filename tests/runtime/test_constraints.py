@@ -65,6 +65,9 @@ class Whole(Base):
         ("decay", NAN, "must be at least 0 and below 1"),
         ("strength", NAN, "must be above 0: use None for off"),
         ("variances", (NAN, 1.0), "must be above 0"),
+        ("length", INFINITE, "must be finite"),
+        ("weight", INFINITE, "must be finite"),
+        ("variances", (1.0, INFINITE), "must be finite"),
         ("count", 1.5, "is of another type: Input should be a valid integer, got a number with a fractional part"),
         ("decay", "half", "is of another type: Input should be a valid number, unable to parse string as a number"),
     ],
@@ -81,7 +84,7 @@ def test_out_of_bounds(field, value, message):
     [
         {},
         {"count": 1, "steps_back": 0, "length": 1.0001, "weight": 0.0, "decay": 0.0, "momentum": 0.0},
-        {"length": INFINITE, "weight": INFINITE, "free": NAN},
+        {"free": NAN},
         {"every": 1, "strength": 1e-30, "variances": (1e-9, 2.0), "sizes": (1, 2)},
         {"strength": 1},  # an int where a float is asked for
     ],

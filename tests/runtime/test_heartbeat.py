@@ -85,6 +85,16 @@ def test_a_missing_rank_zero_is_told(monkeypatch):
         distributed.connect_store(World(1, 2, 1), timedelta(seconds=1), is_host=False)
 
 
+def test_a_server_of_another_kind_is_not_waited_for(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # it takes connections and never answers
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(server.getsockname()[1]))
+        started = time.monotonic()
+        with pytest.raises(ConfigError, match=r"rank 1 cannot reach MASTER_ADDR=127.0.0.1"):
+            distributed.connect_store(World(1, 2, 1), timedelta(seconds=1), is_host=False)
+        assert time.monotonic() - started < 30
+
+
 def test_only_new_signs_of_life_count(monkeypatch):
     """Rank 0 watches all others; a process that itself was stopped does not hold it against them."""
     store, said = dist.HashStore(), []

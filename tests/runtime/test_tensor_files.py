@@ -3,6 +3,7 @@
 import argparse
 import collections
 import os
+import tarfile
 import zipfile
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_what_is_taken_of_several_is_said_and_can_be_chosen(tmp_path, notes):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": NETWORK, "b": NETWORK, "c\x1b[31m\n": 1}, r"but a, b, c\\x1b\[31m\\n: give the file"),
+        ({"a": NETWORK, "b": NETWORK, "c\x1b[31m\n": 1}, r"holds a, b, c\\x1b\[31m\\n: name the entry"),
         ({f"name{index}": index for index in range(30)}, "name9, ...: give the file"),
         ({}, "but nothing: give the file"),
         ({(1, 2): 3}, "but tuple: give"),
@@ -168,3 +169,61 @@ def test_safetensors_with_metadata(tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "x.safetensors", {"config": "{}"})
     found = read_safetensors(tmp_path / "x.safetensors")
     assert (found.metadata, found.tensors["a"].tolist()) == ({"config": "{}"}, [1, 1])
+
+
+def deep_tuple(levels):
+    value = ()
+    for _ in range(levels):
+        value = (value,)
+    return value
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({deep_tuple(300): 1}, "nests deeper than 100 levels"), ({"a": bytearray(10)}, "byte array")],
+    ids=["deep", "byte array"],
+)
+def test_pickles_that_would_exhaust_the_stack_or_the_memory(content, message, zipped, tmp_path):
+    """PyTorch's reader hashes nested tuples on the C stack, and allocates byte arrays of any length."""
+    torch.save(NETWORK | content, tmp_path / "G.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=message):
+        read_tensors(tmp_path / "G.pth")
+
+
+def test_depths_of_ordinary_files_are_small(tmp_path):
+    nested = NETWORK
+    for name in ("generator", "state_dict"):
+        nested = {name: nested, "epoch": 3, "betas": (0.0, 0.999), "history": [(1, [2.0])] * 500}
+    for zipped in (True, False):
+        torch.save(nested, tmp_path / "all.pth", _use_new_zipfile_serialization=zipped)
+        assert torch.equal(read_tensors(tmp_path / "all.pth", network="generator")["bias"], NETWORK["bias"])
+
+
+def test_an_entry_may_lie_in_a_state_dict(tmp_path):
+    torch.save({"state_dict": {"G": OTHER, "G_ema": NETWORK}}, tmp_path / "all.pth")
+    assert torch.equal(read_tensors(tmp_path / "all.pth", network="generator", entry="G")["bias"], OTHER["bias"])
+    assert torch.equal(read_tensors(tmp_path / "all.pth", network="generator")["bias"], NETWORK["bias"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"itr": torch.tensor(3), "mygen": NETWORK, "x": NETWORK}, "holds itr, mygen, x: name the entry"),
+        (NETWORK | {7: torch.zeros(2)}, "a tensor under 7, which is no name"),
+    ],
+)
+def test_no_tensor_is_dropped_in_silence(content, message, tmp_path):
+    torch.save(content, tmp_path / "G.pth")
+    with pytest.raises(CheckpointError, match=message):
+        read_tensors(tmp_path / "G.pth", network="generator")
+
+
+def test_files_of_formats_that_are_given_up(tmp_path):
+    with tarfile.open(tmp_path / "old.pt", "w") as tar:
+        tar.addfile(tarfile.TarInfo("storages"))
+    (tmp_path / "empty.pt").write_bytes(b"")
+    for name, message in (("old.pt", "is a tar file, as PyTorch wrote them"), ("empty.pt", "cannot be read as tensors")):
+        with pytest.raises(CheckpointError, match=message) as error:
+            read_tensors(tmp_path / name)
+        assert "weights_only" not in str(error.value)

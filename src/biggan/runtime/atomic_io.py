@@ -79,6 +79,8 @@ def write_folder(target: Path, files: dict[str, bytes]) -> None:
         scratch.mkdir(parents=True)
         for name, data in files.items():
             write_file(scratch / name, data)
+        if target.is_symlink():
+            target.unlink()
         shutil.rmtree(target, ignore_errors=True)
         scratch.replace(target)
         sync_folder(target.parent)
@@ -106,6 +108,14 @@ def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
     finally:
         scratch.unlink(missing_ok=True)
     sync_folder(target.parent)
+
+
+def append_text(file: Path, text: str) -> None:
+    """Add to the end of a file, or make it. Raises OSError, also where it is a link or no regular file."""
+    refuse_special_file(file)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    with open(os.open(file, flags, 0o666), "a", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ every bound.
 
 import dataclasses
 import functools
+import math
 import typing
 from typing import Annotated, Any, NamedTuple
 
@@ -32,12 +33,21 @@ class Remedy(NamedTuple):
 
 PositiveInt = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
+Epsilon = Annotated[float, Ge(1e-12), Le(1)]
+"""What is added to, or stands for, a divisor that may be zero."""
+Variance = Annotated[float, Ge(1e-6), Le(1e6)]
 NonNegativeInt = Annotated[int, Ge(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 LayerSize = Annotated[int, Ge(1), Le(1 << 20)]
 """Channels, features, classes, pixels: a config from elsewhere cannot ask for sizes that no program could even describe."""
 BlockCount = Annotated[int, Ge(0), Le(256)]
 """Repetitions of a part of a network."""
+Dilation = Annotated[int, Ge(1), Le(64)]
+"""Distance between the pixels that a kernel looks at."""
+Repeats = Annotated[int, Ge(1), Le(1000)]
+"""Optimizer steps, or batches, for each one of something else."""
+StatisticsBatches = Annotated[int, Ge(1), Le(10_000)]
+"""Batches that standing statistics are collected over."""
 BatchSize = Annotated[int, Ge(1), Le(1 << 24)]
 """Images that go through a network together, or accumulated."""
 Fraction = Annotated[float, Ge(0), Lt(1)]
@@ -58,6 +68,8 @@ def check_fields(config: Any, prefix: str) -> None:
         raise ConfigError(f"{prefix}.{name}={str(values[name])[:100]} {wrong}") from None
     for name, value in values.items():
         for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and math.isinf(number):
+                raise ConfigError(f"{prefix}.{name}={values[name]} must be finite")
             if isinstance(number, int) and abs(number) >= 1 << 63:
                 raise ConfigError(f"{prefix}.{name} is a number of {number.bit_length()} bits: it must have less than 64")
 

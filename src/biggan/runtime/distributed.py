@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import socket
+import threading
 import time
 import uuid
 import warnings
@@ -76,15 +77,28 @@ def connect_store(world: World, timeout: timedelta, *, is_host: bool) -> dist.St
     """A connection to the store at MASTER_ADDR and MASTER_PORT. Raises ConfigError where there is none within the time, or
     the variables make no sense."""
     host, port = os.environ.get("MASTER_ADDR", ""), environment_number("MASTER_PORT", 1)
-    where = f"MASTER_ADDR={host[:100]} MASTER_PORT={port}"
-    try:
-        if port > 65535:
-            raise ConfigError(f"{where}: a port is at most 65535")
-        socket.getaddrinfo(host or None, port)
-        return dist.TCPStore(host, port, world.size, is_host, timeout, wait_for_workers=False, multi_tenant=True)
-    except (RuntimeError, ValueError, OSError) as error:
+    where, found = f"MASTER_ADDR={host[:100]} MASTER_PORT={port}", list[dist.Store | Exception]()
+    if port > 65535:
+        raise ConfigError(f"{where}: a port is at most 65535")
+
+    def connect() -> None:
+        """In a thread, because a server of another kind, which never answers, is waited for without end."""
+        try:
+            socket.getaddrinfo(host or None, port)
+            options = {"wait_for_workers": False, "multi_tenant": True}
+            found.append(dist.TCPStore(host, port, world.size, is_host, timeout, **options))
+        except (RuntimeError, ValueError, OSError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(timeout.total_seconds() + 5)
+    (result,) = found or [TimeoutError("it does not answer")]
+    if isinstance(result, Exception):
         remedy = "give rank 0's address and a free port there" if is_host else "is rank 0 running, and is this its address?"
-        raise ConfigError(f"rank {world.rank} cannot reach {where} ({first_line(error)[:200]}): {remedy}") from error
+        reason = first_line(result)[:200]
+        raise ConfigError(f"rank {world.rank} cannot reach {where} ({reason}): {remedy}") from result
+    return result
 
 
 def start_heartbeat(start: str, world: World) -> Heartbeat:

@@ -106,7 +106,7 @@ def remedy_for(error: OSError, other: str = "another folder") -> str:
 def suggestion(name: str, known: Iterable[str], too_many: str | None = None) -> str:
     """The end of an error message about an unknown name: the most similar known name, or else a list of the known ones. Of
     more than 40 the list is cut, or replaced by `too_many`."""
-    names = sorted(known)
+    names = sorted(name if len(name) <= 80 else f"{name[:80]}..." for name in known)
     similar = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if similar:
         return f"did you mean {similar[0]!r}?"

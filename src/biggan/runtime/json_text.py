@@ -7,13 +7,23 @@ from typing import Any
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 
 
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError if a name is there twice: readers differ in which of the values they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"{name!r:.60} is there twice")
+    return found
+
+
 def parse_json(text: str | bytes, kind: type | tuple[type, ...] = dict) -> Any:
     """The value of a JSON text, which must be of type `kind` at its top level. Bytes must be UTF-8.
 
     Raises ValueError, with a message of one line, on anything else: invalid JSON or UTF-8, too deep nesting, a number with
-    too many digits, another type."""
+    too many digits, a name twice in one object, another type."""
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        value = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=unique_names)
     except RecursionError:
         raise ValueError("invalid JSON: nested too deeply") from None
     except UnicodeDecodeError as error:

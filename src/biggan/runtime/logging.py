@@ -65,3 +65,4 @@ def set_up_logging(level: int = logging.INFO) -> None:
     handler.addFilter(RankFilter(environment_world()))
     logger.addHandler(handler)
     logger.setLevel(level)
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong with an image is said once, by its name

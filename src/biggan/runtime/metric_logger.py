@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biggan.runtime.atomic_io import write_file
+from biggan.runtime.atomic_io import append_text, write_file
 from biggan.runtime.bounded_io import RefusedFile, open_regular_file
 from biggan.runtime.distributed import mean_over_ranks
 from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
@@ -73,8 +73,8 @@ class JsonlLog:
 
     def write(self, step: int, values: dict[str, float | list[float]]) -> None:
         """Append a line with the values of a step."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps({"step": step} | {name: round_values(value) for name, value in values.items()}) + "\n")
+        line = {"step": step} | {name: round_values(value) for name, value in values.items()}
+        append_text(self.path, json.dumps(line) + "\n")
 
 
 def round_values(value: float | list[float]) -> float | list[float]:
@@ -150,10 +150,10 @@ def is_number(value: object) -> bool:
 
 
 def is_metrics(line: dict[str, Any]) -> bool:
-    """Whether every value of a line is a number, or, of norms per class, a list of numbers."""
+    """Whether every value of a line is a number, and every one of norms per class a list of numbers."""
     return all(
-        all(map(is_number, value)) and bool(value)
-        if isinstance(value, list) and name.startswith(PER_CLASS)
+        isinstance(value, list) and bool(value) and all(map(is_number, value))
+        if name.startswith(PER_CLASS)
         else is_number(value)
         for name, value in line.items()
     )

@@ -5,7 +5,7 @@ bf16 means autocast: weights, optimizer state, spectral norms and batch statisti
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +54,11 @@ CPU_FLOAT32 = Precision(torch.device("cpu"), False, torch.contiguous_format)
 def choose_precision(device: DeviceName, precision: PrecisionName, memory_format: MemoryFormatName) -> Precision:
     """Resolve "auto": CUDA if available; bf16 if the device multiplies it in hardware.
 
-    Raises ConfigError if CUDA is requested but not available.
+    Raises ConfigError on another name, and if CUDA is requested but not available.
     """
+    for name, value, known in (("device", device, DeviceName), ("precision", precision, PrecisionName)):
+        if value not in get_args(known):
+            raise ConfigError(f"{name} {value!r:.60}: use {', '.join(get_args(known))}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device cuda: torch sees no CUDA device here: use device cpu, or auto")
     resolved = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")

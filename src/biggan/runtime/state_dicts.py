@@ -26,6 +26,8 @@ NAMES: dict[str | None, tuple[str, ...]] = {
 
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and AveragedModel, of torch.compile
 
+FEWEST_TENSORS = 3  # beside dictionaries of tensors: fewer are counters, not the weights of a network
+
 MAX_DEPTH = 3  # dictionaries in dictionaries, such as {"state_dict": {"G": ...}}
 
 logger = logging.getLogger(__name__)
@@ -39,22 +41,31 @@ def choose_state_dict(value: Any, file: Path, *, network: str | None, entry: str
         if not isinstance(value, Mapping):
             break
         nested = {key: item for key, item in value.items() if isinstance(key, str) and holds_tensors(item)}
-        if entry is not None and not path and entry in value:
+        if entry is not None and entry in value:
             chosen: str | None = entry
-        elif entry is not None and not path:
-            raise CheckpointError(f"{file} has no entry {entry!r}; it has {list_names(value)}")
         else:
-            chosen = next((name for name in NAMES[network] if name in nested), None)
+            names = NAMES[network] if entry is None else PLAIN  # an entry may lie in {"state_dict": ...}
+            chosen = next((name for name in names if name in nested), None)
             if chosen is None and len(nested) == 1 and not has_tensors(value):
                 (chosen,) = nested
+        if chosen is None and entry is not None:
+            raise CheckpointError(f"{file} has no entry {entry!r}; it has {list_names(value)}")
+        if chosen is None and nested and count_tensors(value) < FEWEST_TENSORS:
+            raise CheckpointError(
+                f"{file} holds {list_names(value)}: name the entry with the weights (biggan import --entry)"
+            )
         if chosen is None:
             break
+        entry = None if chosen == entry else entry
         path.append(chosen)
         value = value[chosen]
     if path:
         logger.info("%s: the weights are taken from %s", file, " in ".join(repr(name) for name in reversed(path)))
     if isinstance(value, Mapping):
-        tensors = {name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, Tensor)}
+        tensors = {name: item for name, item in value.items() if isinstance(item, Tensor)}
+        unnamed = next((name for name in tensors if not isinstance(name, str)), None)
+        if unnamed is not None:
+            raise CheckpointError(f"{file} holds a tensor under {printable(repr(unnamed))[:60]}, which is no name")
         if tensors:
             return tensors
         raise CheckpointError(
@@ -62,6 +73,11 @@ def choose_state_dict(value: Any, file: Path, *, network: str | None, entry: str
             "the weights of one network, or name an entry with its tensors (biggan import --entry)"
         )
     raise CheckpointError(f"{file} holds no dictionary of tensors: give the file with the weights of one network")
+
+
+def count_tensors(value: Mapping[Any, Any]) -> int:
+    """The number of tensors that a dictionary holds itself."""
+    return sum(isinstance(item, Tensor) for item in value.values())
 
 
 def has_tensors(value: Any) -> bool:

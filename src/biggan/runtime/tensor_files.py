@@ -1,6 +1,11 @@
 """Reading dictionaries of tensors from safetensors and PyTorch files of others, without running code from them."""
 
 import hashlib
+import io
+import os
+import re
+import tarfile
+import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,15 +15,19 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from biggan.runtime.bounded_io import open_regular_file, read_file
+from biggan.runtime.bounded_io import open_regular_file, read_file, read_zip_entry
 from biggan.runtime.errors import CheckpointError, first_line
 from biggan.runtime.json_text import parse_json
+from biggan.runtime.pickles import check_pickle
 from biggan.runtime.state_dicts import choose_state_dict, strip_wrappers
 from biggan.runtime.text import printable
 
 LARGEST_FILE = 1 << 37  # bytes; larger than any file of weights
 
-LARGEST_HEADER = 100 << 20  # bytes of a safetensors header, the limit of the safetensors library
+PICKLES = 5
+"""At the beginning of a PyTorch file without zip: a magic number, a version, the system, the content, names of storages."""
+
+LARGEST_HEADER = 1 << 24  # bytes of a safetensors header, and of the description of a PyTorch file
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -48,25 +57,34 @@ class Safetensors(NamedTuple):
     metadata: dict[str, str]
     sha256: str
     """Of the whole file."""
-    content_sha256: str
-    """Of the bytes of the tensors, without the header."""
 
 
 def read_safetensors(file: Path) -> Safetensors:
     """Read a safetensors file. Raises CheckpointError if it is missing, no regular file or damaged."""
     try:
+        check_safetensors_length(file)
         data = read_file(file, LARGEST_FILE)
         start = 8 + int.from_bytes(data[:8], "little")
-        if start > min(len(data), LARGEST_HEADER):
-            raise ValueError("its header is cut off")
         metadata = parse_json(data[8:start]).get("__metadata__") or {}
         tensors = safetensors.torch.load(data)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {file}") from error
     except Exception as error:  # the library passes on errors of many kinds for a header that makes no sense
         raise CheckpointError(f"{file} cannot be read as tensors ({describe(error)}): fetch or copy it again") from error
-    view = memoryview(data)
-    return Safetensors(tensors, metadata, hashlib.sha256(view).hexdigest(), hashlib.sha256(view[start:]).hexdigest())
+    return Safetensors(tensors, metadata, hashlib.sha256(data).hexdigest())
+
+
+def check_safetensors_length(file: Path) -> None:
+    """Raises ValueError where a safetensors file is not as long as its header says, before all of it is read."""
+    with open_regular_file(file) as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        size = os.fstat(stream.fileno()).st_size
+        if length > LARGEST_HEADER:
+            raise ValueError(f"its header has {length:,} bytes, more than {LARGEST_HEADER:,}")
+        header = parse_json(stream.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if size != 8 + length + max(ends, default=0):
+        raise ValueError(f"it has {size:,} bytes, not the {8 + length + max(ends, default=0):,} of its header")
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:
@@ -107,8 +125,11 @@ def read_pytorch_file(file: Path) -> Any:
         with open_regular_file(file) as stream:
             if zipfile.is_zipfile(stream):
                 check_zip(stream, file)
+            else:
+                check_old_format(stream, file)
             stream.seek(0)
-            with torch.serialization.safe_globals([(SkippedValue, name) for name in SKIPPED]):
+            with warnings.catch_warnings(), torch.serialization.safe_globals([(SkippedValue, name) for name in SKIPPED]):
+                warnings.simplefilter("ignore")  # of PyTorch, about old formats
                 return torch.load(stream, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
@@ -135,11 +156,28 @@ def check_zip(stream: IO[bytes], file: Path) -> None:
             raise CheckpointError(f"{file} is damaged: its members overlap; fetch it again")
         if damaged := archive.testzip():
             raise CheckpointError(f"{file} is damaged at {printable(damaged)}: fetch it again")
+        for member in members:
+            if member.filename.endswith(".pkl"):
+                check_pickle(io.BytesIO(read_zip_entry(archive, member, LARGEST_HEADER)))
+
+
+def check_old_format(stream: IO[bytes], file: Path) -> None:
+    """Raises CheckpointError where a file is of a format that PyTorch has given up, ValueError where one of the pickles that
+    one without zip begins with cannot be read safely."""
+    stream.seek(0)
+    if tarfile.is_tarfile(stream):
+        raise CheckpointError(f"{file} is a tar file, as PyTorch wrote them before 2018: load and save it anew there")
+    stream.seek(0)
+    for _ in range(PICKLES):
+        check_pickle(stream)
 
 
 def describe(error: Exception) -> str:
-    """The first line of an exception's message, printable and short."""
-    return printable(first_line(error))[:200]
+    """The first line of an exception's message, printable and short, or its type if the message has no word."""
+    text = printable(first_line(error))[:200]
+    if "weights_only" in text:  # PyTorch's advice to trust the file
+        return "its format is not supported"
+    return text if re.search(r"[a-z]{3}", text) else f"{type(error).__name__} {text}".strip()
 
 
 def is_dense_real(value: object) -> bool:
