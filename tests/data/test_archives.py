@@ -78,7 +78,7 @@ def test_names_that_are_there_twice(tmp_path):
 
 
 def test_names_are_only_names(tmp_path):
-    entries = [("/abs/cat/0.png", png(1)), ("../../abs/cat/1.png", png(2)), ("./abs/dog/0.png", png(3))]
+    entries = [("/abs/cat/0.png", png(1)), ("../../abs/cat/1.png", png(2)), ("./abs/cat/../dog/0.png", png(3))]
     listing = list_source(str(zip_with(tmp_path / "odd.zip", entries)))
     assert listing.images == ("abs/cat/0.png", "abs/cat/1.png", "abs/dog/0.png")
     assert (listing.class_names, listing.read("abs/dog/0.png")) == (("cat", "dog"), png(3))
@@ -97,6 +97,26 @@ def test_names_are_only_names(tmp_path):
 def test_names_in_encodings_of_other_systems(tmp_path, encoding, names):
     raw = [f"{name}/0.png".encode(encoding) for name in names]
     assert set(list_source(str(zip_of_raw_names(tmp_path / "a.zip", raw))).class_names) == set(names)
+
+
+def test_names_in_the_extra_field_of_info_zip(tmp_path):
+    """They count if they are of the stored name, in which other letters are replaced."""
+    names = ("\u732b/0.png", "\u72ac/0.png", "cat/0.png")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, stored in zip(names, ("_/0.png", "_/0.png", "_/1.png"), strict=True):
+            info = zipfile.ZipInfo(stored)
+            checksum = zlib.crc32(stored.encode()) + (name == "cat/0.png")
+            field = struct.pack("<BL", 1, checksum) + name.encode()
+            info.extra = struct.pack("<HH", 0x5455, 1) + b"x" + struct.pack("<HH", 0x7075, len(field)) + field
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the stored names are equal
+                archive.writestr(info, png())
+    assert list_source(str(tmp_path / "a.zip")).images == ("_/1.png", "\u72ac/0.png", "\u732b/0.png")
+
+
+def test_names_beyond_reason(tmp_path):
+    with pytest.raises(DataError, match=r"a name in it has 8,\d+ letters, more than 4,096"):
+        list_source(str(zip_with(tmp_path / "deep.zip", [("a/" * 4000 + "x.png", png())])))
 
 
 def test_flagged_names_are_utf8(tmp_path, capsys):

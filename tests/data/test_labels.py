@@ -10,6 +10,7 @@ from PIL import Image
 from test_listing import png
 
 from biggan.data.dataset import DataConfig, count_images_and_classes, open_source
+from biggan.data.prepare import filter_listing
 from biggan.data.sources import list_source
 from biggan.runtime.errors import DataError
 
@@ -149,6 +150,7 @@ IMAGES = {f"{number}.png": png(number) for number in range(3)}
         {"metadata.csv": CSV.encode()},
         {"metadata.csv": b"\xef\xbb\xbf" + CSV.replace(",", ";").replace("\n", "\r\n").encode()},
         {"metadata.csv": CSV.replace(",", "\t").encode()},
+        {"metadata.csv": b'file_name;"a, b, c, d";label\n0.png;x;cat\n1.png;y, z;dog\n2.png;x;cat\n'},
         {"metadata.csv": CSV.replace("label", "Species").encode()},
         {"metadata.csv": CSV.replace("0.png", "./0.png").encode()},
         {"metadata.csv": b"id,file_name,caption,class_name\n7,0.png,a b,cat\n8,1.png,c d,dog\n9,2.png,e f,cat\n"},
@@ -213,11 +215,52 @@ def test_a_question_where_several_readings_are_possible(tmp_path, capsys):
     assert call(capsys, *words)[0] == 2
     code, out, _ = call(capsys, *words, "--labels", "folders")
     assert (code, "of 2 classes" in out) == (0, True)
-    with pytest.raises(DataError, match="prepared set: choose its labels when"):
+    with pytest.raises(DataError, match="choose their labels when they are prepared"):
         open_source(f"packed:{tmp_path / 'out'}", 16, labels="folders")
     write(tmp_path / "set", {"metadata.csv": b"file_name,label\ncat/0.png,felis\ncat/1.png,felis\ndog/0.png,canis\n"})
     listing = list_source(spec)
     assert (listing.class_names, listing.origin) == (("cat", "dog"), "folders (column label of metadata.csv agrees)")
+
+
+def test_labels_exchanged_against_folders_do_not_agree(tmp_path):
+    images = {"cat/0.png": png(0), "cat/1.png": png(1), "dog/0.png": png(2)}
+    other = b"file_name,label\ncat/0.png,dog\ncat/1.png,dog\ndog/0.png,cat\n"
+    spec = write(tmp_path / "set", images | {"metadata.csv": other})
+    with pytest.raises(DataError, match=r"choose with --data\.labels folders or --data\.labels label"):
+        list_source(spec)
+    assert list_source(spec, "label").labels == (1, 1, 0)
+
+
+def test_a_file_with_two_labels_in_a_json_object(tmp_path):
+    text = b'{"labels": {"0.png": 0, "1.png": 1, "2.png": 0, "0.png": 1}}'
+    with pytest.raises(DataError, match=r"'0\.png' is there twice"):
+        list_source(write(tmp_path / "set", IMAGES | {"dataset.json": text}))
+
+
+def test_a_dataset_json_of_something_else_blocks_no_other_choice(tmp_path):
+    files = IMAGES | {"dataset.json": b'{"labels": ["x", "y"]}', "metadata.csv": CSV.encode()}
+    spec = write(tmp_path / "set", files)
+    assert list_source(spec, "label").class_names == ("cat", "dog")
+    with pytest.raises(DataError, match=r"dataset\.json cannot be read"):
+        list_source(spec)
+
+
+def test_labels_compressed_beyond_reason_are_not_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("dataset.json", b'{"labels": [' + b"[]," * 1_000_000 + b"[]]}")
+        for name, data in IMAGES.items():
+            archive.writestr(name, data)
+    with pytest.raises(DataError, match="unpacks to more than 100 times its size"):
+        list_source(str(tmp_path / "set.zip"))
+
+
+def test_numeric_classes_keep_their_order_when_filtered(tmp_path):
+    names = [f"{number:02d}.png" for number in range(12)]
+    text = "file_name,label\n" + "".join(f"{name},{number}\n" for number, name in enumerate(names))
+    spec = write(tmp_path / "set", {name: png() for name in names} | {"metadata.csv": text.encode()})
+    listing = list_source(spec, "label")
+    assert filter_listing(listing, max_per_class=1000) == listing
+    assert filter_listing(listing, classes=("2", "10", "1")).class_names == ("1", "2", "10")
 
 
 def test_several_label_columns_are_a_question(tmp_path):
@@ -240,8 +283,13 @@ def test_several_label_columns_are_a_question(tmp_path):
         (CSV.encode() + b"../3.png,cat\n", r"1 entry .*first: \.\./3\.png"),
         (CSV.encode() + b"/etc/passwd,cat\n", r"1 entry .*first: etc/passwd"),
         (CSV.encode() + b"0.png,cat\n", r"names 1 file twice"),
-        (CSV.encode() + b"3.png\n", r"row 5 has 1 cells, the header 2"),
+        (CSV.encode() + b"3.png\n", r"line 5 has 1 cells, the header 2"),
+        (b"file_name,label\n\n\n0.png\n", r"line 4 has 1 cells"),
         (CSV.encode() + b'3.png,"cat\n', r"invalid CSV"),
+        *(
+            (CSV.replace("dog", text).encode(), r"1 image has no label \(first: 1\.png\)")
+            for text in ("-1", "nan", "NaN", "-1.0")
+        ),
         (b"file_name,label,label\n", r"two columns"),
         (b"\xff\xfe", r"cannot be read"),
         (b"file_name,label\n0.png," + b"x" * 200_000 + b"\n", r"invalid CSV: field larger"),

@@ -235,6 +235,31 @@ def test_names_that_are_not_utf8(tmp_path, capsys):
         list_source(str(tmp_path / "set"))
 
 
+def test_class_folders_that_only_look_different(tmp_path):
+    for name in ("caf\u00e9", "cafe\u0301", "tea"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(png())
+    with pytest.raises(DataError, match=r"differ in the Unicode form"):
+        list_source(str(tmp_path))
+
+
+def test_the_sheet_of_an_inspection_does_not_become_one_of_the_images(tmp_path, capsys, monkeypatch):
+    write_pictures(tmp_path, {"set": 3})
+    monkeypatch.chdir(tmp_path / "set")
+    for _ in range(2):
+        code, out, _ = call(capsys, "data", "inspect", ".")
+        assert (code, "images 3 of 1 class" in out) == (0, True)
+    assert (tmp_path / "inspected.png").exists()
+    code, _, err = call(capsys, "data", "inspect", ".", "--out", "sheet.png")
+    assert (code, "would become a part of it" in err) == (2, True)
+
+
+def test_a_name_cannot_begin_a_line(tmp_path, capsys):
+    write_pictures(tmp_path / "set", {"cat\nbroken 0": 1, "dog": 1})
+    code, out, _ = call(capsys, "data", "inspect", tmp_path / "set", "--out", tmp_path / "sheet.png")
+    assert (code, "1 cat\\nbroken 0" in out, len([line for line in out.splitlines() if line == "broken 0"])) == (0, True, 1)
+
+
 def test_class_names_in_any_script_where_output_is_ascii(tmp_path, monkeypatch):
     write_pictures(tmp_path / "set", {"é": 1, "猫": 1})
     output = io.BytesIO()

@@ -1,5 +1,6 @@
 """Decoding, caching, broken images, and the order of the stream."""
 
+import os
 import zipfile
 
 import numpy as np
@@ -10,6 +11,9 @@ from PIL import EpsImagePlugin, Image
 
 from biggan.data import loader
 from biggan.data.dataset import open_source
+from biggan.data.formats import Packed
+from biggan.data.prepare import prepare
+from biggan.data.sources import list_source
 from biggan.runtime.errors import DataError
 
 
@@ -31,6 +35,18 @@ def test_images_labels_and_cache(pictures, tmp_path):
     assert torch.equal(first.images, second.images)
     assert first.content_hash == second.content_hash
     assert first.sizes == second.sizes
+
+
+def test_another_folder_with_files_of_the_same_sizes_and_times_is_another_set(tmp_path):
+    for name, value in (("one", 10), ("two", 200)):
+        (tmp_path / name / "a").mkdir(parents=True)
+        Image.new("RGB", (8, 8), (value, 0, 0)).save(tmp_path / name / "a" / "0.bmp")
+        os.utime(tmp_path / name / "a" / "0.bmp", (1, 1))
+    one, two = (open_source(str(tmp_path / name), 8, cache=tmp_path / "cache") for name in ("one", "two"))
+    assert (one.images[0, 0, 0, 0], two.images[0, 0, 0, 0]) == (10, 200)
+    prepare(list_source(str(tmp_path / "one")), tmp_path / "out", Packed(8))
+    with pytest.raises(DataError):
+        prepare(list_source(str(tmp_path / "two")), tmp_path / "out", Packed(8))
 
 
 def test_a_changed_file_is_decoded_again(pictures, tmp_path):

@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -75,6 +76,45 @@ def test_packing_carries_on_where_it_was_stopped(pictures, tmp_path, monkeypatch
     assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16)) == whole, "nothing to do"
 
 
+def test_a_chunk_that_changed_before_packing_is_resumed_is_written_again(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "PACKED_CHUNK", 8)
+    whole = prepare(list_source(str(pictures)), tmp_path / "whole", Packed(16))
+
+    def stop_after_three(items, total, what, unit):
+        yield from itertools.islice(items, 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "progress_bar", stop_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16))
+    file = tmp_path / "parts" / "images.u8"
+    data = bytearray(file.read_bytes())
+    data[10 * 768] ^= 1  # of the second chunk
+    file.write_bytes(data)
+    assert prepare(list_source(str(pictures)), tmp_path / "parts", Packed(16)) == whole
+    assert file.read_bytes() == (tmp_path / "whole" / "images.u8").read_bytes()
+
+
+def test_pixels_are_not_written_through_a_link(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "PACKED_CHUNK", 8)
+    (tmp_path / "victim").write_bytes(b"mine")
+
+    def plant(items, total, what, unit):
+        (tmp_path / "out" / "images.u8").symlink_to(tmp_path / "victim")
+        return items
+
+    monkeypatch.setattr(preparing, "progress_bar", plant)
+    with pytest.raises(OSError, match="symbolic link"):
+        prepare(list_source(str(pictures)), tmp_path / "out", Packed(16))
+    assert (tmp_path / "victim").read_bytes() == b"mine"
+
+
+def test_a_set_is_not_prepared_into_its_source(pictures, capsys):
+    code, _, err = call(capsys, "data", "prepare", pictures, pictures / "packed", "--resolution", 16)
+    assert (code, "lies in the data" in err, len(err.splitlines())) == (2, True, 1)
+
+
 def test_shards_carry_on_where_they_were_stopped(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(formats, "MAX_READERS", 16)
     layout = Shards(16, shard_images=5)
@@ -127,7 +167,7 @@ def test_packed_sets_that_do_not_fit(pictures, tmp_path):
     prepare(list_source(str(pictures)), tmp_path / "packed", Packed(16))
     with pytest.raises(DataError, match=r"--model\.resolution 16 of biggan train"):
         open_packed(tmp_path / "packed", 32, flip=False)
-    with pytest.raises(DataError, match="filter it when it is prepared"):
+    with pytest.raises(DataError, match="filter them when they are prepared"):
         open_source(f"packed:{tmp_path / 'packed'}", 16, filters={"max_per_class": 3})
     with open(tmp_path / "packed" / "images.u8", "r+b") as file:
         file.truncate(1000)

@@ -183,6 +183,32 @@ def test_hugging_face_data_sets(table, tmp_path):
         list_source(f"hf:{table}")
 
 
+def test_tables_cannot_name_other_files_of_this_machine(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "fetched"))
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "secret.png")
+    (tmp_path / "table").mkdir()
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "table" / "own.png")
+    features = datasets.Features({"img": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
+    for path, allowed in ((tmp_path / "table" / "own.png", True), (tmp_path / "secret.png", False)):
+        cells = {"img": [{"bytes": None, "path": str(path)}]}
+        datasets.Dataset.from_dict(cells, features=features).to_parquet(str(tmp_path / "table" / "train.parquet"))
+        if allowed:
+            listing = list_source(f"hf:{tmp_path / 'table'}")
+            assert listing.read("0") == path.read_bytes()
+            Image.new("RGB", (9, 9), "blue").save(path)
+            assert list_source(f"hf:{tmp_path / 'table'}").stamp != listing.stamp, "the file has changed"
+        else:
+            with pytest.raises(DataError, match=r"names the file .*secret\.png, not in that folder"):
+                list_source(f"hf:{tmp_path / 'table'}")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: default\n  data_files: {tmp_path}/table/*.parquet\n---\n"
+    )
+    with pytest.raises(DataError, match=r"names the file .*train\.parquet, not in that folder"):
+        list_source(f"hf:{tmp_path / 'other'}")
+
+
 def test_hugging_face_data_sets_without_images(table):
     (table / "test-00000-of-00001.parquet").unlink()
     with pytest.raises(DataError, match=r"needs one Image column; it has label \(ClassLabel\)"):

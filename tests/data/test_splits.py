@@ -35,6 +35,15 @@ LAYOUTS = {
     "amazon": ["amazon/images/desk", "amazon/images/lamp", "dslr/images/desk", "dslr/images/lamp"],
     "fold1": ["fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog", "fold3/cat", "fold3/dog"],
     "TRAIN": ["TRAIN", "VALID"],
+    "traindata": ["traindata", "testdata"],
+    "trainingset": ["trainingset", "testingset"],
+    "xtrain": ["xtrain", "xtest"],
+    "Fold 1": ["Fold 1", "Fold 2", "Fold 10"],
+    "part_01": ["part_01", "part_02"],
+    "bounding_box_train": ["bounding_box_train", "bounding_box_test", "query"],
+    "imagesTr": ["imagesTr", "imagesTs"],
+    "train_hr": ["train_hr", "train_lr"],
+    "train.1": ["train.1", "train.2"],
 }
 
 
@@ -45,7 +54,19 @@ def test_splits_are_asked_about(first):
     )
 
 
-PARTS = ["unlabeled", "Unlabelled", "test", "train", "val", "test_set", "test (1)", "masks", "annotations"]
+PARTS = [
+    "traindata",
+    "TestImages",
+    "unlabeled",
+    "Unlabelled",
+    "test",
+    "train",
+    "val",
+    "test_set",
+    "test (1)",
+    "masks",
+    "annotations",
+]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -75,6 +96,15 @@ def test_a_part_beside_class_folders_is_asked_about(part):
 )
 def test_classes_are_not_asked_about(folders):
     assert split_question(found(*folders)) is None
+
+
+def test_splits_in_every_class_folder_are_asked_about():
+    question = split_question(found("cat/train", "cat/test", "dog/train", "dog/validation"))
+    assert question.startswith("cat, dog hold folders that look like splits (test, train, validation)")
+
+
+def test_names_with_spaces_are_quoted_in_advice():
+    assert "--data.classes 'big cat' dog with it" in split_question(found("big cat", "dog", "test"))
 
 
 def test_words_of_names():

@@ -1,5 +1,6 @@
 """Classes in .cls and .json, names with dots, members that are no images, and tar files that lie."""
 
+import bz2
 import gzip
 import io
 import json
@@ -47,7 +48,8 @@ def samples(data):
     [
         ("a.cls", b"3", "3"),
         ("a.cls", b" 003\n", "3"),
-        ("a.cls", b"-1", "-1"),
+        ("a.cls", b"-1", ""),
+        ("a.cls", b"\xef\xbb\xbf0", "0"),
         ("a.cls", "Épagneul breton\n".encode(), "Épagneul breton"),
         ("a.json", b'{"label": 3}', "3"),
         ("a.json", b'{"class": "cat", "label": 3}', "cat"),
@@ -100,7 +102,6 @@ def test_names_and_members():
         ("dataset.json", b"{}"),
         ("./v1.0/a.png", png()),
         ("./v1.0/a.cls", b"1"),
-        link,
         device,
         folder,
     ]
@@ -115,6 +116,56 @@ def test_names_and_members():
     assert samples(tar_of(*files)) == [("x.tar/v1.0/a.png", "1"), ("x.tar/v1.0/d.jpg", "2"), (f"x.tar/{'n' * 300}.png", "3")]
     for mode in ("w:gz", "w:bz2", "w:xz"):
         assert len(samples(tar_of(*files, mode=mode))) == 3
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+@pytest.mark.parametrize("name", ["b.png", "b.cls"])
+def test_links_are_errors_because_they_would_be_missing(kind, name):
+    """GNU tar stores a file with several names as links to the first."""
+    link = tarfile.TarInfo(name)
+    link.type, link.linkname = kind, "a.png"
+    with pytest.raises(ValueError, match=f"'{name}' is a link, not a file: make it again"):
+        samples(tar_of(("a.png", png()), link))
+
+
+def test_a_damaged_or_missing_header_is_not_taken_for_the_end():
+    files = [(f"{number}.png", png(number)) for number in range(4)]
+    whole = tar_of(*files)
+    starts = [
+        number
+        for number in range(0, len(whole), 512)
+        if whole[number : number + 6].rstrip(b"\0") in (b"0.png", b"1.png", b"2.png", b"3.png")
+    ]
+    assert len(starts) == 4
+    start = starts[2]
+    flipped = bytearray(whole)
+    flipped[start + 2] ^= 1
+    cases = {
+        "damaged header": bytes(flipped),
+        "goes on after its end mark": whole[:start] + bytes(512) + whole[start + 512 :],
+        "ends without an end mark": whole[:start],
+        "damaged header ": whole[: start + 100],
+    }
+    assert len(samples(whole)) == 4
+    for message, data in cases.items():
+        with pytest.raises((ValueError, tarfile.TarError, EOFError), match=message.strip()):
+            samples(data)
+    with pytest.raises(ValueError, match="two tar files in one"):
+        samples(whole + whole)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gzip", "bzip2", "xz"])
+def test_compressed_files_in_parts_are_whole_and_their_checksums_count(compress):
+    whole = tar_of(*((f"{number}.png", png(number)) for number in range(10)))
+    parts = compress(whole[:3000]) + compress(whole[3000:])
+    assert len(samples(parts)) == 10
+    for cut in (parts[:-4], parts[: len(parts) // 2]):
+        with pytest.raises((EOFError, OSError, ValueError, tarfile.TarError)):
+            samples(cut)
+    changed = bytearray(compress(whole))
+    changed[-6] ^= 1  # in the checksum
+    with pytest.raises((OSError, ValueError, EOFError)):
+        samples(bytes(changed))
 
 
 def test_sizes_that_lie():

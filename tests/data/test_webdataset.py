@@ -273,9 +273,47 @@ def test_broken_images(tmp_path):
     assert torch.equal(images[:, 0, 0, 0], labels + 1), "another image came in its place, with its own class"
     parts = [take(source.stream(3, rank=rank, world_size=3, seed=0), 4)[0] for rank in range(3)]
     assert torch.equal(torch.stack(parts, dim=1).flatten(0, 1), images), "the same for any number of ranks"
+    once = list(source.iterate_once(3))
+    assert [labels.tolist() for _, labels in once] == [[0, 2]], "none is there twice where every image is wanted once"
     write_bare(tmp_path / "all", "one", samples[2:4])
     with pytest.raises(DataError, match="none of its 1 images can be read"):
         open_source(f"wds:{tmp_path / 'all'}", 16, cache=tmp_path / "cache")
+
+
+def test_what_bare_shards_leave_out_is_said(tmp_path, notes):
+    folder = tmp_path / "bare"
+    write_bare(folder, "one", [("a.png", png(1)), ("b.jp2", b"x"), ("b.json", b"{}"), ("c.tga", b"x"), ("d.json", b"{}")])
+    (folder / "two.tar.zst").write_bytes(b"x")
+    (folder / "sub").mkdir()
+    assert open_source(f"wds:{folder}", 16, cache=tmp_path / "cache").count == 1
+    assert f"data: {folder}: 2 files and folders that are no tar files are left out (first: sub)" in notes
+    assert any("3 samples have no image of a known format and are left out" in note and ".jp2" in note for note in notes)
+    with pytest.raises(DataError, match=r"its braces name .*one\.tar twice"):
+        open_source(f"wds:{folder}/{{one,one}}.tar", 16, cache=tmp_path / "cache")
+
+
+def test_bare_shards_of_the_same_name_are_told_apart_by_their_images(tmp_path):
+    hashes = set()
+    for number in range(2):
+        write_bare(tmp_path / str(number), "train", [("a.png", png(number)), ("a.cls", b"0")])
+        hashes.add(open_source(f"wds:{tmp_path / str(number)}", 16, cache=tmp_path / "cache").content_hash)
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("name", ["set.tar", "{a,b}"])
+def test_a_prepared_set_in_a_folder_with_an_odd_name(name, tars, tmp_path):
+    tars.rename(tmp_path / name)
+    assert open_source(f"wds:{tmp_path / name}", 16).count == 64
+
+
+def test_shards_of_a_server_are_compared_if_asked(tars, server):
+    assert open_source(f"wds:{server[0]}", 16, verify=True).count == 64
+    shard = next(tars.glob("*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[600] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match=f"{shard.name} has changed since the set was prepared"):
+        open_source(f"wds:{server[0]}", 16, verify=True)
 
 
 def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
@@ -286,7 +324,7 @@ def test_what_cannot_be_opened(tmp_path, tars, server, monkeypatch):
         open_source(f"wds:{tars}/{{8..9}}.tar", 16)
     with pytest.raises(DataError, match=r"404.*name bare shards by a pattern"):
         open_source(f"wds:{server[0]}/absent", 16)
-    with pytest.raises(DataError, match="filter it when it is prepared"):
+    with pytest.raises(DataError, match="filter them when they are prepared"):
         open_source(f"wds:{tars}", 16, filters={"max_per_class": 3})
     write_bare(tmp_path / "bare", "one", [("a.cls", b"1")])
     with pytest.raises(DataError, match=r"one\.tar cannot be read .*'a\.cls' has no image beside it"):

@@ -40,8 +40,8 @@ def preset_argument(command: str, arguments: list[str]) -> RunConfig:
         return preset(arguments[0])
     if arguments and arguments[0] in ("-h", "--help"):
         width = max(map(len, PRESETS))
-        rows = [f"  {name:{width}} {make.__doc__.splitlines()[0]}\n" for name, make in PRESETS.items()]
-        say(f"usage: biggan {command} PRESET [options]\n\npresets:\n{''.join(rows)}")
+        rows = [f"  {name:{width}} {make.__doc__.splitlines()[0]}" for name, make in PRESETS.items()]
+        say(f"usage: biggan {command} PRESET [options]", "", "presets:", *rows, "")
         say(f"biggan {command} PRESET --help shows the options.")
         sys.exit(0)
     raise ConfigError(f"biggan {command} needs a preset before its options; known: {', '.join(PRESETS)}")
@@ -168,6 +168,8 @@ def check_out_file(out: Path | None, suffixes: Sequence[str] = ()) -> None:
     below a file, or cannot be written there; and where it has none of the suffixes, if there are any."""
     if out is None:
         return
+    if str(out) == "-":
+        raise ConfigError("--out -: results are files and cannot go to standard output: give a file")
     if os.path.isdir(out):
         raise ConfigError(f"--out {out} is a folder: give a file, such as {out / 'NAME'}{suffixes[0] if suffixes else ''}")
     if suffixes and out.suffix.lower() not in suffixes:
@@ -207,3 +209,17 @@ def check_between(**numbers: tuple[float | None, float, float]) -> None:
         if value is not None and not least <= value <= most:
             option, bounds = f"--{name.replace('_', '-')}", f"at least {least:,} and at most {most:,}"
             raise ConfigError(f"{option} {short(str(value))} must be {bounds}")
+
+
+def is_inside(file: Path, source: str | None) -> bool:
+    """Whether a file or folder lies, or would lie, in the folder of a data source, where it would become a part of it."""
+    folder = os.path.realpath(os.path.expanduser((source or "").removeprefix("folder:")))
+    return bool(source) and os.path.isdir(folder) and Path(folder) in Path(os.path.realpath(file)).parents
+
+
+def check_outside(file: Path, source: str | None, option: str) -> None:
+    """Raises ConfigError where a result would be written into the data that it is made from; `option` says where else."""
+    if is_inside(file, source):
+        raise ConfigError(
+            f"{file} lies in the data {short(str(source))} and would become a part of it: give {option} elsewhere"
+        )

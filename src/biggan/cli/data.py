@@ -1,5 +1,6 @@
 """biggan data inspect, biggan data prepare."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,7 +12,9 @@ from biggan.cli.common import (
     check_between,
     check_out_file,
     check_out_folder,
+    check_outside,
     count_classes,
+    is_inside,
     parse,
     save_image_grid,
     writing_to,
@@ -36,8 +39,9 @@ class InspectCommand:
     labels: Labels = None
     """Where the classes come from, as --data.labels of biggan train: folders, file, none, or the name of a label file or a
     column; None: whichever is the only possible one."""
-    out: Path = Path("inspected.png")
-    """Image file (.png) to write: one row for each of the first 20 classes."""
+    out: Path | None = None
+    """Image file (.png) to write, outside of the data set: one row for each of the first 20 classes. None: inspected.png in
+    the current folder, or beside the data set if the current folder is in it."""
     resolution: int = 64
     """Size of an image on the sheet."""
     background: str = "white"
@@ -94,9 +98,11 @@ def inspect(arguments: list[str]) -> int:
     """biggan data inspect SOURCE [options]"""
     command = parse(InspectCommand, arguments, "biggan data inspect")
     check_between(resolution=(command.resolution, 1, MAX_RESOLUTION))
-    if not command.out.suffix:
-        raise ConfigError(f"--out {command.out} is no image file: give one such as {command.out / 'inspected.png'}")
-    check_out_file(command.out)
+    out = command.out or default_sheet(command.source)
+    if not out.suffix:
+        raise ConfigError(f"--out {out} is no image file: give one such as {out / 'inspected.png'}")
+    check_out_file(out)
+    check_outside(out, command.source, "--out")
     from biggan.data import inspection, sources
     from biggan.data.image_modes import parse_color
 
@@ -125,9 +131,17 @@ def inspect(arguments: list[str]) -> int:
     cells, images = [], iter(found.samples)
     for count in found.samples_per_class:
         cells += [torch.from_numpy(next(images).copy()) for _ in range(count)] + [blank] * (10 - count)
-    save_image_grid(torch.stack(cells), 10, command.out)
-    say(f"sheet  {command.out}")
+    save_image_grid(torch.stack(cells), 10, out)
+    say(f"sheet  {out}")
     return 0
+
+
+def default_sheet(source: str) -> Path:
+    """Where the sheet of a data set goes."""
+    sheet = Path("inspected.png")
+    while is_inside(sheet, source):
+        sheet = Path("..") / sheet
+    return sheet
 
 
 def prepare(arguments: list[str]) -> int:
@@ -136,6 +150,7 @@ def prepare(arguments: list[str]) -> int:
     counts = {name: (getattr(command, name), 1, MAX_COUNT) for name in ("shard_images", "min_per_class", "max_per_class")}
     check_between(resolution=(command.resolution, 1, MAX_RESOLUTION), quality=(command.quality, 1, 100), **counts)
     check_out_folder(command.out)
+    check_outside(command.out, command.source, "the folder")
     if command.format == "packed" and (command.quality, command.shard_images) != (None, PrepareCommand.shard_images):
         raise ConfigError("--quality and --shard-images go with --format wds")
     from biggan.data import prepare as preparing
@@ -160,7 +175,7 @@ def prepare(arguments: list[str]) -> int:
     say(f"images {manifest.images} of {classes} at {manifest.resolution} px in {command.out}")
     if manifest.rejected:
         say(f"broken {manifest.rejected}, listed with reasons in {command.out / 'rejected.jsonl'}")
-    say(f"next   biggan train PRESET --data {command.format}:{command.out}")
+    say(f"next   biggan train PRESET --data {shlex.quote(f'{command.format}:{command.out}')}")
     return 0
 
 

@@ -4,6 +4,7 @@ import re
 import stat
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, MAX_FILE_BYTES, is_hidden, is_system, reason_to_leave_out
@@ -29,7 +30,13 @@ COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zip
     getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED)
 }
 
+MAX_RATIO = 100  # bytes unpacked for each byte of a label file, beyond 400 KB
+
 UTF8_FLAG, ENCRYPTED_FLAG, DOS_FOLDER = 0x800, 0x1, 0x10
+
+MAX_NAME = 4096  # letters of one name; folders in folders in folders would fill the memory
+
+UNICODE_PATH = 0x7075  # kind of an extra field
 
 JAPANESE = re.compile(
     r"[\u3040-\u30ff\u4e00-\u9fff]*([\u3040-\u30ff][\u3040-\u30ff\u4e00-\u9fff]|[\u4e00-\u9fff][\u3040-\u30ff])"
@@ -63,12 +70,16 @@ def find_in_zip(file: Path, inner: str = "") -> Found:
         source=spec,
         flat_name=inner.rpartition("/")[2] or file.stem,
         read=lambda name: read_zip_entry(archive, entries[name], MAX_FILE_BYTES),
-        read_label_file=lambda name, limit: read_zip_entry(archive, entries[name], limit),
+        read_label_file=lambda name, limit: read_label_file(archive, entries[name], limit),
         subfolder=lambda name: f"zip:{file}:{inner}/{name}" if inner else f"zip:{file}:{name}",
     )
     tops: set[str] = set()
     twice: list[str] = []
-    for name, info in zip(member_names(members), members, strict=True):
+    try:
+        names = member_names(members)
+    except ValueError as error:
+        raise DataError(f"data zip {file} cannot be read ({error}, more than {MAX_NAME:,}): make it again") from error
+    for name, info in zip(names, members, strict=True):
         tops.add(name.partition("/")[0])
         if inner:
             if not name.startswith(f"{inner}/"):
@@ -105,6 +116,14 @@ def find_in_zip(file: Path, inner: str = "") -> Found:
     return found
 
 
+def read_label_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    """A label file in an archive. Raises ValueError if it is compressed as no labels are: repeated brackets, of which a few
+    kilobytes unpack to gigabytes of lists."""
+    if entry.file_size > MAX_RATIO * max(entry.compress_size, 1 << 12):
+        raise ValueError(f"it unpacks to more than {MAX_RATIO} times its size")
+    return read_zip_entry(archive, entry, limit)
+
+
 def read_directory(file: Path) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
     """An opened archive and its entries. Raises DataError if it is not a zip archive or is damaged."""
     try:
@@ -124,7 +143,8 @@ def read_directory(file: Path) -> tuple[zipfile.ZipFile, list[zipfile.ZipInfo]]:
 
 
 def member_names(members: list[zipfile.ZipInfo]) -> list[str]:
-    """The names of all entries with "/" between folders, without empty parts, "." and "..", in readable letters.
+    """The names of all entries with "/" between folders, without empty parts, "." and "..", in readable letters. Raises
+    ValueError on one of more than MAX_NAME letters.
 
     Entries without the UTF-8 flag are in whatever encoding the writer's system had. They are taken for UTF-8 if all of them
     are valid UTF-8, as macOS writes them, for Shift-JIS if they are valid and look Japanese, else for code page 437."""
@@ -141,10 +161,36 @@ def member_names(members: list[zipfile.ZipInfo]) -> list[str]:
             break
     names = []
     for info, data in zip(members, legacy, strict=True):
-        name = info.orig_filename if data is None else data.decode(encoding)
-        parts = name.partition("\0")[0].replace("\\", "/").split("/")
-        names.append("/".join(part for part in parts if part not in ("", ".", "..")))
+        name = unicode_path(info, data) or (info.orig_filename if data is None else data.decode(encoding))
+        if len(name) > MAX_NAME:
+            raise ValueError(f"a name in it has {len(name):,} letters")
+        names.append(plain_path(name.partition("\0")[0].replace("\\", "/")))
     return names
+
+
+def plain_path(name: str) -> str:
+    """A path without empty parts and ".", in which ".." goes up, but not out of the archive."""
+    parts: list[str] = []
+    for part in name.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def unicode_path(info: zipfile.ZipInfo, data: bytes | None) -> str | None:
+    """The name in the extra field 0x7075 of Info-ZIP, which is in UTF-8; None if there is none, or it is of another name."""
+    extra, stored = info.extra, info.orig_filename.encode("cp437", "replace") if data is None else data
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == UNICODE_PATH and len(field) == size > 5 and field[:5] == struct.pack("<BL", 1, zlib.crc32(stored)):
+            try:
+                return field[5:].decode()
+            except UnicodeDecodeError:
+                return None
+    return None
 
 
 def legacy_bytes(info: zipfile.ZipInfo) -> bytes | None:

@@ -1,6 +1,8 @@
 """From found files to a listing: whether folders or a label file say the classes, and what is asked where both could."""
 
 import shlex
+import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from biggan.data.image_names import IMAGE_SUFFIXES, is_hidden
@@ -43,7 +45,7 @@ def choose_classes(found: Found, labels: str | None = None) -> Listing:
     question = split_question(found) if labels is None else None
     if question is not None:
         raise DataError(f"data source {found.source}: {question}")
-    files = read_label_files(found)
+    files = read_label_files(found, labels)
     return guess(found, files) if labels is None else by_reading(found, ask_for(found, files, labels), files)
 
 
@@ -76,13 +78,21 @@ def guess(found: Found, files: LabelFiles) -> Listing:
     for reading in likely:
         numbers, names = reading.classes(found.images, found.source)
         shown[reading.option] = describe([names[number] for number in numbers])
-        if several_folders and len(ways) == 1 and same_partition(numbers, folders.classes):
+        named = [names[number] for number in numbers]
+        if several_folders and len(ways) == 1 and same_partition(numbers, folders.classes) and agree(named, folders.classes):
             return by_folder(found, folders, f"folders ({reading.name} agrees)", files)
     if files.unlabeled is not None:
         shown[NONE] = f"one class, as {files.unlabeled} says"
     listed = ", ".join(f"{name} ({what})" for name, what in shown.items())
     choices = " or ".join(f"--data.labels {shlex.quote(name)}" for name in shown)
     raise DataError(f"data source {found.source}: its classes can be read from {listed}: choose with {choices}")
+
+
+def agree(labels: Sequence[str], folders: Sequence[str]) -> bool:
+    """Whether labels that divide the images as their folders do can mean the same: no label is the name of another folder,
+    as where "cat" and "dog" are exchanged."""
+    names = set(folders)
+    return all(label == folder or label not in names for label, folder in zip(labels, folders, strict=True))
 
 
 def ask_for(found: Found, files: LabelFiles, labels: str) -> Reading:
@@ -120,6 +130,13 @@ def classes_of_folders(found: Found) -> FolderClasses:
     names = {name: readable_name(name) for name in dict.fromkeys(classes)}
     if len(set(names.values())) < len(names):
         raise DataError(f"data source {found.source} has two class folders whose names differ in undecodable bytes only")
+    forms = [unicodedata.normalize("NFC", name) for name in names.values()]
+    if len(set(forms)) < len(forms):
+        twice = next(form for form in forms if forms.count(form) > 1)
+        raise DataError(
+            f"data source {found.source} has two class folders {shorten(twice)!r} that differ in the Unicode form "
+            "of their letters (NFC, NFD), as copies between macOS and other systems do: put them together"
+        )
     level = depth - 1 if flat else depth
     empty = empty_folders(found, paths[0][:level], set(classes)) if level >= 0 else ()
     return FolderClasses([names[name] for name in classes], empty)

@@ -184,12 +184,8 @@ def open_source(
     damaged, if an image cannot be read and `skip_broken` is not set, if the classes are not certain, and if a class folder
     has no image; ConfigError if `background` is no color.
     """
-    has_filters = any(value is not None for value in (filters or {}).values())
     layout, location = parse_prepared(spec)
-    if layout is not None and has_filters:
-        raise DataError(f"data source {spec} is a prepared set: filter it when it is prepared, not here")
-    if layout is not None and labels is not None:
-        raise DataError(f"data source {spec} is a prepared set: choose its labels when it is prepared, not here")
+    check_prepared_options(spec, layout, labels, filters or {})
     folder = cache or default_cache()
     if layout == "packed":
         return open_packed(location_path(location, spec), resolution, flip=flip, background=background, verify=verify)
@@ -198,6 +194,15 @@ def open_source(
         return open_shards(location, resolution, shuffle_buffer=shuffle_buffer, background=background, **options)
     listing = list_classes(spec, labels=labels, allow_empty_classes=allow_empty_classes, filters=filters or {})
     return decode_or_load(listing, resolution, background=background or "white", **options)
+
+
+def check_prepared_options(spec: str, layout: str | None, labels: str | None, filters: dict[str, object]) -> None:
+    """Raises DataError on options that packed: and wds: sources do not have."""
+    what = f"data source {spec} holds the images as they are used"
+    if layout is not None and any(value is not None for value in filters.values()):
+        raise DataError(f"{what}: filter them when they are prepared (biggan data prepare), not here")
+    if layout is not None and labels is not None:
+        raise DataError(f"{what}: choose their labels when they are prepared (biggan data prepare), not here")
 
 
 def open_data(config: DataConfig, resolution: int, source: str | None = None, **overrides: Any) -> Source:
@@ -239,6 +244,7 @@ def count_images_and_classes(config: DataConfig) -> tuple[int, tuple[str, ...]]:
     """The number of images and the class names of a config's source, without decoding images. Raises DataError if the source
     cannot be listed."""
     layout, location = parse_prepared(config.source)
+    check_prepared_options(config.source, layout, config.labels, config.filters)
     if layout == "packed":
         contents = manifest.read_manifest(location_path(location, config.source), layout)
         return contents.images, contents.class_names

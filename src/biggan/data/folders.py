@@ -97,7 +97,7 @@ def find_in_folder(folder: Path) -> Found:
                 found.folders[current.name] = NO_IMAGE
         waiting += reversed(below)
     images.sort(key=lambda fact: fact[0].split("/"))  # as pathlib orders paths
-    found.facts, found.images = list(images), [name for name, _, _ in images]
+    found.facts, found.images = [(str(folder.resolve()),), *images], [name for name, _, _ in images]
     found.label_files.sort()
     return found
 
@@ -136,7 +136,11 @@ def is_listed(folder: Path, name: str, status: os.stat_result, found: Found) -> 
     if not stat.S_ISREG(status.st_mode):
         found.left_out.add(NOT_REGULAR, name)
         return False
-    reason = reason_to_leave_out(name, lambda: read_head(os.path.join(folder, name)))
+    try:
+        reason = reason_to_leave_out(name, lambda: read_head(os.path.join(folder, name)))
+    except OSError as error:
+        found.left_out.add(UNREADABLE, f"{name} ({error.strerror})")
+        return False
     if reason:
         found.left_out.add(reason, name)
     elif reason == "" and name.rpartition("/")[2] in LABEL_FILES and not is_hidden(name):

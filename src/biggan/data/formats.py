@@ -23,7 +23,7 @@ from biggan.data.webdataset import MAX_READERS
 from biggan.data.webdataset_io import import_webdataset
 from biggan.runtime.atomic_io import file_sha256, sync, write_file, write_stream
 from biggan.runtime.bounded_io import open_regular_file
-from biggan.runtime.errors import DataError
+from biggan.runtime.errors import DataError, reason_for, remedy_for
 from biggan.runtime.progress import progress_bar
 from biggan.runtime.rng import addressed_rng
 
@@ -53,9 +53,9 @@ class Layout(Protocol):
         Returns the shard if the chunk has a file of its own."""
         ...
 
-    def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
-        """Whether a chunk that was written earlier is still on disk: it ends after `stop` images of the set, in `shard`
-        if it has a file of its own."""
+    def is_intact(self, out: Path, start: int, stop: int, shard: Shard | None, sha256: str | None) -> bool:
+        """Whether a chunk that was written earlier is still on disk as it was: it begins after `start` images of the set and
+        ends after `stop`, in `shard` if it has a file of its own; `sha256` is that of its encoded images."""
         ...
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
@@ -86,17 +86,22 @@ class Packed:
 
     def write(self, out: Path, number: int, start: int, images: list[tuple[str, int, bytes]]) -> None:
         """Write the images to images.u8 after the first `start`, and overwrite anything that follows them."""
-        file = out / "images.u8"
-        with open(file, "r+b" if file.exists() else "w+b") as stream:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        with open(os.open(out / "images.u8", flags, 0o666), "r+b") as stream:
             stream.truncate(start * 3 * self.resolution**2)  # an interrupted run may have written a part of this chunk
             stream.seek(0, os.SEEK_END)
             stream.writelines(encoded for _, _, encoded in images)
             stream.flush()
             sync(stream.fileno())
 
-    def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
-        file = out / "images.u8"
-        return file.exists() and file.stat().st_size >= stop * 3 * self.resolution**2
+    def is_intact(self, out: Path, start: int, stop: int, shard: Shard | None, sha256: str | None) -> bool:
+        size = 3 * self.resolution**2
+        try:
+            with open_regular_file(out / "images.u8") as stream:
+                stream.seek(start * size)
+                return hashlib.sha256(stream.read((stop - start) * size)).hexdigest() == sha256
+        except OSError:
+            return False
 
     def checksum(self, out: Path, labels: np.ndarray, shards: tuple[Shard, ...]) -> str:
         buffer = io.BytesIO()
@@ -155,7 +160,7 @@ class Shards:
         write_stream(file, [content])
         return Shard(file.name, len(images), len(content), hashlib.sha256(content).hexdigest())
 
-    def is_intact(self, out: Path, stop: int, shard: Shard | None) -> bool:
+    def is_intact(self, out: Path, start: int, stop: int, shard: Shard | None, sha256: str | None) -> bool:
         if shard is None or not SHARD_NAME.fullmatch(shard.name) or not (out / shard.name).is_file():
             return False
         return file_sha256(out / shard.name) == shard.sha256
@@ -230,8 +235,10 @@ def check_packed(folder: Path, manifest: Manifest, verify: bool) -> np.ndarray:
             raise ValueError("labels.npy has changed")
         if verify and file_sha256(file, labels.tobytes()) != manifest.sha256:
             raise ValueError("its images or labels have changed")
+    except PermissionError as error:
+        raise DataError(f"{folder} cannot be read ({reason_for(error)}): {remedy_for(error)}") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder} is damaged ({error}): {prepare_again(folder, manifest)}") from error
+        raise DataError(f"{folder} is damaged ({reason_for(error)}): {prepare_again(folder, manifest)}") from error
     return labels
 
 

@@ -1,7 +1,9 @@
 """Data sets of the Hugging Face hub, or folders that the `datasets` library loads, as listings."""
 
 import hashlib
+import os
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from biggan.data.image_names import MAX_FILE_BYTES
@@ -33,12 +35,18 @@ def list_hugging_face(dataset: str, labels: str | None = None) -> Listing:
     if not separator or "/" in split:
         name, split = dataset, "train"
     try:
+        if os.path.isdir(name):
+            builder = datasets.load_dataset_builder(name)
+            check_files((file for files in (builder.config.data_files or {}).values() for file in files), name)
         table = datasets.load_dataset(name, split=split)
+    except DataError:
+        raise
     except Exception as error:  # the library and those below it raise many kinds of error
         raise DataError(f"data source hf:{dataset} cannot be read ({first_line(error)})") from error
     image, label, origin = choose_columns(table, f"data source hf:{dataset}", labels, datasets)
     try:
         files = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+        cells = [files[index][image] or {} for index in range(len(files))] if refers_to_files(files, image) else []
         values = [0] * len(table) if label is None else list(table[label])
     except Exception as error:  # as above
         raise DataError(f"data source hf:{dataset} cannot be read ({first_line(error)})") from error
@@ -46,8 +54,17 @@ def list_hugging_face(dataset: str, labels: str | None = None) -> Listing:
     def read(number: str) -> bytes:
         """The bytes of one image, from the table or from the file that it refers to."""
         cell = files[int(number)][image]
-        return cell["bytes"] if cell["bytes"] is not None else read_file(cell["path"], MAX_FILE_BYTES)
+        if cell is None or (cell["bytes"] is None and not cell["path"]):
+            raise ValueError("its cell is empty")
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        check_files([cell["path"]], *folders)
+        return read_file(cell["path"], MAX_FILE_BYTES)
 
+    paths = [cell["path"] for cell in cells if cell.get("path") and cell.get("bytes") is None]
+    folders = [name, datasets.config.HF_CACHE_HOME]
+    check_files(paths, *folders)
+    stamps = [stamp for path in paths for stamp in stamp_of_file(path)]
     images = tuple(str(index) for index in range(len(table)))
     if not images:
         raise DataError(f"data source hf:{dataset} has no image in split {split}: use another split")
@@ -64,9 +81,33 @@ def list_hugging_face(dataset: str, labels: str | None = None) -> Listing:
         labels=tuple(numbers),
         class_names=tuple(names),
         read=read,
-        stamp=hashlib.sha256(f"{table._fingerprint} {len(table)}".encode()).hexdigest(),
+        stamp=hashlib.sha256(f"{table._fingerprint} {len(table)} {stamps}".encode()).hexdigest(),
         origin=origin,
     )
+
+
+def refers_to_files(files: Any, image: str) -> bool:
+    """Whether the first image of a table is a file of its own, and so all of them may be."""
+    cell = files[0][image] if len(files) else None
+    return cell is not None and cell["bytes"] is None
+
+
+def stamp_of_file(path: str) -> tuple[int, int]:
+    """Size and time of a file; zeros if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def check_files(files: Iterable[str], *folders: Any) -> None:
+    """Raises DataError where a table of somebody else names files of this machine outside of its own folders. Addresses are
+    left to the library."""
+    roots = [os.path.realpath(folder) for folder in folders]
+    for file in files:
+        if "://" not in file and not any(os.path.realpath(file).startswith(f"{root}{os.sep}") for root in roots):
+            raise DataError(f"data source hf:{folders[0]} names the file {file}, not in that folder: it is not read")
 
 
 def number_class_labels(values: list[int], names: list[str], source: str, split: str) -> tuple[list[int], list[str]]:

@@ -86,17 +86,14 @@ def reason_to_leave_out(name: str, read_head: Callable[[], bytes]) -> str | None
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file would be listed as an image."""
+    """Whether a file would be listed as an image. Raises OSError where it cannot be read, and its name does not decide."""
     return reason_to_leave_out(path.name, lambda: read_head(path)) is None
 
 
 def read_head(path: Path | str) -> bytes:
-    """The first HEAD_BYTES bytes of a file; none if it cannot be read."""
-    try:
-        with open_regular_file(path) as stream:
-            return stream.read(HEAD_BYTES)
-    except OSError:
-        return b""
+    """The first HEAD_BYTES bytes of a file. Raises OSError."""
+    with open_regular_file(path) as stream:
+        return stream.read(HEAD_BYTES)
 
 
 def begins_as_image(head: bytes) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from biggan.data.label_values import (
+    FILE,
     column_option,
     has_label,
     is_label_name,
@@ -66,8 +67,9 @@ class LabelFiles(NamedTuple):
     """Label files that hold no labels, each with the reason."""
 
 
-def read_label_files(found: Found) -> LabelFiles:
-    """Read all label files of a source. Raises DataError if one is damaged or contradicts itself."""
+def read_label_files(found: Found, wanted: str | None = None) -> LabelFiles:
+    """Read all label files of a source. Raises DataError if one is damaged or contradicts itself; a dataset.json only if no
+    other label file or column is `wanted`."""
     readings: list[Reading] = []
     columns: dict[str, dict[str, Any]] = {}
     rows: set[str] = set()
@@ -82,6 +84,9 @@ def read_label_files(found: Found) -> LabelFiles:
             else:
                 table = parse_metadata_csv(data) if base == "metadata.csv" else parse_metadata_jsonl(data)
         except Exception as error:  # archives raise many kinds of error; each means that this file is damaged
+            if base == "dataset.json" and wanted not in (None, FILE, file):
+                unused.append(f"{file} ({first_line(error)})")
+                continue
             raise DataError(f"{where} cannot be read ({first_line(error)}): correct it, or {NO_FILE_REMEDY}") from error
         if base != "dataset.json":
             if table is None:
@@ -188,22 +193,23 @@ def is_pair(pair: object) -> bool:
 def parse_metadata_csv(data: bytes) -> dict[str, list] | None:
     """The columns of a metadata.csv with a header, separated by commas, semicolons or tabs; None if it has no column
     file_name. Raises ValueError on damage."""
-    text = data.decode("utf-8-sig")
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
+    text, rows = data.decode("utf-8-sig"), []
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        names = [name.strip() for name in next(reader, [])]
-        if FILE_COLUMN not in names:
+        for separator in ",;\t":
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            if FILE_COLUMN in names:
+                break
+        else:
             return None
         if len(set(names)) < len(names):
             raise ValueError("two columns have the same name")
-        rows = [row for row in reader if row]
+        for row in reader:
+            if row and len(row) != len(names):
+                raise ValueError(f"line {reader.line_num} has {len(row)} cells, the header {len(names)}")
+            rows += [row] if row else []
     except csv.Error as error:
         raise ValueError(f"invalid CSV: {error}") from error
-    wrong = next((number for number, row in enumerate(rows, 2) if len(row) != len(names)), None)
-    if wrong is not None:
-        raise ValueError(f"row {wrong} has {len(rows[wrong - 2])} cells, the header {len(names)}")
     return {name: [row[column] for row in rows] for column, name in enumerate(names)}
 
 

@@ -1,6 +1,7 @@
 """From the values of a column or a label file to numbered classes, and which columns look like labels."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 
 from biggan.data.listing import readable_name, shorten
@@ -51,9 +52,10 @@ def same_partition(one: Sequence, other: Sequence) -> bool:
 
 
 def has_label(value: object) -> bool:
-    """Whether a cell holds a label: None, an empty text, NaN and the negative numbers that stand for "unknown" are none."""
+    """Whether a cell holds a label: None, an empty text, NaN and the negative numbers that stand for "unknown" are none,
+    as text too."""
     if isinstance(value, str):
-        return bool(value.strip())
+        return not re.fullmatch(r"-\d+(\.0*)?|nan|NaN|null|NULL|", value.strip())
     if isinstance(value, float):
         return value == value
     return value is not None and (isinstance(value, bool) or not isinstance(value, int) or value >= 0)
@@ -82,6 +84,10 @@ def number_classes(
         )
     texts = [readable_name(value.strip()) if isinstance(value, str) else str(value) for value in values]
     names = set(texts)
+    forms = {unicodedata.normalize("NFC", name) for name in names}
+    if len(forms) < len(names):
+        twice = next(name for name in sorted(names) if unicodedata.normalize("NFC", name) in names - {name})
+        raise DataError(f"{where}: {shorten(twice)!r} is written in two Unicode forms (NFC, NFD): correct it, or {remedy}")
     numeric = all(INTEGER.fullmatch(name) for name in names)
     ordered = sorted(names, key=lambda name: (int(name), name)) if numeric else sorted(names)
     numbers = {name: number for number, name in enumerate(ordered)}

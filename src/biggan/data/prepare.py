@@ -52,6 +52,8 @@ class Chunk(NamedTuple):
     rejected: list[tuple[str, str]]
     """Names of the files that could not be read, each with the reason."""
     shard: Shard | None
+    sha256: str | None = None
+    """Of the encoded images of this chunk."""
 
 
 def filter_listing(
@@ -70,7 +72,8 @@ def filter_listing(
     try:
         chosen = {listing.class_names[find_name(name, listing.class_names, f"in {listing.name}")] for name in classes or ()}
     except ConfigError as error:
-        raise DataError(f"data.classes: {error}") from None
+        spaces = "; names are separated by spaces, not commas" if any("," in name for name in classes or ()) else ""
+        raise DataError(f"data.classes: {error}{spaces}") from None
     by_class: dict[int, list[int]] = collections.defaultdict(list)
     for index, label in enumerate(listing.labels):
         by_class[label].append(index)
@@ -85,7 +88,8 @@ def filter_listing(
         selected += [(index, name) for index in indices]
     if not selected:
         raise DataError(f"{listing.name}: no image is left by data.classes, data.min_per_class and data.max_per_class")
-    names = tuple(sorted({name for _, name in selected}))
+    kept = {name for _, name in selected}
+    names = tuple(name for name in listing.class_names if name in kept)  # numbers stay in numerical order
     label_by_name = {name: label for label, name in enumerate(names)}
     selected.sort()
     return listing._replace(
@@ -122,8 +126,9 @@ def prepare(listing: Listing, out: Path, layout: Layout, *, skip_broken: bool = 
         raise DataError(f"{out} exists and holds other files: give another folder")
     chunks = layout.chunks(len(listing.images))
     done = read_journal(journal, identity, listing, chunks)
-    damaged = (index for index, chunk in enumerate(done) if not layout.is_intact(out, chunk.kept, chunk.shard))
-    done = done[: next(damaged, None)]
+    starts = [0, *(chunk.kept for chunk in done)]
+    written = [(start, chunk.kept, chunk.shard, chunk.sha256) for start, chunk in zip(starts, done, strict=False)]
+    done = done[: next((index for index, chunk in enumerate(written) if not layout.is_intact(out, *chunk)), None)]
     lines = [{"identity": identity}, *(chunk._asdict() for chunk in done)]
     write_file(journal, "".join(json.dumps(line) + "\n" for line in lines).encode())  # drops a truncated last line
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -159,7 +164,8 @@ def prepare_chunk(
     by_area = sorted(sizes, key=area)
     smallest, largest = (by_area[0], by_area[-1]) if by_area else (None, None)
     labels = [label for _, label, _ in images]
-    return Chunk(start + len(labels), labels, smallest, largest, rejected, write(images))
+    digest = hashlib.sha256(b"".join(encoded for _, _, encoded in images)).hexdigest()
+    return Chunk(start + len(labels), labels, smallest, largest, rejected, write(images), digest)
 
 
 def result_or_reason(read: Callable, listing: Listing, index: int) -> tuple | str:

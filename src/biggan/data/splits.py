@@ -1,6 +1,7 @@
 """Folders that look like classes and are none: splits of a data set, images and their masks, buckets of numbered files."""
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from biggan.data.listing import Found, shorten
@@ -12,6 +13,9 @@ KINDS = {
     "predict": {"pred", "predict", "prediction", "predictions"},
     "unlabeled": {"unlabeled", "unlabelled", "nolabel", "nolabels"},
     "extra": {"extra"},
+    "query": {"query", "gallery", "probe"},
+    "high resolution": {"hr", "highres"},
+    "low resolution": {"lr", "lowres"},
     "images": {"images", "image", "imgs", "img", "jpegimages"},
     "masks": {
         "masks",
@@ -29,6 +33,18 @@ KINDS = {
 
 KIND_OF_WORD = {word: kind for kind, words in KINDS.items() for word in words}
 
+SHORT_KINDS = {"tr": "train", "ts": "test", "te": "test", "va": "validation"}
+"""Words that mean a part only beside another word, as in imagesTr."""
+
+JOINED = re.compile(
+    r"(?:x|y|my)?(train|training|test|testing|val|valid|validation|unlabeled|unlabelled)"
+    r"(?:set|data|dataset|images?|imgs?|split|folder|files)s?|[xy](train|test|val|valid)"
+)
+"""Two words written as one: "traindata", "testingset", "xtrain"."""
+
+NUMBERED = re.compile(r"(fold|split|part|chunk|batch|shard|subset|cv)[ _.-]*\d+", re.IGNORECASE)
+"""Folders that are numbered parts of a data set if all of them are called so."""
+
 NEVER_CLASSES = {
     "images",
     "imgs",
@@ -45,6 +61,7 @@ NEVER_CLASSES = {
 train, test, validation, predict and unlabeled."""
 
 NOT_ASKED = {"dev", "valid", "eval", "image", "mask", "label", "segmentation", "annotation", "gt", "groundtruth", "img"}
+NOT_ASKED |= {"query", "gallery", "probe", "hr", "lr", "highres", "lowres"}
 
 FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"}
 
@@ -52,6 +69,15 @@ FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", 
 def words_of(name: str) -> list[str]:
     """The words in a name, in lower case: "seg_train", "trainA", "Test (1)", "train2017"."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+", name)]
+
+
+def kinds_of(name: str) -> set[str]:
+    """The parts of a data set that the words in a name mean: {"train"} of "seg_train", "TrainData" and "train (1)"."""
+    words = words_of(name)
+    joined = (JOINED.fullmatch(word) for word in ["".join(words), *words])
+    kinds = {KIND_OF_WORD[match[1] or match[2]] for match in joined if match}
+    kinds |= {KIND_OF_WORD[word] for word in words if word in KIND_OF_WORD}
+    return kinds | ({SHORT_KINDS[word] for word in words if word in SHORT_KINDS} if len(words) > 1 else set())
 
 
 def split_question(found: Found) -> str | None:
@@ -65,25 +91,31 @@ def split_question(found: Found) -> str | None:
     if len(tops) < 2:
         return None
     prefix = "/".join((*paths[0][:depth], ""))
-    kinds = {top: {KIND_OF_WORD[word] for word in words_of(top) if word in KIND_OF_WORD} for top in tops}
+    kinds = {top: kinds_of(top) for top in tops}
     shown = ", ".join(shorten(top) for top in tops[:5]) + (", ..." if len(tops) > 5 else "")
     first = min(tops, key=lambda top: ("train" not in kinds[top], "images" not in kinds[top], top))
     name_one = (
         f"name one of them as the source, such as {found.subfolder(prefix + first)}; if they are classes, add "
         "--data.labels folders"
     )
-    if are_parts(kinds):
-        return f"{shown} look like splits or other parts, not classes: {name_one}"
     parts = [top for top in tops if is_part(top)]
+    if are_parts(kinds) or len(parts) == len(tops) or all(NUMBERED.fullmatch(top) for top in tops):
+        return f"{shown} look like splits or other parts, not classes: {name_one}"
     if parts:
-        others = [top for top in tops if top not in parts] or tops
-        keep = " ".join(others[:3]) + (" ..." if len(others) > 3 else "")
+        others = [top for top in tops if top not in parts]
+        keep = " ".join(shlex.quote(name) for name in others[:3]) + (" ..." if len(others) > 3 else "")
         return (
             f"{', '.join(parts[:3])} beside {', '.join(others[:3])} {'looks' if len(parts) == 1 else 'look'} like a split, "
             f"not a class: add --data.labels folders if it is a class, and --data.classes {keep} with it to leave it out; "
             f"or name a folder as the source, such as {found.subfolder(prefix + parts[0])}"
         )
     below = folders_below(paths, depth, tops)
+    if all(inner and all(is_part(name) for name in inner) for inner in below.values()):
+        inner = ", ".join(sorted(set().union(*below.values()))[:4])
+        return (
+            f"{shown} hold folders that look like splits ({inner}): make one folder of classes for each split, or add "
+            "--data.labels folders to use all of them"
+        )
     common = set.intersection(*below.values())
     if len(common) >= 2 and all(below.values()):
         inner = ", ".join(sorted(common)[:3]) + (", ..." if len(common) > 3 else "")
@@ -111,6 +143,8 @@ def are_parts(kinds: dict[str, set[str]]) -> bool:
 def is_part(name: str) -> bool:
     """Whether a folder is named as a part of a data set and nothing else: "unlabeled", "test_set", "train (1)"."""
     words = [word for word in words_of(name) if not word.isdigit()]
+    if JOINED.fullmatch("".join(words)):
+        return True
     telling = [word for word in words if word not in FILLERS] or words
     return bool(telling) and all(
         word in NEVER_CLASSES

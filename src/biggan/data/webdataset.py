@@ -119,13 +119,19 @@ class ShardSource:
         return dict(self.errors.counts)
 
     def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image once, in shard order, not flipped: batches of uint8 (<= batch, 3, R, R) and labels (<= batch,)."""
+        """Every image once, in shard order, not flipped: batches of uint8 (<= batch, 3, R, R) and labels (<= batch,).
+
+        Without the images that cannot be decoded, if `skip_broken` is set; how many they are is logged."""
         samples = itertools.chain.from_iterable(self.read_shard(shard, 0) for shard in self.shards)
+        before = self.errors.counts["data_broken_images"]
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             while window := list(itertools.islice(samples, batch)):
-                items = [WindowItem(window, index) for index in range(len(window))]
-                pixels, labels = zip(*pool.map(self.decode_item, items), strict=True)
-                yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+                decoded = [item for item in pool.map(self.decode, window) if item is not None]
+                if decoded:
+                    pixels, labels = zip(*decoded, strict=True)
+                    yield torch.from_numpy(np.stack(pixels)), torch.tensor(labels)
+        if broken := self.errors.counts["data_broken_images"] - before:
+            logger.warning("data: %d images of %s could not be read and were left out", broken, self.name)
 
     def stream(
         self, batch: int, *, rank: int = 0, world_size: int = 1, start_image: int = 0, seed: int
@@ -248,17 +254,24 @@ class ShardSource:
         image, and on a class that the manifest does not list."""
         window, index = item
         for sample in window[index:] + window[:index]:
-            if sample.label not in self.label_by_class:
-                raise DataError(f"image {sample.name} in {self.name} is of class {sample.label!r}, which its manifest lacks")
-            try:
-                pixels, _ = decode_pixels(sample.data, self.resolution, parse_color(self.background))
-                return pixels, self.label_by_class[sample.label]
-            except BrokenImage as error:
-                if self.skip_broken:
-                    self.errors.add(data_broken_images=1)
-                    continue
-                raise broken_image_error(sample.name, self.name, str(error)) from error
+            decoded = self.decode(sample)
+            if decoded is not None:
+                return decoded
         raise DataError(f"data source {self.name}: of {len(window)} images around {window[index].name} none can be read")
+
+    def decode(self, sample: Sample) -> tuple[np.ndarray, int] | None:
+        """Pixels (3, R, R) uint8 and label of an image; None if it is broken and `skip_broken` is set. Raises DataError on a
+        broken image without `skip_broken`, and on a class that the manifest does not list."""
+        if sample.label not in self.label_by_class:
+            raise DataError(f"image {sample.name} in {self.name} is of class {sample.label!r}, which its manifest lacks")
+        try:
+            pixels, _ = decode_pixels(sample.data, self.resolution, parse_color(self.background))
+            return pixels, self.label_by_class[sample.label]
+        except BrokenImage as error:
+            if not self.skip_broken:
+                raise broken_image_error(sample.name, self.name, str(error)) from error
+            self.errors.add(data_broken_images=1)
+            return None
 
 
 def prefetch(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:

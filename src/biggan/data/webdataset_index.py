@@ -34,7 +34,7 @@ from biggan.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
-INDEX_FORMAT = 2  # increased when what is counted changes, so that older indexes are not used
+INDEX_FORMAT = 3  # increased when what is counted changes, so that older indexes are not used
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -67,6 +67,8 @@ def open_shards(
     manifest, base = load_manifest(location, cache, verify=verify)
     if os.path.isabs(base):
         check_shards(Path(base), manifest, verify)
+    elif base and verify:
+        check_remote_shards(base, manifest)
     if manifest.background is not None:
         check_background(location, manifest, background)
     if manifest.resolution is not None and manifest.resolution < resolution:
@@ -91,12 +93,29 @@ def open_shards(
     )
 
 
+def check_remote_shards(base: str, manifest: Manifest) -> None:
+    """Read every shard at an address and compare its sha256 with the manifest. Raises DataError if one differs or cannot be
+    read."""
+    for shard in progress_bar(manifest.shards, len(manifest.shards), "verifying", "shards"):
+        digest = hashlib.sha256()
+        try:
+            with open_url(base + shard.name) as stream:
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        except READ_FAILURES as error:
+            raise DataError(f"{base}{shard.name} cannot be read ({error_reason(error)}): make it available again") from error
+        if shard.sha256 not in (None, digest.hexdigest()):
+            raise DataError(f"{base}{shard.name} has changed since the set was prepared: prepare and upload it again")
+
+
 def load_manifest(location: str, cache: Path, *, verify: bool = False) -> tuple[Manifest, str]:
     """The manifest of a set of shards and the prefix of its shards' names: a folder or an address that ends in "/", or ""
     for bare shards, whose names are complete. Local paths are made absolute, so that `open_url` takes none for an
     address. Raises DataError if there is no readable manifest and no shard."""
     folder = Path(location).expanduser().absolute()
-    if location.lower().endswith(TAR_SUFFIXES) or "{" in location or location.startswith("pipe:"):
+    if manifest_is_in(folder):
+        return read_manifest(folder, "wds"), f"{folder}/"
+    if location.partition("?")[0].lower().endswith(TAR_SUFFIXES) or "{" in location or location.startswith("pipe:"):
         return build_index(expand_pattern(location), location, cache, verify), ""
     if "://" in location:
         prefix = f"{location.rstrip('/')}/"
@@ -108,15 +127,26 @@ def load_manifest(location: str, cache: Path, *, verify: bool = False) -> tuple[
                 f"data source wds:{location}: {address} cannot be read ({error_reason(error)}); name bare shards by a "
                 f"pattern such as wds:{prefix}{{000..127}}.tar"
             ) from error
-    if (folder / NAME).exists():
-        return read_manifest(folder, "wds"), f"{folder}/"
     try:
-        files = sorted(str(path) for path in folder.iterdir() if path.name.lower().endswith(TAR_SUFFIXES))
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError:
-        files = []
+        names = []
+    files = [str(folder / name) for name in names if name.lower().endswith(TAR_SUFFIXES)]
+    if files and len(files) < len(names):
+        others = [name for name in names if not name.lower().endswith(TAR_SUFFIXES)]
+        text = "data: %s: %d files and folders that are no tar files are left out (first: %s)"
+        logger.info(text, folder, len(others), others[0])
     if not files:
         raise DataError(f"data source wds:{location}: no such folder, or no {NAME} and no tar file in it")
     return build_index(files, location, cache, verify), ""
+
+
+def manifest_is_in(folder: Path) -> bool:
+    """Whether a folder, however it is called, holds a manifest."""
+    try:
+        return (folder / NAME).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def expand_pattern(pattern: str) -> list[str]:
@@ -140,6 +170,9 @@ def expand_pattern(pattern: str) -> list[str]:
         ) from error
     if pattern.startswith("pipe:"):
         return names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"data source wds:{pattern:.200}: its braces name {twice:.200} twice")
     local = {name: Path(name).expanduser().absolute() for name in names if "://" not in name}
     for name, file in local.items():
         if not file.is_file():
@@ -151,6 +184,10 @@ class ShardContents(NamedTuple):
     """Class counts of one shard, and (width, height) of its smallest and of its largest readable image."""
 
     labels: collections.Counter
+    left_out: collections.Counter
+    """Samples without an image in a known format, by the suffixes of their files."""
+    sha256: str
+    """Of the names, classes and bytes of its images."""
     smallest: tuple[int, int]
     largest: tuple[int, int]
 
@@ -171,6 +208,10 @@ def build_index(addresses: list[str], location: str, cache: Path, verify: bool =
             logger.warning("%s: the shards are counted again", first_line(error))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shards = list(progress_bar(pool.map(inspect_shard, addresses), len(addresses), "counting", "shards"))
+    left_out = sum((shard.left_out for shard in shards), collections.Counter())
+    if left_out:
+        text = "data: %s: %d samples have no image of a known format and are left out (%s)"
+        logger.warning(text, location, left_out.total(), ", ".join(f"{n} {kind}" for kind, n in left_out.most_common(5)))
     counts = sum((shard.labels for shard in shards), collections.Counter())
     if counts[NO_CLASS] and len(counts) > 1:
         raise DataError(
@@ -182,7 +223,7 @@ def build_index(addresses: list[str], location: str, cache: Path, verify: bool =
     names = {label: label or Path(addresses[0]).parent.name or "images" for label in counts}
     numeric = all(re.fullmatch(r"-?\d+", label) for label in counts)
     order = sorted(counts, key=int) if numeric else sorted(counts)
-    contents = [(Path(name).name, sorted(shard.labels.items())) for name, shard in zip(addresses, shards, strict=True)]
+    contents = [shard.sha256 for shard in shards]
     manifest = Manifest(
         format=FORMAT,
         layout="wds",
@@ -216,7 +257,8 @@ def retry(action: Callable[[], T]) -> T:
             return action()
         except (ValueError, RefusedFile, FileNotFoundError):
             raise
-        except READ_FAILURES:
+        except READ_FAILURES as error:
+            logger.info("data: attempt %d of %d failed (%s)", attempt, MAX_ATTEMPTS, error_reason(error))
             time.sleep(RETRY_DELAY * 2 ** (attempt - 1))
     return action()
 
@@ -235,7 +277,7 @@ def read_url(address: str) -> bytes:
 def inspect_shard(address: str) -> ShardContents:
     """Read a whole shard, with retries. Raises DataError if it cannot be read, is empty or has no readable image."""
     try:
-        labels, sizes = retry(partial(scan_shard, address))
+        labels, left_out, sha256, sizes = retry(partial(scan_shard, address))
     except READ_FAILURES as error:
         raise DataError(f"shard {address} cannot be read ({error_reason(error)}): repair it or leave it out") from error
     if not labels:
@@ -243,15 +285,19 @@ def inspect_shard(address: str) -> ShardContents:
     if not sizes:
         raise DataError(f"shard {address}: none of its {labels.total()} images can be read")
     by_area = sorted(sizes, key=area)
-    return ShardContents(labels, by_area[0], by_area[-1])
+    return ShardContents(labels, left_out, sha256, by_area[0], by_area[-1])
 
 
-def scan_shard(address: str) -> tuple[collections.Counter, list[tuple[int, int]]]:
-    """The number of images of each class in a shard, and the (width, height) of each readable image."""
+def scan_shard(address: str) -> tuple[collections.Counter, collections.Counter, str, list[tuple[int, int]]]:
+    """The number of images of each class in a shard, that of samples without an image, by their suffixes, the sha256 of its
+    samples, and the (width, height) of each readable image."""
     labels: collections.Counter[str] = collections.Counter()
-    sizes = []
-    for sample in read_samples(address):
+    left_out: collections.Counter[str] = collections.Counter()
+    digest, sizes = hashlib.sha256(), []
+    for sample in read_samples(address, left_out):
         labels[sample.label] += 1
+        digest.update(repr((sample.name, sample.label, len(sample.data))).encode())
+        digest.update(sample.data)
         with contextlib.suppress(Exception), open_image(io.BytesIO(sample.data)) as image:  # decodes nothing
             sizes.append(image.size)  # Pillow raises many kinds of error; broken images are handled when they are used
-    return labels, sizes
+    return labels, left_out, digest.hexdigest(), sizes

@@ -3,6 +3,7 @@
 import http.client
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from types import ModuleType
@@ -18,10 +19,10 @@ READ_FAILURES = (OSError, EOFError, ValueError, tarfile.TarError, http.client.HT
 """What reading a shard may raise: network and disk errors, a damaged tar file, samples in another layout."""
 
 
-def read_samples(url: str) -> Iterator[Sample]:
-    """The samples of a tar file, in order. Raises one of READ_FAILURES."""
+def read_samples(url: str, left_out: Counter[str] | None = None) -> Iterator[Sample]:
+    """The samples of a tar file, in order; `left_out` as in `read_samples_of`. Raises one of READ_FAILURES."""
     with open_url(url) as stream:
-        yield from read_samples_of(stream, PurePosixPath(url).name)
+        yield from read_samples_of(stream, PurePosixPath(url).name, left_out)
 
 
 def error_reason(error: Exception) -> str:
