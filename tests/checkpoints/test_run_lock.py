@@ -4,11 +4,15 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 
 import pytest
+import torch
+from conftest import tiny_config
 
 from biggan.checkpoints import run_lock
+from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.run_lock import LOCK_NAME
 from biggan.checkpoints.run_lock import run_lock as lock
 from biggan.runtime.errors import CheckpointError
@@ -109,3 +113,26 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="something else has that name") as error, lock(tmp_path / "file" / "run"):
         pass
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_was_removed_or_replaced_is_not_written_to(replaced, tmp_path):
+    """Another run may have begun there."""
+    folder = RunDir(tmp_path / "run")
+    folder.claim(tiny_config())
+    with lock(folder.path) as folder.check_owned:
+        folder.save(1, {"a": torch.zeros(1)}, {}, keep=2)
+        shutil.rmtree(folder.path)
+        if replaced:
+            other = RunDir(tmp_path / "run")
+            other.claim(tiny_config())
+            (folder.path / LOCK_NAME).write_text("another's")
+        for write in (
+            lambda: folder.save(2, {"a": torch.zeros(1)}, {}, keep=2),
+            lambda: folder.append_alarms([{"rule": "x", "step": 2}]),
+            lambda: folder.save_rollbacks({"collapsed": 1}),
+        ):
+            with pytest.raises(CheckpointError, match="was removed or replaced while the run went on"):
+                write()
+    assert not list(tmp_path.rglob("step-*"))
+    assert (folder.path / LOCK_NAME).exists() == replaced, "the other's lock stays"

@@ -63,7 +63,7 @@ def test_each_block_has_its_own_chunk_of_z(generator):
         ({"generator__output_channels": 2}, "at least 3"),
         ({"class_embedding": "per-class"}, "--model.latent-injection input"),
         ({"discriminator__width": 0}, "discriminator.width=0"),
-        ({"norm_epsilon": 0.0}, "above 0"),
+        ({"norm_epsilon": 0.0}, "at least 1e-12"),
     ],
 )
 def test_impossible_networks_are_refused(changes, message):

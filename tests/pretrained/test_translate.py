@@ -131,7 +131,7 @@ def test_a_file_without_a_dictionary_of_tensors(tmp_path):
         ({"n_stats": 1}, "at least 2"),
         ({"channel_width": "8"}, "channel_width: Input should be a valid integer"),
         ({"layers": 3}, "layers: Input should be a valid array"),
-        ({"eps": 0.0}, "must be above 0"),
+        ({"eps": 0.0}, "must be at least 1e-12"),
         ({"num_classes": 0}, "num_classes=0 must be at least 1"),
     ],
 )

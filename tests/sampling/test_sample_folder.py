@@ -66,12 +66,12 @@ def test_files_of_others_are_kept(tmp_path):
     assert len(list_source(str(out)).images) == 2
     for name in ("photo.jpg", "00009-cat.png"):  # as a sample is called, but not listed
         (out / name).write_bytes(b"mine")
-        with pytest.raises(ConfigError, match=f"other origin \\({name}\\)"):
+        with pytest.raises(ConfigError, match=f"other things than samples \\({name}\\)"):
             write(out, 2, overwrite=True)
         assert (out / name).read_bytes() == b"mine"
         (out / name).unlink()
     (out / "class").mkdir()
-    with pytest.raises(ConfigError, match="other origin"):
+    with pytest.raises(ConfigError, match="other things than samples"):
         write(out, overwrite=True)
 
 
@@ -91,13 +91,13 @@ def test_links_are_not_written_through(tmp_path):
     out.mkdir()
     (out / "00000-ant.png").symlink_to(victim)
     for overwrite in (False, True):
-        with pytest.raises(ConfigError, match="other origin"):
+        with pytest.raises(ConfigError, match="other things than samples"):
             write(out, overwrite=overwrite)
     (out / "00000-ant.png").unlink()
     write(out)
     (out / "00001-bee_b.png").unlink()
     (out / "00001-bee_b.png").symlink_to(victim)  # under a listed name
-    with pytest.raises(ConfigError, match="other origin"):
+    with pytest.raises(ConfigError, match="other things than samples"):
         write(out, overwrite=True)
     (out / "00001-bee_b.png").unlink()
     for name in ("samples.json", "../out-grid.png"):
@@ -162,3 +162,11 @@ def test_long_class_names(tmp_path):
     long = "\u732b" * 300  # 900 bytes of UTF-8
     write_samples([images(1)], torch.zeros(1, dtype=torch.int64), [long], tmp_path / "out")
     assert list_source(str(tmp_path / "out")).images == (f"00000-{long[:50]}.png",)
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json", "generator.safetensors"])
+def test_the_folder_of_a_model_or_a_set_is_no_place_for_samples(name, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("{}")
+    with pytest.raises(ConfigError, match=f"holds other things than samples \\({name}\\)"):
+        write(tmp_path / "out")

@@ -1,5 +1,6 @@
 """Samples: addressed per image, truncated, with the right statistics, written as PNG."""
 
+import json
 import shutil
 
 import numpy as np
@@ -146,3 +147,15 @@ def test_compiling_without_a_compiler_is_refused(model_folder, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match=r"install g\+\+"):
         biggan.from_pretrained(model_folder, device="cpu", compiled=True).sample(1)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None, True, float("nan")])
+def test_seeds_that_are_none(sampler, seed):
+    with pytest.raises(ConfigError, match=r"seed=.* must be an integer"):
+        sampler.sample(1, seed=seed)
+
+
+def test_numbers_of_numpy_can_be_saved(sampler, tmp_path):
+    sampler.sample(2, seed=np.int64(3), truncation=np.float32(0.5)).save(tmp_path / "out")
+    listing = json.loads((tmp_path / "out" / "samples.json").read_text())
+    assert (listing["seed"], listing["truncation"]) == (3, 0.5)

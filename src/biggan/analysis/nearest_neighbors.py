@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from biggan.metrics.features import Extractor
+from biggan.runtime.errors import NonFiniteScore
 
 
 class NearestNeighbors(NamedTuple):
@@ -28,7 +29,8 @@ def find_nearest_neighbors(
 ) -> NearestNeighbors:
     """The `count` real images nearest to each of the uint8 samples (N, 3, R, R), among `batches` of images and labels.
 
-    Distances are between features, or without an extractor between pixels (0 to 255). One batch is in memory at a time."""
+    Distances are between features, or without an extractor between pixels (0 to 255). One batch is in memory at a time.
+    Raises NonFiniteScore where a distance is not finite."""
     queries = feature_vectors(samples, extractor)
     distances = torch.full((len(samples), count), math.inf)
     nearest = samples.new_zeros(len(samples), count, *samples.shape[1:])
@@ -39,6 +41,8 @@ def find_nearest_neighbors(
         kept = nearest[rows, indices.clamp(max=count - 1)]  # (N, count, 3, R, R)
         is_new = (indices >= count)[..., None, None, None]
         nearest = torch.where(is_new, images[(indices - count).clamp(min=0)], kept)  # (N, count, 3, R, R)
+    if not distances.isfinite().all():
+        raise NonFiniteScore("distances between these features are not finite: use another extractor")
     return NearestNeighbors(distances, nearest)
 
 

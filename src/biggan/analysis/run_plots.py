@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ WEIGHT_QUANTITIES = {
     "moment2": "square root of Adam's mean second moment",
 }
 
+MAX_DRAWN = 1e100
+"""Larger values are gaps in plots: matplotlib cannot compute with them."""
+
 LINE_STYLES = ("-", "--", ":", "-.")
 
 LEGEND_COLUMNS = 3
@@ -48,14 +52,15 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, file: Path, **options: Any) -> None:
     """Write a figure, whole or not at all; `options` are matplotlib's. Raises OSError."""
-    with atomic_path(file) as scratch:
+    with atomic_path(file) as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks, and of layouts that do not fit
         figure.savefig(scratch, **options)
 
 
 def column(lines: Iterable[Line], key: str) -> Curve:
     """Steps and values of one quantity, of the lines that hold it."""
     pairs = [(line["step"], line[key]) for line in lines if key in line]
-    return [step for step, _ in pairs], [value for _, value in pairs]
+    return [step for step, _ in pairs], [value if abs(value) < MAX_DRAWN else math.nan for _, value in pairs]
 
 
 def plot_run(lines: list[Line], alarms: list[Alarm], folder: Path) -> list[Path]:

@@ -30,7 +30,7 @@ from biggan.runtime.atomic_io import write_error_message, write_file
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, reason_for
 from biggan.runtime.json_text import read_json
-from biggan.runtime.tensor_files import Safetensors, check_weights, other_precisions, read_safetensors
+from biggan.runtime.tensor_files import Safetensors, check_weights, other_precisions, read_safetensors, tensors_sha256
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -86,15 +86,13 @@ def forget_checksums(config_file: Path, names: Iterable[str]) -> None:
 def export_model_file(card: ModelCard, generator: Tensors) -> bytes:
     """The bytes of a safetensors file with a generator that carries its config.json and a checksum as metadata."""
     config = to_json(dataclasses.replace(card, sha256={}, statistics_at=()))
-    plain = safetensors.torch.save(generator)
-    content = plain[8 + int.from_bytes(plain[:8], "little") :]  # without the header, in which the checksum will be
-    checksum = file_checksum(hashlib.sha256(content).hexdigest(), config)
+    checksum = file_checksum(generator, config)
     return safetensors.torch.save(generator, metadata={"format": "pt", "config": config, "sha256": checksum})
 
 
-def file_checksum(content_sha256: str, config: str) -> str:
-    """The checksum in the metadata of an exported file, of its tensors and its config."""
-    return hashlib.sha256(f"{content_sha256} {config}".encode()).hexdigest()
+def file_checksum(tensors: Tensors, config: str) -> str:
+    """The checksum in the metadata of an exported file, of its tensors, with their names, and its config."""
+    return hashlib.sha256(f"{tensors_sha256(tensors)} {config}".encode()).hexdigest()
 
 
 class ModelDir:
@@ -113,10 +111,12 @@ class ModelDir:
         alone = path.is_file() and path.suffix == ".safetensors"
         self.path = path if alone or (path / "generator.safetensors").exists() else path / "model"
         if not alone and not (self.path / "generator.safetensors").exists():
-            foreign = "; another implementation's weights come in by biggan import" if path.is_file() else ""
-            raise CheckpointError(
-                f"{path} holds no model: name a run folder, or a folder with generator.safetensors{foreign}"
-            )
+            remedy = "name a run folder, or a folder with generator.safetensors"
+            if path.is_file():
+                remedy += "; another implementation's weights come in by biggan import"
+            elif (path / "checkpoints").is_dir():
+                remedy = "train on; a run writes its model with each sample sheet and at its end"
+            raise CheckpointError(f"{path} holds no model{' yet' if remedy[:5] == 'train' else ''}: {remedy}")
         where = path if alone else self.path / "config.json"
         try:
             self.exported = read_safetensors(path) if alone else None
@@ -124,7 +124,7 @@ class ModelDir:
         except (OSError, UnicodeDecodeError) as error:
             reason = reason_for(error)
             raise CheckpointError(f"model {self.path} cannot be read ({reason}): copy it again or train on") from error
-        if text == "null":
+        if alone and text == "null":
             raise CheckpointError(f"{path} carries no config: it was not exported by biggan; try biggan import {path}")
         self.card: ModelCard = from_json(text, ModelCard, where)
         self.check_card()
@@ -160,7 +160,7 @@ class ModelDir:
 
     def is_intact_file(self, found: Safetensors) -> bool:
         """Whether an exported file is what was written, as far as it says so."""
-        checksum = file_checksum(found.content_sha256, found.metadata.get("config", ""))
+        checksum = file_checksum(found.tensors, found.metadata.get("config", ""))
         return found.metadata.get("sha256") in (None, checksum)
 
     def is_intact(self, name: str, found: Safetensors) -> bool:

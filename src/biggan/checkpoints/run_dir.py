@@ -21,7 +21,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,19 @@ from biggan.checkpoints.tensors import Checkpoint, CorruptCheckpoint, Tensors, c
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import RUN_FILES, migrate_log_line
 from biggan.configs.run import RunConfig, differences
-from biggan.runtime.atomic_io import write_error_message, write_file, write_folder
+from biggan.runtime.atomic_io import append_text, write_error_message, write_file, write_folder
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.metric_logger import is_number, is_step, read_alarms, read_log
 
 LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "classifier_test.jsonl")
+
+CAUSES = ("diverged", "collapsed")
+"""Of a rollback."""
+
+MAX_ROLLBACKS = 100
+"""More than any run has."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +61,8 @@ class RunDir:
         self.model = path / "model"
         self.best_model = path / "best"
         self.best_file = self.best_model / "best.json"
+        self.check_owned: Callable[[], None] = lambda: None
+        """Raises CheckpointError where the folder has been removed or replaced since the run began (`run_lock`)."""
 
     def claim(self, config: RunConfig) -> None:
         """Take the folder for this run: write its config, or make sure that it already holds the same.
@@ -70,6 +78,7 @@ class RunDir:
                     "give the same options to resume that one, or another --run for this one"
                 )
         self.check_free()
+        refuse_links(self.path, "samples", "checkpoints", "model", "best")
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             for old, new in RUN_FILES.items():  # of earlier versions
@@ -105,6 +114,7 @@ class RunDir:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Around small writes below the folder: an OSError becomes a CheckpointError that says what to do."""
+        self.check_owned()
         try:
             yield
         except OSError as error:
@@ -119,6 +129,7 @@ class RunDir:
         """Write a checkpoint, then remove all but the newest `keep` and the best; `keep_history`: and a few that reach back
         to half of the steps. Raises CheckpointError when the disk does not take it; the checkpoints already there stay."""
         target = self.checkpoints / f"step-{step:08d}"
+        self.check_owned()
         try:
             write_folder(target, checkpoint_files(step, tensors, counters))
         except OSError as error:
@@ -130,7 +141,7 @@ class RunDir:
         needed |= rollback_candidates(steps) if keep_history else set()
         for checkpoint, number in zip(checkpoints, steps, strict=True):
             if number not in needed:
-                shutil.rmtree(checkpoint)
+                remove_folder(checkpoint)
         return target
 
     def resume_hint(self) -> str:
@@ -150,7 +161,7 @@ class RunDir:
         file = self.path / "rollbacks.json"
         try:
             rollbacks = read_json(file) if file.exists() else {}
-            if not all(name in ("diverged", "collapsed") and is_step(count) for name, count in rollbacks.items()):
+            if not all(name in CAUSES and is_step(count) and count <= MAX_ROLLBACKS for name, count in rollbacks.items()):
                 raise ValueError("it must hold the numbers of rollbacks: diverged, collapsed")
             return rollbacks
         except (OSError, ValueError) as error:
@@ -164,20 +175,22 @@ class RunDir:
         self.save_rollbacks(rollbacks)
         with self.writing():
             kept = self.path / f"rollback-{sum(rollbacks.values())}"
+            refuse_links(self.path, kept.name)
             kept.mkdir(exist_ok=True)
             for file in self.path.glob("*.jsonl"):
-                shutil.copy(file, kept / file.name)
+                if not file.is_symlink():
+                    write_file(kept / file.name, file.read_bytes())
             for later in self.list_checkpoints():
                 if checkpoint_step(later) > checkpoint_step(checkpoint):
-                    shutil.rmtree(later)
+                    remove_folder(later)
             best = self.best()
             if best is not None:  # a model trained from here replaces it only where it scores better
                 write_file(self.best_file, json.dumps(best | {"before_rollback": True}).encode())
 
     def append_alarms(self, alarms: list[dict[str, Any]]) -> None:
         """Add lines to alarms.jsonl, which is never cut."""
-        with self.writing(), open(self.path / "alarms.jsonl", "a") as file:
-            file.writelines(json.dumps(alarm) + "\n" for alarm in alarms)
+        with self.writing():
+            append_text(self.path / "alarms.jsonl", "".join(json.dumps(alarm) + "\n" for alarm in alarms))
 
     def last_alarm_step(self) -> int | None:
         """The step of the last alarm, None where there was none."""
@@ -229,7 +242,21 @@ class RunDir:
 
     def save_model(self, card: ModelCard, networks: dict[str, Tensors]) -> None:
         """Write, or replace, RUN/model; `networks` as `save_model_dir` takes them."""
+        self.check_owned()
         save_model_dir(self.model, card, networks)
+
+
+def refuse_links(folder: Path, *names: str) -> None:
+    """Raises CheckpointError where one of these folders in a run's folder is a link: nothing is written through links, which
+    in a run of somebody else may lead anywhere."""
+    for name in names:
+        if (folder / name).is_symlink():
+            raise CheckpointError(f"{folder / name} is a link, through which nothing is written: put a folder in its place")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, or a link to one, which stays. Raises OSError."""
+    path.unlink() if path.is_symlink() else shutil.rmtree(path)
 
 
 def rollback_candidates(steps: list[int]) -> set[int]:

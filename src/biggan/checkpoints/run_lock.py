@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,19 +35,35 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Own a run folder, which is made if it is not there. Raises CheckpointError, in one line that says who has it, if
-    another process does, or if the folder cannot be written to."""
+def run_lock(folder: Path) -> Iterator[Callable[[], None]]:
+    """Own a run folder, which is made if it is not there. Gives a function that raises CheckpointError where the folder has
+    been removed or replaced meanwhile, and perhaps belongs to another run.
+
+    Raises CheckpointError, in one line that says who has it, if another process does, or if the folder cannot be written
+    to."""
     file, new = folder / LOCK_NAME, [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = acquire(file)
     except OSError as error:
         raise CheckpointError(write_error_message("the run", folder, error)) from error
+
+    def check() -> None:
+        """Whether the lock file is still the one that was locked."""
+        try:
+            is_ours = os.path.samestat(os.fstat(descriptor), os.stat(file))
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise CheckpointError(
+                f"run folder {folder} was removed or replaced while the run went on: nothing is saved in it"
+            )
+
     try:
-        yield
+        yield check
     finally:
-        with contextlib.suppress(OSError):  # the folder may have been removed, or have become read-only
+        with contextlib.suppress(OSError, CheckpointError):  # it may have been removed, replaced, or become read-only
+            check()
             file.unlink()
         os.close(descriptor)
         with contextlib.suppress(OSError):  # only folders that nothing was written into can be removed
@@ -59,6 +75,8 @@ def acquire(file: Path) -> int:
     """The descriptor of the lock file, locked and with this process's name in it. Raises CheckpointError if another process
     has it, OSError if it cannot be written."""
     deadline = time.monotonic() + PATIENCE
+    if file.is_symlink():
+        raise CheckpointError(f"{file} is a link, through which nothing is written: remove it")
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:

@@ -8,6 +8,7 @@ from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Checkpoint, Tensors, split_by_prefix
 from biggan.configs.run import RunConfig
 from biggan.runtime.errors import CheckpointError
+from biggan.runtime.tensor_files import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,16 @@ class CheckpointModel(ModelDir):
             trained_on=config.dataset.name,
         )
         self.check_card()
+        if PARTS["generator"] not in self.parts:
+            raise CheckpointError(f"checkpoint {checkpoint.path} holds no averaged generator: use another one, or train on")
 
     def load(self, name: str) -> Tensors | None:
-        """The tensors of an averaged network, None where the run has none of that name."""
-        return self.parts.get(PARTS.get(name, ""))
+        """The tensors of an averaged network, None where the run has none of that name. Raises CheckpointError where they
+        hold numbers that are not finite."""
+        tensors = self.parts.get(PARTS.get(name, ""))
+        if tensors is not None:
+            check_weights(tensors, self.path)
+        return tensors
 
 
 def open_model(path: Path) -> ModelDir:

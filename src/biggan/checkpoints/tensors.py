@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +62,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         manifest = read_json(path / "manifest.json")
         check_manifest(manifest)
+        named = path.name.removeprefix("step-")
+        if path.name.startswith("step-") and named.isdecimal() and int(named) != manifest["step"]:
+            raise ValueError(f"it is of step {manifest['step']}, not of that in its name")
         data = read_file(path / "tensors.safetensors", manifest["bytes"])
         if checksum(manifest, data) != manifest["sha256"]:
             raise CorruptCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
@@ -81,6 +86,19 @@ def check_manifest(manifest: dict[str, Any]) -> None:
         raise ValueError("its manifest has no counters")
     if type(manifest.get("bytes")) is not int or not isinstance(manifest.get("sha256"), str):
         raise ValueError("its manifest has no size and checksum")
+
+
+@contextmanager
+def loading_checkpoint(path: Path) -> Iterator[None]:
+    """Around loading the tensors of a checkpoint into networks and optimizers: where one is missing or does not fit, raises
+    CheckpointError in one line."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = f"it lacks {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise CheckpointError(
+            f"checkpoint {path} does not fit this version of the networks: {printable(reason)[:200]}"
+        ) from error
 
 
 def check_fits(tensors: Tensors, state: Tensors, what: str) -> None:

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from biggan.runtime.constraints import BatchSize, Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Remedy, check_fields
+from biggan.runtime.constraints import (
+    BatchSize,
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Remedy,
+    Repeats,
+    StatisticsBatches,
+    check_fields,
+)
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName, MemoryFormatName, PrecisionName
 
@@ -29,9 +39,9 @@ class TrainConfig:
     """Minibatch discrimination compares the images of all ranks, not only each rank's own."""
     sync_bn_group_size: PositiveInt | None = None
     """Number of neighboring ranks that share batch statistics (synchronized batch norm); None: all ranks."""
-    discriminator_steps: PositiveInt = 2
+    discriminator_steps: Repeats = 2
     """Discriminator optimizer steps per generator step."""
-    generator_steps: PositiveInt = 1
+    generator_steps: Repeats = 1
     """Generator optimizer steps in a row after those of the discriminator; together they count as one step."""
     generator_lr: GeneratorRate = 5e-5
     """Learning rate of the generator; 0: it is frozen."""
@@ -39,7 +49,7 @@ class TrainConfig:
     """Learning rate of the discriminator; 0: it is frozen."""
     lr_decay_start: int | None = None
     """Step from which both learning rates fall linearly to 0 at the last step; None: constant."""
-    generator_batch_multiplier: PositiveInt = 1
+    generator_batch_multiplier: Repeats = 1
     """The generator's batch is this many times the batch."""
     adam_beta1: Fraction = 0.0
     """Adam's decay of the first moment."""
@@ -79,7 +89,7 @@ class TrainConfig:
     """When a gradient is no longer finite: stop, or go on from the last checkpoint with half the learning rates."""
     max_rollbacks: NonNegativeInt = 3
     """How often a run rolls back before it stops."""
-    standing_stats_batches: PositiveInt = 32
+    standing_stats_batches: StatisticsBatches = 32
     """Batches whose batch norm statistics are averaged for sampling (standing statistics, BigGAN appendix C.1)."""
 
     def check(self) -> None:

@@ -15,9 +15,13 @@ def unused_fields(config: RunConfig) -> dict[str, str]:
     scores = {request.score for request in parse_recipe(config.eval.recipe)}
     needs: dict[str, tuple[bool, str]] = {
         "data.shuffle_buffer": (layout == "wds", "a wds: source"),
+        "data.allow_empty_classes": (layout is None, "a source of class folders"),
         "data.skip_broken": (layout != "packed", "a source that is not decoded yet"),
         "train.max_rollbacks": (train.on_divergence == "roll-back", "train.on_divergence=roll-back"),
-        "train.ema_start": (config.init_from is None, "a run that does not start from another"),
+        "train.ema_start": (
+            config.init_from is None and train.ema_start < train.steps,
+            "a run that does not start from another, and more train.steps than that",
+        ),
         "train.standing_stats_batches": (generator_norm == "batch", "model.generator.norm=batch"),
         "train.sync_bn_group_size": (has_batch_norm, "a network with batch normalization"),
         "train.sync_minibatch_discrimination": (

@@ -307,6 +307,8 @@ def format_score(score: dict[str, float]) -> str:
     """A score with the digits that its number of images supports: at most 4 significant ones, 3 below 1,000 images, 2 below
     100. A mean over splits or subsets has as many decimals as two digits of its standard deviation."""
     value = score_value(score)
+    if max(abs(value), score.get("std") or 0) > 1e6 or 0 < (score.get("std") or 1) < 1e-6:  # of no use in full
+        return f"{value:.3e}" + (f" +- {score['std']:.1e}" if "std" in score else "")
     if score.get("std"):
         decimals = max(0, 1 - math.floor(math.log10(score["std"])))
         return f"{value:.{decimals}f} +- {score['std']:.{decimals}f}"

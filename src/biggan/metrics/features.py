@@ -42,6 +42,9 @@ INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb91
 
 DINOV2_REPO = "facebook/dinov2-large"
 
+MAX_FEATURES = 8192
+"""Features of an image: their covariance, in float64, then takes half a gigabyte."""
+
 LARGEST_PROGRAM = 1 << 34  # bytes of a module:FILE
 
 TRUSTED_FILE = "trusted_extractors.json"  # in the cache folder; lists the files whose code may be run
@@ -107,6 +110,8 @@ class Extractor:
                 f"extractor {self.name} fails on images {tuple(images.shape)} of uint8: {short_reason(error)}"
             ) from error
         widths = (extracted.features.shape[1], None if extracted.logits is None else extracted.logits.shape[1])
+        if widths[0] > MAX_FEATURES:
+            raise ConfigError(f"extractor {self.name} gives {widths[0]:,} features, more than {MAX_FEATURES:,}")
         known = self.widths.setdefault(images.shape[1:], widths)
         if widths != known:
             names = [f"{features} features and {logits or 'no'} logits" for features, logits in (known, widths)]

@@ -115,7 +115,8 @@ class InceptionScore:
             count = stop - start
             p_y = p_sum / count
             scores.append(math.exp(negative_entropy / count - torch.xlogy(p_y, p_y).sum().item()))
-        return MeanAndStd(float(np.mean(scores)), float(np.std(scores)))
+        with np.errstate(all="ignore"):  # what is not finite is refused by the caller
+            return MeanAndStd(float(np.mean(scores)), float(np.std(scores)))
 
 
 def kernel_distance(
@@ -134,7 +135,8 @@ def kernel_distance(
     for _ in range(subsets):
         pair = [features[rng.choice(len(features), size, replace=False)].double() for features in (first_NF, second_NF)]
         values.append(squared_mmd(*pair))
-    return MeanAndStd(float(np.mean(values)), float(np.std(values)))
+    with np.errstate(all="ignore"):  # what is not finite is refused by the caller
+        return MeanAndStd(float(np.mean(values)), float(np.std(values)))
 
 
 def squared_mmd(first_MF: Tensor, second_MF: Tensor) -> float:

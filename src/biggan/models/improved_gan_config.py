@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len
 
 from biggan.nn.initialization import Initializer, glorot, normal_with_std
-from biggan.runtime.constraints import Fraction, LayerSize, NonNegativeFloat, PositiveFloat, Remedy, check_fields
+from biggan.runtime.constraints import Epsilon, Fraction, LayerSize, NonNegativeFloat, Remedy, check_fields
 
 HiddenSizes = Annotated[tuple[LayerSize, ...], Len(1, 100), Remedy("give one size or more")]
 AtLeastFour = Annotated[int, Ge(4), Le(1 << 20)]
@@ -49,7 +49,7 @@ class ImprovedGANConfig:
     """Number of classes; None: that of the dataset."""
     latent_dim: LayerSize = 100
     """Size of z."""
-    norm_epsilon: PositiveFloat = 1e-6
+    norm_epsilon: Epsilon = 1e-6
     """Constant that is added to the variance in batch normalization."""
     generator: ImprovedGeneratorConfig = ImprovedGeneratorConfig()
     discriminator: ImprovedDiscriminatorConfig = ImprovedDiscriminatorConfig()

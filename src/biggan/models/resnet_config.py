@@ -12,7 +12,7 @@ from torch import nn
 from biggan.nn.initialization import INITIALIZERS, Initializer, InitializerName
 from biggan.nn.layers import Interpolation
 from biggan.nn.residual_blocks import LayerFactory
-from biggan.runtime.constraints import BlockCount, Fraction, LayerSize, PositiveFloat, Remedy, check_fields
+from biggan.runtime.constraints import BlockCount, Dilation, Epsilon, Fraction, LayerSize, Remedy, check_fields
 from biggan.runtime.errors import ConfigError
 
 SKIP_Z_CHUNK = 20  # size of one chunk of z with skip-z (appendix B)
@@ -44,7 +44,7 @@ class ResNetGeneratorConfig:
 
     kernel_size: KernelSize = 3
     """Kernel size in pixels of all convolutions except the 1x1 ones."""
-    dilation: LayerSize = 1
+    dilation: Dilation = 1
     """Dilation in pixels of all convolutions except the 1x1 ones; 1: none."""
     upsampling: Interpolation = "nearest"
     """Interpolation with which feature maps are upsampled between resolutions."""
@@ -70,7 +70,7 @@ class ResNetDiscriminatorConfig:
     """Base number of channels; None: that of the generator."""
     kernel_size: KernelSize = 3
     """Kernel size in pixels of all convolutions except the 1x1 ones."""
-    dilation: LayerSize = 1
+    dilation: Dilation = 1
     """Dilation in pixels of all convolutions except the 1x1 ones; 1: none."""
     norm: Literal["none", "batch", "conditional-batch"] = "none"
     """Normalization of activations: none, batch normalization, or class-conditional batch normalization. Batch statistics
@@ -117,9 +117,9 @@ class ResNetConfig:
     initialization: InitializerName = "orthogonal"
     """Initialization of all weights: orthogonal (BigGAN), normal with standard deviation 0.02, glorot (SA-GAN), or
     glorot-residual (glorot with gain sqrt(2) for kernels larger than 1x1; SN-GAN)."""
-    norm_epsilon: PositiveFloat = 1e-4
+    norm_epsilon: Epsilon = 1e-4
     """Constant that is added to the variance in batch normalization."""
-    spectral_norm_epsilon: PositiveFloat = 1e-4
+    spectral_norm_epsilon: Epsilon = 1e-4
     """Lower bound of the norm by which the vectors of the power iteration are divided."""
     generator: ResNetGeneratorConfig = ResNetGeneratorConfig()
     discriminator: ResNetDiscriminatorConfig = ResNetDiscriminatorConfig()

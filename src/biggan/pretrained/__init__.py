@@ -81,7 +81,8 @@ def read_statistics_table(folder: ModelDir, generator: nn.Module) -> StatisticsT
         name: buffer.shape for name, buffer in generator.named_buffers() if name.split(".")[-1].startswith("standing")
     }
     expected = {name: (len(truncations), *shape) for name, shape in buffers.items()}
-    if expected != {name: (*value.shape,) for name, value in values.items() if value.is_floating_point()}:
+    found = {name: (*value.shape,) for name, value in values.items()}
+    if expected != found or not all(value.is_floating_point() for value in values.values()):
         raise CheckpointError(
             f"{folder.path}: statistics.safetensors does not hold {len(truncations)} sets for every norm of the generator"
         )

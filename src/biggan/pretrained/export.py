@@ -4,8 +4,10 @@ The averaged generator is exported, with its standing statistics. Shapes: N imag
 resolution.
 """
 
-import dataclasses
+import io
 import json
+import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,29 +16,27 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from biggan.checkpoints.model_dir import ModelCard, ModelDir, export_model_file, save_model_dir
+from biggan.checkpoints.model_dir import ModelDir, export_model_file, save_model_dir
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.json_io import to_json
-from biggan.configs.overrides import flatten, replace_fields
-from biggan.configs.run import PLACES, RunConfig
-from biggan.metrics.evaluate import format_score
+from biggan.data.image_decoding import open_image
 from biggan.nn.inference import for_inference
 from biggan.pretrained import from_pretrained
+from biggan.pretrained.model_card import FRONT_MATTER, model_card, publishable_card
 from biggan.runtime.atomic_io import atomic_path, write_file
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
-from biggan.runtime.errors import CheckpointError, ConfigError, first_line
-from biggan.runtime.json_text import read_json
-from biggan.runtime.metric_logger import read_log
-from biggan.runtime.text import markdown_name, markdown_text
+from biggan.runtime.errors import CheckpointError, ConfigError, first_line, reason_for, remedy_for
+from biggan.sampling.image_io import save_image
 from biggan.sampling.sampler import Sampler
+
+logger = logging.getLogger(__name__)
 
 ConditionName = Literal["class", "embedding"]
 
 ONNX_TOLERANCE = 1e-3
-
-FRONT_MATTER = "---\nlibrary_name: biggan"  # the first lines of the README.md of an export
 
 HUB_FILES = {"README.md", "config.json", "generator.safetensors", "statistics.safetensors", "samples.png"}
 
@@ -49,6 +49,8 @@ def export_safetensors(path: Path, out: Path) -> Path:
 
     Raises CheckpointError where there is no model, or the file cannot be written."""
     folder = ModelDir(path)
+    if os.path.realpath(out) == os.path.realpath(folder.path / "generator.safetensors"):
+        raise CheckpointError(f"{out} is the model that is exported: give another --out")
     data = export_model_file(publishable_card(folder), folder.load("generator"))
     with reporting_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +118,7 @@ def max_difference(
         with torch.no_grad():
             expected = graph(*inputs).numpy()
         (image,) = session.run(None, dict(zip(("z", second), (tensor.numpy() for tensor in inputs), strict=True)))
-        difference = max(difference, float(np.abs(image - expected).max()))
+        difference = float(np.maximum(difference, np.abs(image - expected).max()))  # not a number if one is not
     return difference
 
 
@@ -157,18 +159,35 @@ def export_hub(path: Path, out: Path, *, overwrite: bool = False) -> Path:
     folder cannot be written or, unless `overwrite`, holds anything but an earlier export."""
     if not overwrite:
         refuse_filled_folder(out)
+    if (out / "checkpoints").exists() or os.path.realpath(out) in (os.path.realpath(path), os.path.realpath(path / "model")):
+        raise CheckpointError(f"{out} is the run or the model that is exported: give another --out")
     folder = ModelDir(path)
     tensors_by_name = {name: folder.load(name) for name in ("generator", "statistics")}
-    sheets = sorted(RunDir(path).samples.glob("*.png"))
+    sheets = sorted(file for file in RunDir(path).samples.glob("*.png") if not file.is_symlink())
+    sheet = read_sheet(sheets[-1]) if sheets and not RunDir(path).samples.is_symlink() else None
+    card = model_card(folder, path, with_sheet=sheet is not None)
+    stored = {name: tensors for name, tensors in tensors_by_name.items() if tensors is not None}
     with reporting_write_errors(out):
-        for stale in ("statistics.safetensors", "samples.png"):
-            (out / stale).unlink(missing_ok=True)
-        stored = {name: tensors for name, tensors in tensors_by_name.items() if tensors is not None}
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(out / "README.md", card.encode())  # first: by it an export that was cut off is known again
         save_model_dir(out, publishable_card(folder), stored)
-        if sheets:
-            write_file(out / "samples.png", read_file(sheets[-1], LARGEST_SHEET))
-        write_file(out / "README.md", model_card(folder, path, with_sheet=bool(sheets)).encode())
+        if sheet is not None:
+            save_image(sheet, out / "samples.png")
+        for name, is_part in (("statistics.safetensors", "statistics" in stored), ("samples.png", sheet is not None)):
+            if not is_part:  # of an earlier export
+                (out / name).unlink(missing_ok=True)
     return out
+
+
+def read_sheet(file: Path) -> Image.Image | None:
+    """The pixels of a sample sheet, without anything else that the file may hold; None, with a warning, if it is no image.
+    What is published must not be another file of this machine, to which a run of somebody else could link."""
+    try:
+        with open_image(io.BytesIO(read_file(file, LARGEST_SHEET))) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow raises many kinds of error
+        logger.warning("%s is no image (%s): the export has no sheet", file, first_line(error))
+        return None
 
 
 def refuse_filled_folder(out: Path) -> None:
@@ -202,93 +221,11 @@ def push_to_hub(folder: Path, name: str) -> str:
     return f"https://huggingface.co/{name}"
 
 
-def model_card(folder: ModelDir, run: Path, *, with_sheet: bool) -> str:
-    """README.md of a published model: what it is, its recipe, the measured scores, how to sample from it."""
-    card, recipe = publishable_card(folder), read_recipe(run)
-    model = card.model
-    conditional = "class-conditional" if model.has_class_input else "unconditional"
-    lines = [*FRONT_MATTER.split("\n"), f"tags: [gan, image-generation, {conditional}]", "---", ""]
-    lines += [f"# {model.family}, {model.resolution} px", ""]
-    steps = "" if card.step is None else f", {card.step:,} steps"
-    classes = f" of {model.num_classes} classes" if model.has_class_input else ""
-    trained_on = markdown_text(card.trained_on)
-    lines += [f"A {conditional} generator{classes}, trained on {trained_on}{steps}.", ""]
-    if with_sheet:
-        rows = "one row per class" if model.has_class_input else "different latents"
-        lines += [f"![{rows}, nothing picked out](samples.png)", ""]
-    lines += [
-        "```python",
-        "import biggan",
-        "",
-        'biggan.from_pretrained("FOLDER OR HUB NAME").sample(16, seed=0).save("drawn")',
-    ]
-    lines += ["```", "", "## Recipe", ""]
-    if recipe is None:
-        lines += ["Not known: the weights came without the run that made them."]
-    else:
-        config = to_json(publishable_config(recipe)).strip()
-        lines += [f"Preset {markdown_name(str(recipe.preset))}; the whole config:", "", "```json", config, "```"]
-    return "\n".join([*lines, "", "## Measured", "", *measured_section(run), ""])
-
-
-def publishable_card(folder: ModelDir) -> ModelCard:
-    """config.json of a model, without local paths and checksums."""
-    return dataclasses.replace(folder.card, trained_on=strip_local_path(folder.card.trained_on), sha256={})
-
-
-def publishable_config(recipe: RunConfig) -> RunConfig:
-    """The config of a run, without local paths."""
-    values = flatten(recipe)
-    places = {name: strip_local_path(str(values[name])) for name in PLACES if values[name] is not None}
-    recipe = replace_fields(recipe, places | {"data.cache": None})
-    if recipe.dataset is None:
-        return recipe
-    return dataclasses.replace(
-        recipe, dataset=dataclasses.replace(recipe.dataset, name=strip_local_path(recipe.dataset.name))
-    )
-
-
-def strip_local_path(source: str) -> str:
-    """The name of a data source without its folder: "folder:photos" for "folder:/home/me/photos"."""
-    kind, colon, rest = source.rpartition(":")
-    return f"{kind}{colon}{Path(rest).name}"
-
-
-def read_recipe(path: Path) -> RunConfig | None:
-    """The config of a run folder; None for a model folder."""
-    run = RunDir(path)
-    return run.read_config() if run.checkpoints.exists() else None
-
-
-def measured_section(path: Path) -> list[str]:
-    """Markdown lines: the scores that `biggan evaluate` saved last with the model; without any, the last line of the
-    training log, labeled so."""
-    saved, log = sorted((path / "metrics").glob("*.json"), key=lambda file: file.stat().st_mtime), RunDir(path).stats_file
-    if saved:
-        try:
-            evaluation = read_json(saved[-1])
-            scores, cautions = evaluation["scores"], evaluation.get("cautions", [])
-            values = {str(name): format_score(score) for name, score in scores.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"the scores in {saved[-1]} cannot be read: remove the file, or evaluate again") from error
-        return [*markdown_table(values), *(f"\nCaution: {markdown_text(str(caution))}." for caution in cautions)]
-    lines = read_log(log)
-    if not lines:
-        return ["Nothing."]
-    return ["No quality figures. The last line of the training log:", "", *markdown_table(lines[-1])]
-
-
-def markdown_table(values: dict[str, Any]) -> list[str]:
-    """Lines of a Markdown table with the columns quantity and value."""
-    shown = {name: f"{value:.5g}" if isinstance(value, float) else str(value)[:200] for name, value in values.items()}
-    rows = [f"| {markdown_name(name)} | {markdown_text(value)} |" for name, value in shown.items()]
-    return ["| quantity | value |", "|---|---|", *rows]
-
-
 @contextmanager
 def reporting_write_errors(out: Path) -> Iterator[None]:
     """A context in which an OSError becomes a CheckpointError with a remedy."""
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{out} could not be written ({error}): give another --out, or free some space") from error
+        reason, remedy = reason_for(error), remedy_for(error, "another --out")
+        raise CheckpointError(f"{out} could not be written ({reason}): {remedy}") from error

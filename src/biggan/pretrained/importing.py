@@ -1,6 +1,7 @@
 """`biggan import`: reads a model of another implementation and writes it as a model folder."""
 
 import collections
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from biggan.pretrained.hugging_face import read_hugging_face
 from biggan.pretrained.translate import ImportedModel
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, ConfigError
+from biggan.runtime.text import printable
 
 IMAGENET_CLASSES = 1000
 
@@ -48,8 +50,8 @@ def import_model(
     one, a model of 1,000 classes gets the names of ImageNet's, any other gets numbers. Raises CheckpointError where the
     source cannot be downloaded, read or recognized, ConfigError where the names do not fit.
     """
-    if (out / "config.json").exists():
-        raise CheckpointError(f"{out} exists and holds a config.json: give another --out")
+    if os.path.isdir(out) and os.listdir(out):
+        raise CheckpointError(f"{out} exists and is not empty: give another --out")
     imported = read_imported_model(
         source,
         average=average,
@@ -83,7 +85,7 @@ def read_imported_model(
 ) -> ImportedModel:
     """The model that `source` names, as in `import_model`."""
     path = Path(source)
-    if not path.exists():
+    if not os.path.exists(path):
         if source in RELEASED_MODELS:
             path = download_released(source, cache)
         elif is_hub_name(source):
@@ -164,11 +166,14 @@ def choose_class_names(classes: int, file: Path | None) -> tuple[str, ...]:
         return imagenet_names() if classes == IMAGENET_CLASSES else tuple(map(str, range(classes)))
     try:
         text = read_file(file, SMALL_FILE).decode("utf-8-sig")
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        names = tuple(line.strip() for line in text.replace("\r\n", "\n").split("\n") if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--class-names {file} cannot be read ({error})") from error
     if len(names) != classes:
         raise ConfigError(f"--class-names {file} holds {len(names)} names, the model has {classes} classes")
+    odd = next((name for name in names if printable(name) != name), None)
+    if odd is not None:
+        raise ConfigError(f"--class-names {file} holds control characters in {odd!r}: remove them")
     duplicates = [name for name, count in collections.Counter(names).items() if count > 1]
     if duplicates:
         raise ConfigError(f"--class-names {file} holds {duplicates[0]!r} twice: number them apart")

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from biggan.runtime.constraints import PositiveFloat, PositiveInt, check_fields
+from biggan.runtime.constraints import PositiveInt, Variance, check_fields
 from biggan.runtime.errors import ConfigError
 
 SMALLEST_TRUNCATION = 0.001
@@ -220,7 +220,7 @@ class LatentConfig:
     distribution: LatentName = "normal"
     """normal: the choice of BigGAN. unit-uniform: U[0, 1), the choice of Improved GAN's code. scaled-truncated-normal: the
     one of BigGAN's released demos. The others were tried in BigGAN's appendix E."""
-    sigma: tuple[PositiveFloat, PositiveFloat] | None = None
+    sigma: tuple[Variance, Variance] | None = None
     """annealed-normal: variance of the latents at the start and at the end (None: 2 and 1). varied-normal: smallest and
     largest variance of a sample's latents (None: 0.5 and 1.5). Other distributions take no sigma."""
     annealing_steps: PositiveInt | None = None

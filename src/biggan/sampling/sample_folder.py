@@ -31,6 +31,9 @@ SAMPLE_NAME = re.compile(r"[0-9]{5,}(-[^/\\]*)?\.png")
 
 MAX_FILE_NAME = 255 - len(".writing-")  # bytes: common file systems allow 255, also for the name while writing
 
+OF_MODELS = ("config.json", "manifest.json", "generator.safetensors")
+"""Files of runs, models and prepared sets, whose folders are no place for samples."""
+
 GRID_IMAGES = 400
 """The grid shows at most so many images, the first ones."""
 
@@ -94,11 +97,11 @@ def check_folder(folder: Path, *, overwrite: bool, grid: Path | None = None) -> 
         entry.name
         for entry in (os.scandir(folder) if folder.is_dir() else ())
         if not (entry.name in ours and entry.is_file(follow_symlinks=False))
-        and (entry.name == LISTING or entry.is_dir() or is_image(Path(entry.path)))
+        and (entry.name in (LISTING, *OF_MODELS) or entry.is_dir() or is_image(Path(entry.path)))
         and not entry.name.startswith(".")
     )
     if foreign:
-        raise ConfigError(f"{folder} holds images or folders of other origin ({foreign[0]}): give another folder")
+        raise ConfigError(f"{folder} holds other things than samples ({foreign[0]}): give another folder")
     if listing is not None and not overwrite:
         state = "samples" if listing.get("complete") is True else "samples of an interrupted command"
         raise ConfigError(f"{folder} holds {state}: --overwrite (overwrite=True) replaces them, or give another folder")

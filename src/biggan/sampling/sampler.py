@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from biggan.data.class_names import find_class
 from biggan.nn.batch_norm import BatchNorm
 from biggan.nn.inference import for_inference
-from biggan.runtime.distributed import broadcast_batches, interleave_ranks
+from biggan.runtime.distributed import broadcast_batches, interleave_ranks, raise_on_all_ranks
 from biggan.runtime.environment import SINGLE_PROCESS, World
-from biggan.runtime.errors import ConfigError
+from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import CPU_FLOAT32, Precision
 from biggan.runtime.rng import addressed_rng
 from biggan.sampling.compiled import CompiledGenerator
@@ -54,7 +54,7 @@ class Samples(NamedTuple):
         the first 400 beside it, FOLDER-grid.png; returns the path of the grid.
 
         `overwrite`: replace the samples that its samples.json lists. Raises ConfigError where the folder holds earlier
-        samples (without `overwrite`) or images of other origin, OSError where it cannot be written."""
+        samples (without `overwrite`) or anything else, OSError where it cannot be written."""
         return write_samples([self.images], self.labels, self.class_names, folder, recipe=self.recipe, overwrite=overwrite)
 
 
@@ -124,6 +124,7 @@ class Sampler:
         Raises ConfigError on an unknown class, on classes of a generator without any, on n below 1 or above ten million, and
         on a truncation that the distribution of z does not support.
         """
+        seed, truncation = check_seed(seed), None if truncation is None else float(truncation)
         labels = self.cycle_labels(n, classes)
         images = list(self.batches(range(n), labels, truncation=truncation, seed=seed, batch=batch))
         return Samples(torch.cat(images), labels, self.class_names, self.recipe(classes, truncation, seed))
@@ -171,6 +172,8 @@ class Sampler:
         """uint8 batches (<= batch, 3, R, R) on the CPU: the images `indices` of the seed with classes `labels`, each batch
         drawn when it is asked for. Raises ConfigError at once on a truncation that is not supported."""
         self.prior.check_truncation(truncation)
+        if batch < 1:
+            raise ConfigError(f"batch={batch} must be at least 1")
         return self._batches(indices, labels, truncation=truncation, seed=seed, batch=batch)
 
     def _batches(
@@ -183,7 +186,12 @@ class Sampler:
             start = group[min(self.world.rank, len(group) - 1)]  # a rank without a batch draws the last one again
             batch_indices = indices[start : start + batch]
             z_NZ = torch.stack([self.latent(seed, index, truncation) for index in batch_indices])
-            images = self.images(z_NZ, labels[start : start + batch])
+            images, error = None, None
+            try:
+                images = self.images(z_NZ, labels[start : start + batch])
+            except CheckpointError as caught:
+                error = caught
+            raise_on_all_ranks(error, self.world)
             yield from broadcast_batches(images, [len(indices[start : start + batch]) for start in group], self.world)
 
     def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
@@ -196,7 +204,7 @@ class Sampler:
         device, copy = self.precision.device, self.build_inference_copy()
         if self.compiled and self.compiled_copy is None:
             self.compiled_copy = CompiledGenerator(copy, device)
-        return to_uint8((self.compiled_copy or copy)(z_NZ.to(device), y_N.to(device)))
+        return to_uint8(check_images((self.compiled_copy or copy)(z_NZ.to(device), y_N.to(device))))
 
     def build_inference_copy(self) -> nn.Module:
         """A copy of the generator for inference (nn/inference), built once for each set of standing statistics."""
@@ -210,7 +218,7 @@ class Sampler:
         these weights. With the standing statistics last set; never through torch.compile."""
         device, copy = self.precision.device, self.build_inference_copy()
         table_KE = copy.embed(torch.arange(len(self.class_names), device=device))
-        return to_uint8(copy.synthesize(z_NZ.to(device), weights_NK.to(device) @ table_KE.float()))
+        return to_uint8(check_images(copy.synthesize(z_NZ.to(device), weights_NK.to(device) @ table_KE.float())))
 
     def forget_statistics(self) -> None:
         """Drop stored standing statistics: from now on they are collected anew for every truncation."""
@@ -272,3 +280,20 @@ def announced(batches: Sequence[int], what: str) -> Iterable[int]:
         if position == 1 and (seconds := (time.monotonic() - started) * (len(batches) - 1)) > NOTE_SECONDS:
             logger.info("collecting %s: %d batches, about %.0f s", what, len(batches), seconds)
         yield number
+
+
+def check_seed(seed: Any) -> int:
+    """The seed as a plain integer. Raises ConfigError on what is none."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise ConfigError(f"seed={seed!r:.60} must be an integer")
+    return int(seed)
+
+
+def check_images(images: Tensor) -> Tensor:
+    """The images. Raises CheckpointError if they hold numbers that are not finite."""
+    if not images.isfinite().all():
+        raise CheckpointError(
+            "the generator's images hold numbers that are not finite: its weights or statistics are damaged, or training "
+            "diverged; use another checkpoint"
+        )
+    return images

@@ -61,6 +61,8 @@ def load_statistics(folder: Path, key: str, generator: nn.Module) -> bool:
     buffers = standing_buffers(generator)
     if {name: value.shape for name, value in buffers.items()} != {name: value.shape for name, value in tensors.items()}:
         return False
+    if not all(value.dtype == torch.float32 and value.isfinite().all() for value in tensors.values()):
+        return False
     for name, value in buffers.items():
         value.copy_(tensors[name])
     return True

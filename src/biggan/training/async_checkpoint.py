@@ -22,8 +22,12 @@ class AsyncCheckpointWriter:
         """Copy the tensors and begin to write. Raises CheckpointError when the disk did not take the one before."""
         self.finish()
         copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-        self.thread = Thread(target=self.save, args=(step, copies, counters), name="checkpoint")
-        self.thread.start()
+        thread = Thread(target=self.save, args=(step, copies, counters), name="checkpoint")
+        try:
+            thread.start()
+            self.thread = thread
+        except RuntimeError:  # the system allows no more threads
+            self.save(step, copies, counters)
 
     def save(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
         """What the thread does."""

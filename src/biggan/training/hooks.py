@@ -4,17 +4,21 @@ The trainer runs its hooks in order after each step: monitor, evaluator, classif
 (training/trainer). A hook never changes what the steps compute.
 """
 
+import logging
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.run import RunConfig
 from biggan.runtime.distributed import on_rank_zero
+from biggan.runtime.errors import CheckpointError
 from biggan.sampling.image_io import save_image
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
 from biggan.training.guard import raise_if_non_finite, tensor_sums
 from biggan.training.outputs import build_sampler, save_model
 from biggan.training.train_state import TrainState
+
+logger = logging.getLogger(__name__)
 
 RunEnd = Literal["completed", "signal", "alarm"]
 """Why a run ends: its last step or time limit, a signal from outside, or an alarm with the policy to stop."""
@@ -87,7 +91,11 @@ class SampleSheetHook:
 
     def run(self, step: int) -> HookResult:
         sampler = build_sampler(self.state, self.config)
-        sheet = sampler.class_grid()
+        try:
+            sheet = sampler.class_grid()
+        except CheckpointError as error:  # a model whose images are no images replaces none that is better
+            logger.warning("step %d: no sheet and no model is written: %s", step, error)
+            return HookResult()
         if sampler.world.is_rank_zero:
             with self.run_dir.writing():
                 save_image(sheet, self.run_dir.samples / f"step-{step:08d}.png")

@@ -10,7 +10,7 @@ from torch import nn
 
 from biggan.checkpoints.init_from import load_initial_weights, parse_init_from, read_model_config
 from biggan.checkpoints.run_dir import RunDir
-from biggan.checkpoints.tensors import Checkpoint, Tensors, read_checkpoint, split_by_prefix
+from biggan.checkpoints.tensors import Checkpoint, Tensors, check_fits, loading_checkpoint, read_checkpoint, split_by_prefix
 from biggan.configs.run import RunConfig
 from biggan.objectives.gradient_penalties import R1
 from biggan.runtime.distributed import on_rank_zero
@@ -52,16 +52,16 @@ def resume(state: TrainState, config: RunConfig, run_dir: RunDir) -> RunProgress
     parts = split_by_prefix(checkpoint.tensors)
     rollbacks = Rollbacks(**on_rank_zero(run_dir.load_rollbacks))
     apply_rollbacks(state, config, rollbacks)
-    try:
-        for name, average in state.averages().items():
-            average.load_state_dict(parts[name])
+    with loading_checkpoint(checkpoint.path):
+        for name, network in (state.averages() | {trainer.name: trainer.network for trainer in state.trainers}).items():
+            check_fits(parts[name], network.state_dict(), f"checkpoint {checkpoint.path}, the {name}")
+            network.load_state_dict(parts[name])
         for trainer in state.trainers:
-            trainer.network.load_state_dict(parts[trainer.name])
-            load_optimizer(trainer, parts.get(f"{trainer.name}_optimizer", {}))
+            optimizer = parts.get(f"{trainer.name}_optimizer", {})
+            if not optimizer and trainer.learning_rate.base > 0 and checkpoint.step > 0:
+                raise CheckpointError(f"checkpoint {checkpoint.path} holds no optimizer state of the {trainer.name}")
+            load_optimizer(trainer, optimizer)
             load_regularizers(trainer, parts)
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit this version of the networks: {reason}") from error
     logger.info("resuming from step %d (%s)", checkpoint.step, checkpoint.path)
     return RunProgress(checkpoint.step, checkpoint.counters.get("seconds", 0.0), rollbacks)
 
@@ -155,9 +155,10 @@ def initialize_from(state: TrainState, config: RunConfig) -> tuple[str, ...]:
     if config.train.optimizer_state == "keep":
         if classes != state.num_classes or not any(f"{name}_optimizer" in weights for name in NETWORKS):
             raise CheckpointError(f"{path} has no optimizer state for these networks: use --train.optimizer-state reset")
-        for trainer in state.trainers:
-            load_optimizer(trainer, weights.get(f"{trainer.name}_optimizer", {}))
-            load_regularizers(trainer, weights)
+        with loading_checkpoint(path):
+            for trainer in state.trainers:
+                load_optimizer(trainer, weights.get(f"{trainer.name}_optimizer", {}))
+                load_regularizers(trainer, weights)
     logger.info("starting from the weights of %s%s", path, "" if step is None else f" at step {step}")
     return tuple(name for name in NETWORKS if name not in weights)
 

@@ -223,7 +223,7 @@ class RunLog:
         """The means over the interval and the ranks. Waits for the device."""
         images = self.averager.count * self.images_per_step
         metrics = self.averager.flush()
-        self.rate = images / (time.monotonic() - self.interval_started)
+        self.rate = images / max(time.monotonic() - self.interval_started, 1e-6)  # coarse clocks
         return metrics
 
     def write(self, step: int, metrics: dict[str, float], seconds: float, seconds_left: float) -> None:
