@@ -136,3 +136,33 @@ def test_train_then_sample(capsys, tmp_path):
         code, _, err = call(capsys, "sample", tmp_path / "run", *bad, "--out", tmp_path / "no")
         assert (code, message in err) == (2, True)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "{0}"],
+        ["analyze", "{0}"],
+        ["import", "{0}", "--out", "{1}/new"],
+        ["export", "{0}", "--to", "hub"],
+        ["classify", "{0}", "{0}"],
+        ["train", "digits", "--init-from", "{0}"],
+        ["train", "cifar10", "--data", "wds:{0}"],
+        ["evaluate", "embedded:digits", "--data", "embedded:digits", "--resolution", 8, "--extractor", "module:{0}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_paths_that_the_system_refuses_are_one_line(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / ("x" * 300)
+    code, _, err = call(capsys, *(str(word).format(path, tmp_path) for word in words))
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["--run", ""], ["--run="], ["--data", ""], ["--data.cache", ""]])
+def test_an_empty_argument_is_no_folder(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, "train", "digits", *words)
+    assert (code, "an argument is empty" in err, len(err.splitlines())) == (2, True, 1)
+    assert not list(tmp_path.iterdir())

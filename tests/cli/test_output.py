@@ -91,6 +91,11 @@ class Failing(io.StringIO):
         raise OSError(28, "No space left on device")
 
 
+def test_help_on_a_terminal_of_one_column(pictures):
+    code, out, _ = shell("timeout 60 $BIGGAN sample --help", pictures, COLUMNS="1")
+    assert (code, "--truncation" in out) == (0, True)
+
+
 def test_work_goes_on_after_a_failed_line(capsys, monkeypatch):
     done = []
     monkeypatch.setattr(sys, "stdout", Failing())

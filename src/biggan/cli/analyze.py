@@ -30,7 +30,7 @@ def analyze(arguments: list[str]) -> int:
     from biggan.analysis.collapse_rules import find_alarms
     from biggan.analysis.run_plots import plot_run
     from biggan.checkpoints.init_from import read_run_config
-    from biggan.checkpoints.run_dir import RunDir, read_run_logs
+    from biggan.checkpoints.run_dir import RunDir, read_run_logs, refuse_links
 
     config = read_run_config(command.run).monitor if RunDir(command.run).config_file.exists() else MonitorConfig()
     if command.metric_factor is not None:
@@ -48,6 +48,8 @@ def analyze(arguments: list[str]) -> int:
     for earlier in sorted([*command.run.glob("rollback-*"), *command.run.glob("return-*")]):  # return-N: earlier versions
         say(f"the run rolled back: its logs as they were are in {earlier}, which can be analyzed too")
     out = command.out or command.run / "analysis"
+    if command.out is None:
+        refuse_links(command.run, "analysis")
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for plot in plot_run(lines, alarms, out):

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from biggan.cli.common import check_between, option_value, parse, preset_argument
-from biggan.cli.output import say
+from biggan.cli.output import say, say_text
 from biggan.cli.train import start_from
 from biggan.configs.run import RunConfig
 from biggan.runtime.errors import ConfigError, suggestion
@@ -53,7 +53,7 @@ def bench(arguments: list[str]) -> int:
     """biggan bench WHAT PRESET [options]"""
     what = arguments[0] if arguments else ""
     if what in ("-h", "--help"):
-        say(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]\n\nbiggan bench train --help: the presets.")
+        say(f"usage: biggan bench {{{','.join(MEASURED)}}} PRESET [options]", "", "biggan bench train --help: the presets.")
         return 0
     if what not in MEASURED:
         raise ConfigError(f"bench{what and ' ' + what}: name what to measure; {suggestion(what, MEASURED)}")
@@ -64,7 +64,7 @@ def bench(arguments: list[str]) -> int:
     for option, (default, uses) in OPTIONS_OF.items():
         if getattr(command, option) != default and what not in uses:
             raise ConfigError(f"--{option.replace('_', '-')} goes with bench {' and '.join(uses)}, not bench {what}")
-    if what == "data" and command.config.data.source is None:
+    if what == "data" and not command.config.data.source:
         raise ConfigError("bench data needs images: add --data folder:DIR or --data zip:FILE")
     from biggan.configs.overrides import apply_overrides
     from biggan.profiling.benchmark import bench_data, bench_evaluate, bench_sample, bench_train
@@ -73,14 +73,14 @@ def bench(arguments: list[str]) -> int:
     keep_freed_memory()
     timing = {"rounds": command.rounds, "seconds": command.seconds}
     if what == "sample":
-        say(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing), end="")
+        say_text(bench_sample(command.config, batch=command.batch, compiled=command.compile, **timing))
     elif what == "evaluate":
-        say(bench_evaluate(command.config, batch=command.batch, trust_extractor=command.trust_extractor, **timing), end="")
+        say_text(bench_evaluate(command.config, batch=command.batch, trust_extractor=command.trust_extractor, **timing))
     elif what == "data":
-        say(bench_data(command.config, seconds=command.seconds), end="")
+        say_text(bench_data(command.config, seconds=command.seconds))
     else:
         settings = {"this setting": command.config}
         if command.compare:
             settings[" ".join(command.compare)] = apply_overrides(command.config, command.compare)
-        say(bench_train(settings, rounds=command.rounds, seconds=command.seconds), end="")
+        say_text(bench_train(settings, rounds=command.rounds, seconds=command.seconds))
     return 0

@@ -1,13 +1,14 @@
 """biggan import, biggan export: weights of other implementations in, weights for others out."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from biggan.cli.common import parse
+from biggan.cli.common import check_out_file, check_out_folder, parse
 from biggan.cli.output import say
 from biggan.runtime.errors import ConfigError
 
@@ -62,7 +63,7 @@ def import_(arguments: list[str]) -> int:
     say(f"model  {model.family}, {size}")
     for name, tensors in foreign.weights.items():
         say(f"       {name}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors.values()):,} numbers")
-    say(f"folder {out}\nnext   biggan sample {out} --n 16")
+    say(f"folder {out}", f"next   biggan sample {shlex.quote(str(out))} --n 16")
     return 0
 
 
@@ -89,9 +90,12 @@ class ExportCommand:
 def export(arguments: list[str]) -> int:
     """biggan export RUN --to KIND [options]"""
     command = parse(ExportCommand, arguments, "biggan export")
+    from biggan.checkpoints.run_dir import refuse_links
     from biggan.pretrained import export as exporting
 
     base = command.model / "export" if command.model.is_dir() else command.model.parent / "export"
+    if command.out is None:
+        refuse_links(base.parent, "export")
     if command.push is not None and command.to != "hub":
         raise ConfigError(f"--push {command.push} goes with --to hub, not --to {command.to}")
     if command.input != "class" and command.to != "onnx":
@@ -100,12 +104,16 @@ def export(arguments: list[str]) -> int:
         raise ConfigError(f"--overwrite goes with --to hub, not --to {command.to}")
     if command.truncation is not None and command.to != "onnx":
         raise ConfigError(f"--truncation {command.truncation} goes with --to onnx: other formats keep the choice open")
+    if command.to == "hub":
+        check_out_folder(command.out)
+    else:
+        check_out_file(command.out, (f".{command.to}",))
     if command.to == "safetensors":
         say(f"file   {exporting.export_safetensors(command.model, command.out or base / 'generator.safetensors')}")
     elif command.to == "onnx":
         out = command.out or base / "generator.onnx"
         difference = exporting.export_onnx(command.model, out, condition=command.input, truncation=command.truncation)
-        say(f"file   {out}\ncheck  onnxruntime differs from torch by at most {difference:.2g}")
+        say(f"file   {out}", f"check  onnxruntime differs from torch by at most {difference:.2g}")
     else:
         folder = exporting.export_hub(command.model, command.out or base / "hub", overwrite=command.overwrite)
         say(f"folder {folder}")

@@ -91,6 +91,7 @@ def memorization(arguments: list[str]) -> int:
     from biggan.analysis.diagnostics import fraction_classified_as_real
     from biggan.checkpoints.init_from import load_initial_weights, parse_init_from, read_run_config
     from biggan.checkpoints.run_dir import RunDir
+    from biggan.checkpoints.tensors import loading_checkpoint
     from biggan.models.registry import FAMILIES
     from biggan.objectives.objective_config import ObjectiveConfig
     from biggan.sampling import image_sets
@@ -105,10 +106,11 @@ def memorization(arguments: list[str]) -> int:
     sampler = load_sampler(command.model, command.device, SINGLE_PROCESS, command.cache)
     config: Any = sampler.generator.config
     device = sampler.precision.device
-    sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
-    sampler.forget_statistics()
     discriminator = FAMILIES[config.family].discriminator(config)
-    discriminator.load_state_dict(weights["discriminator"])
+    with loading_checkpoint(command.model):
+        sampler.generator.load_state_dict(weights["ema"])  # of the same step as the discriminator
+        discriminator.load_state_dict(weights["discriminator"])
+    sampler.forget_statistics()
     discriminator = sampler.precision.place(discriminator).eval().requires_grad_(False)
     train = open_real(command, command.data, config.resolution, SINGLE_PROCESS, labels=command.labels)
     held_out = open_real(command, command.held_out, config.resolution, SINGLE_PROCESS, labels=command.labels)

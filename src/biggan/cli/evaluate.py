@@ -11,7 +11,7 @@ import tyro
 
 from biggan.cli.common import check_between, check_out_file, parse, short, writing_to
 from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, open_real, open_scoring_extractor
-from biggan.cli.output import say
+from biggan.cli.output import say, say_text
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision
@@ -66,7 +66,7 @@ def evaluate(arguments: list[str]) -> int:
     if not world.is_rank_zero:
         return 0
     log_cautions(evaluation.cautions, set())
-    say(format_table(evaluation), end="")
+    say_text(format_table(evaluation))
     out = command.out or default_out(command, evaluation)
     with writing_to(out, "the scores"):
         evaluation.save(out)
@@ -103,7 +103,7 @@ def open_sets(
     if command.data is not None and not any(request.score in NEEDS_REFERENCE for request in wanted):
         logger.info("--data %s is not compared with: no score of this recipe needs real images", command.data)
     if sampler is None:
-        samples = open_real(command, command.samples, size, world)
+        samples = open_real(command, command.samples, size, world, labels=command.labels)
     else:
         sampler.prior.check_truncation(command.truncation)
         samples = image_sets.generated_images(sampler, command.samples, truncation=command.truncation, seed=command.seed)
@@ -115,7 +115,10 @@ def open_sets(
 
 def default_out(command: EvaluateCommand, evaluation: "Evaluation") -> Path:
     """Beside the model, named by all that decides the scores."""
+    from biggan.checkpoints.run_dir import refuse_links
+
     if not is_model(command.samples) or Path(command.samples).is_file():
         return Path("evaluation.json")
+    refuse_links(Path(command.samples), "metrics")
     words = [command.recipe, evaluation.recipe]
     return Path(command.samples) / "metrics" / f"{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}.json"

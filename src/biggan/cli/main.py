@@ -6,15 +6,17 @@ module is imported when the verb is asked for, so that help and errors come at o
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
-from biggan.cli.output import say, tolerant_output
+from biggan.cli.output import say_text, tolerant_output
 from biggan.runtime.environment import environment_world
-from biggan.runtime.errors import ConfigError, TrainingDiverged, UserError, suggestion
+from biggan.runtime.errors import ConfigError, TrainingDiverged, UserError, reason_for, remedy_for, suggestion
 from biggan.runtime.logging import set_up_logging
 from biggan.runtime.text import printable
 
@@ -65,6 +67,9 @@ VERBS = {
     "import": "biggan.cli.convert:import_",
     "export": "biggan.cli.convert:export",
 }
+NARROWEST = 40
+"""Columns of the narrowest terminal that texts are wrapped for."""
+
 RENAMED_VERBS = {"neighbours": "neighbors", "memorisation": "memorization", "games": "toy-games"}
 
 
@@ -74,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--"]:  # needed after torchrun, which takes --run for its own --run-path
         arguments = arguments[1:]
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)  # help texts would be wrapped for ever
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
     try:
@@ -87,14 +94,41 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"biggan: {printable(str(error))}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt as error:
-        if environment_world().is_rank_zero:
-            print(f"biggan: interrupted{printable(''.join(map(str, error.args)))}", file=sys.stderr)
-        sys.exit(130)
+        exit_interrupted("".join(map(str, error.args)))
+    except Exception as error:
+        if interrupted.is_set():  # KeyboardInterrupt in the middle of a library may come out as any other exception
+            exit_interrupted()
+        if not isinstance(error, (OSError, MemoryError)) and "can't start new thread" not in str(error):
+            raise
+        print(f"biggan: {printable(system_error(error))}", file=sys.stderr)
+        sys.exit(2)
+
+
+def system_error(error: Exception) -> str:
+    """What the system refused, in one line: a folder may not be entered, a name is too long, memory is used up."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: close other programs, or use less data"
+    if not isinstance(error, OSError):
+        return f"{error}: the system allows no more (ulimit -u): close other programs"
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{reason_for(error)}: {remedy_for(error, 'another path')}"
+
+
+interrupted = threading.Event()
+"""Whether Ctrl-C was pressed."""
+
+
+def exit_interrupted(hint: str = "") -> NoReturn:
+    """Exit as a program that Ctrl-C has ended."""
+    if environment_world().is_rank_zero:
+        print(f"biggan: interrupted{printable(hint)}", file=sys.stderr)
+    sys.exit(130)
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
     """What Ctrl-C does: it raises KeyboardInterrupt, but ends the process at once while a module is being imported, whose
     code may turn the exception into any other, or print it."""
+    interrupted.set()
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             os._exit(130)
@@ -105,11 +139,13 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str]) -> int:
     """Find the verb and run it; its exit code. Raises UserError."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        say(USAGE, end="")
+        say_text(USAGE)
         return 0 if arguments else 2
     verb, *rest = arguments
     if any("\0" in word for word in arguments):
         raise ConfigError("an argument holds a NUL character, which no name and no path can have")
+    if any(word == "" or (word.startswith("--") and word.endswith("=")) for word in arguments):
+        raise ConfigError("an argument is empty: was a variable of the shell not set?")
     if verb in RENAMED_VERBS:
         raise ConfigError(f"the verb {verb!r} is now {RENAMED_VERBS[verb]!r}")
     if verb not in VERBS:

@@ -10,13 +10,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from biggan.runtime.text import printable_lines
+from biggan.runtime.text import printable, printable_lines
 
 
-def say(text: object = "", *, end: str = "\n") -> None:
-    """Print a result. Characters that could steer the terminal are escaped."""
+def say(*lines: str) -> None:
+    """Print the lines of a result. Characters that could steer the terminal or begin another line are escaped."""
+    say_text("".join(f"{printable(line)}\n" for line in lines))
+
+
+def say_text(text: str) -> None:
+    """Print a text of several lines, such as a table, in which no name from outside stands as it is."""
     with contextlib.nullcontext(sys.stdout) if isinstance(sys.stdout, TolerantStream) else tolerant_output():
-        sys.stdout.write(printable_lines(f"{text}{end}"))
+        sys.stdout.write(printable_lines(text))
         sys.stdout.flush()
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from biggan.cli.common import check_between, parse, writing_to
+from biggan.cli.common import check_between, check_out_folder, parse, writing_to
 from biggan.cli.inputs import chosen_classes
 from biggan.cli.output import say
 from biggan.runtime.progress import progress_bar
@@ -52,12 +52,13 @@ def sample(arguments: list[str]) -> int:
     from biggan.sampling.sampler import MAX_IMAGES
 
     check_between(n=(command.n, 1, MAX_IMAGES))
+    check_out_folder(command.out)
     sampler = from_pretrained(command.model, compiled=command.compile)
     with process_group(sampler.precision.device) as sampler.world:
         grid = draw(sampler, command)
     if sampler.world.is_rank_zero:
         part = f" (the first {GRID_IMAGES} of {command.n:,} images)" if command.n > GRID_IMAGES else ""
-        say(f"images {command.n} in {command.out}\ngrid   {grid}{part}")
+        say(f"images {command.n} in {command.out}", f"grid   {grid}{part}")
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from biggan.cli.common import check_between, check_out_folder, option_value, parse, writing_to
-from biggan.cli.output import say
+from biggan.cli.output import say, say_text
 from biggan.cli.train import start_from
 from biggan.configs.monitor import MonitorConfig
 from biggan.configs.overrides import replace_fields
@@ -70,8 +70,8 @@ def study(arguments: list[str]) -> int:
     """biggan study NAME --data SOURCE --steps N --seeds 3 [options]"""
     name = arguments[0] if arguments else ""
     if name in ("-h", "--help"):
-        say("usage: biggan study NAME --data SOURCE [--preset PRESET] [--steps N] [--seeds 3] [options of biggan train]\n")
-        say("\n".join(f"  {known:18} {found.title}" for known, found in STUDIES.items()))
+        say("usage: biggan study NAME --data SOURCE [--preset PRESET] [--steps N] [--seeds 3] [options of biggan train]", "")
+        say(*(f"  {known:18} {found.title}" for known, found in STUDIES.items()))
         return 0
     if name not in STUDIES:
         raise ConfigError(f"no study {name!r}; {suggestion(name, STUDIES)}")
@@ -86,10 +86,13 @@ def study(arguments: list[str]) -> int:
     config.check()
     for line in useless_settings(config, base):
         logger.warning("%s", line)
-    if config.data.source is None:
+    if not config.data.source:
         raise ConfigError(f"study {name} needs images: add --data SOURCE")
+    from biggan.data.dataset import count_images_and_classes
     from biggan.studies.runner import list_runs, measure_survival, written
 
+    if not command.list_commands:
+        count_images_and_classes(config.data)  # each of the runs would say what is wrong with it
     out = command.out or Path("studies") / name
     runs = list_runs(STUDIES[name], config, base if config.init_from else plain, command.seeds, out)
     if command.trust_extractor:
@@ -103,7 +106,7 @@ def study(arguments: list[str]) -> int:
         failed += not train_one(run)
         if STUDIES[name].measures_survival:
             measure_survival(run, trust_extractor=command.trust_extractor)
-    say(write_table(name, runs, out), end="")
+    say_text(write_table(name, runs, out))
     if failed:
         raise ConfigError(
             f"{failed} of the runs failed (see the errors above): fix the cause and run the same command again"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from urllib.parse import urlsplit
 
 import tyro
 
-from biggan.cli.common import count_classes, first_names, option_value, parse, preset_argument
-from biggan.cli.output import say
+from biggan.cli.common import check_outside, count_classes, first_names, option_value, parse, preset_argument
+from biggan.cli.output import say, say_text
 from biggan.configs.json_io import to_json
 from biggan.configs.run import RunConfig, resolve, with_own_places
 from biggan.configs.unused import useless_settings
@@ -59,11 +60,14 @@ def train(arguments: list[str]) -> int:
         logger.warning("%s", line)
     if command.dry_run:
         config = assume_classes(config)
-        say(to_json(config) + describe(config), end="")
+        say_text(to_json(config) + describe(config))
         return 0
-    if config.data.source is None:
+    if not config.data.source:
         raise ConfigError(f"preset {config.preset} needs images: add --data folder:DIR or --data zip:FILE")
+    if command.trust_extractor and not config.eval.extractor.startswith("module:"):
+        raise ConfigError("--trust-extractor is for --eval.extractor module:FILE: leave it out")
     folder = RunDir(command.run or default_run_folder(plain, config.data.source))
+    check_outside(folder.path, config.data.source, "--run")
     keep_freed_memory()
     device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
     try:
@@ -74,11 +78,13 @@ def train(arguments: list[str]) -> int:
     if world.is_rank_zero:
         sheets = sorted(folder.samples.glob("*.png"))
         model = folder.model if folder.model.exists() else "none yet"
-        say(f"step   {step}\nmodel  {model}\nsheet  {sheets[-1] if sheets else 'none'}\nlog    {folder.stats_file}")
+        sheet = sheets[-1] if sheets else "none"
+        say(f"step   {step}", f"model  {model}", f"sheet  {sheet}", f"log    {folder.stats_file}")
+        run = shlex.quote(str(folder.path))
         if folder.model.exists():
-            say(f"next   biggan sample {folder.path} --n 64 --out {folder.path / 'drawn'}")
+            say(f"next   biggan sample {run} --n 64 --out {shlex.quote(str(folder.path / 'drawn'))}")
         if (folder.model / "classifier.safetensors").exists():
-            say(f"       biggan classify {folder.path} IMAGES")
+            say(f"       biggan classify {run} IMAGES")
     return 0
 
 
@@ -94,7 +100,7 @@ def owned(folder: "RunDir", world: "World") -> Iterator[None]:
         def own() -> None:
             """What rank 0 does."""
             folder.check_free()
-            stack.enter_context(run_lock(folder.path))
+            folder.check_owned = stack.enter_context(run_lock(folder.path))
 
         on_rank_zero(own)
         yield
@@ -201,6 +207,8 @@ def assume_classes(config: RunConfig) -> RunConfig:
     if config.data.source is not None:
         images, names = count_images_and_classes(config.data)
         classes = len(names)
+        if config.model.num_classes not in (None, classes):
+            raise ConfigError(f"model.num_classes={config.model.num_classes}: the data has {classes} classes: leave it out")
         logger.info("data: %d images of %s (%s)", images, count_classes(classes), first_names(names))
     else:
         classes = config.model.num_classes or 1000

@@ -54,9 +54,12 @@ def truncation(arguments: list[str]) -> int:
         raise ConfigError("a truncation curve compares with real images: add --data SOURCE")
     from biggan.analysis.truncation import table2_columns
     from biggan.analysis.truncation_plots import plot_curves
+    from biggan.checkpoints.run_dir import refuse_links
     from biggan.runtime.distributed import process_group
 
     folder = command.out or command.model / "truncation"
+    if command.out is None:
+        refuse_links(command.model, "truncation")
     check_out_folder(folder)
     device = choose_precision(command.device, "auto", "channels-last").device
     with process_group(device) as world:
@@ -78,7 +81,7 @@ def truncation(arguments: list[str]) -> int:
         plots = plot_curves(measured.curves, folder)
     if command.store:
         store_statistics(command.model, measured.statistics)
-    say("\n".join(f"plot {plot}" for plot in plots))
+    say(*(f"plot {plot}" for plot in plots))
     return 0
 
 
@@ -107,6 +110,9 @@ def measure_curves(command: TruncationCommand, folder: Path, world: "World") -> 
     if command.scaled_latents:
         samplers["scaled"] = scaled = load_sampler(command.model, command.device, world, command.cache)
         scaled.prior = LatentConfig(distribution="scaled-truncated-normal").build()
+    for sampler in samplers.values():
+        for threshold in thresholds:
+            sampler.prior.check_truncation(threshold)
     for sampler in samplers.values():  # the curve is of statistics collected anew at each threshold
         sampler.forget_statistics()
     size = samplers[RESAMPLED].generator.config.resolution
