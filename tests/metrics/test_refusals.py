@@ -167,6 +167,12 @@ def test_outputs_that_are_refused(outputs, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_extractors_of_too_many_features():
+    """Their covariance would not fit into memory."""
+    with pytest.raises(ConfigError, match="gives 20,000 features, more than 8,192"):
+        extractor_of(lambda images: torch.zeros(len(images), 20_000))(next(image_set().batches(4))[0])
+
+
 def test_the_numbers_of_features_and_logits_may_not_change():
     for later in (lambda f, k: (f[:, :3], k), lambda f, k: (f, k[:, :2]), lambda f, k: f):
         calls = []
