@@ -1,6 +1,7 @@
 """Servers that are slow, endless or wrong."""
 
 import contextlib
+import http.server
 import socketserver
 import threading
 import time
@@ -111,3 +112,23 @@ def test_a_consumer_that_takes_its_time_is_not_a_slow_server(impatient):
         first = stream.read(10)
         time.sleep(0.5)
         assert len(first + stream.read()) == len(body)
+
+
+@pytest.mark.parametrize("sent", [0, 1 << 20, 2 << 20])
+def test_a_body_that_is_cut_off_at_the_end_of_a_block_is_no_file(sent, tmp_path, monkeypatch):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(3 << 20))
+            self.end_headers()
+            self.wfile.write(bytes(sent))
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(OSError, match=f"ended after {sent} of {3 << 20} bytes"):
+            fetch(f"http://127.0.0.1:{server.server_address[1]}/x.bin", tmp_path / "x.bin")
+        server.shutdown()
+    assert not list(tmp_path.iterdir())

@@ -111,12 +111,14 @@ class ModelDir:
         alone = path.is_file() and path.suffix == ".safetensors"
         self.path = path if alone or (path / "generator.safetensors").exists() else path / "model"
         if not alone and not (self.path / "generator.safetensors").exists():
-            remedy = "name a run folder, or a folder with generator.safetensors"
-            if path.is_file():
-                remedy += "; another implementation's weights come in by biggan import"
-            elif (path / "checkpoints").is_dir():
-                remedy = "train on; a run writes its model with each sample sheet and at its end"
-            raise CheckpointError(f"{path} holds no model{' yet' if remedy[:5] == 'train' else ''}: {remedy}")
+            if (path / "checkpoints").is_dir():
+                raise CheckpointError(
+                    f"{path} holds no model yet: train on; a run writes it with each sample sheet and at its end"
+                )
+            foreign = "; another implementation's weights come in by biggan import" if path.is_file() else ""
+            raise CheckpointError(
+                f"{path} holds no model: name a run folder, or a folder with generator.safetensors{foreign}"
+            )
         where = path if alone else self.path / "config.json"
         try:
             self.exported = read_safetensors(path) if alone else None

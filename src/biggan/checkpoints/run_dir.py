@@ -32,11 +32,11 @@ from biggan.checkpoints.tensors import Checkpoint, CorruptCheckpoint, Tensors, c
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import RUN_FILES, migrate_log_line
 from biggan.configs.run import RunConfig, differences
-from biggan.runtime.atomic_io import append_text, write_error_message, write_file, write_folder
+from biggan.runtime.atomic_io import SCRATCH, append_text, write_error_message, write_file, write_folder
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
 from biggan.runtime.json_text import read_json
-from biggan.runtime.metric_logger import is_number, is_step, read_alarms, read_log
+from biggan.runtime.metric_logger import LOG_LIMIT, is_number, is_step, read_alarms, read_log
 
 LOGS = ("stats.jsonl", "monitor.jsonl", "evaluations.jsonl", "classifier_test.jsonl")
 
@@ -90,11 +90,12 @@ class RunDir:
 
     def check_free(self) -> None:
         """Raises CheckpointError where the path holds anything but a run, or a folder in which one was about to begin."""
-        ours = {"config.json", ".config.json.writing", LOCK_NAME, "samples", "checkpoints"}
+        ours = {"config.json", LOCK_NAME, "samples", "checkpoints"}
         try:
             if not self.path.exists() or self.config_file.exists():
                 return
-            is_free = self.path.is_dir() and {path.name for path in self.path.iterdir()} <= ours
+            names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else {"a file"}
+            is_free = all(name in ours or name.endswith(".writing") or name.startswith(SCRATCH) for name in names)
         except OSError as error:
             raise CheckpointError(
                 f"run folder {self.path} cannot be read ({reason_for(error)}): {remedy_for(error)}"
@@ -141,7 +142,10 @@ class RunDir:
         needed |= rollback_candidates(steps) if keep_history else set()
         for checkpoint, number in zip(checkpoints, steps, strict=True):
             if number not in needed:
-                remove_folder(checkpoint)
+                try:
+                    remove_folder(checkpoint)
+                except OSError as error:  # the new one is safe: the run goes on
+                    logger.warning("%s could not be removed (%s)", checkpoint, reason_for(error))
         return target
 
     def resume_hint(self) -> str:
@@ -179,7 +183,7 @@ class RunDir:
             kept.mkdir(exist_ok=True)
             for file in self.path.glob("*.jsonl"):
                 if not file.is_symlink():
-                    write_file(kept / file.name, file.read_bytes())
+                    write_file(kept / file.name, read_file(file, LOG_LIMIT))
             for later in self.list_checkpoints():
                 if checkpoint_step(later) > checkpoint_step(checkpoint):
                     remove_folder(later)

@@ -49,7 +49,7 @@ def run_lock(folder: Path) -> Iterator[Callable[[], None]]:
         raise CheckpointError(write_error_message("the run", folder, error)) from error
 
     def check() -> None:
-        """Whether the lock file is still the one that was locked."""
+        """Raises CheckpointError unless the lock file is still the one that was locked."""
         try:
             is_ours = os.path.samestat(os.fstat(descriptor), os.stat(file))
         except OSError:

@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
-import errno
 import io
 import os
 import re
 import sys
+import typing
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ from biggan.configs.migrations import renamed_field
 from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
 from biggan.configs.run import RunConfig
-from biggan.runtime.errors import ConfigError, suggestion
+from biggan.runtime.errors import ConfigError, reason_for, remedy_for, suggestion
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,7 +62,9 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
             raise ConfigError(f"{prog}: {' '.join(text.split())}") from None
         raise
     if unknown:
-        known = {f"--{name.replace('_', '-')}" for name, _ in options_of(command)}
+        hints = typing.get_type_hints(kind, include_extras=True)
+        positional = {name for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())}
+        known = {f"--{name.replace('_', '-')}" for name, _ in options_of(command) if name not in positional}
         name = unknown[0].split("=")[0]
         renamed = renamed_option(name, known)
         too_many = f"`{prog} --help` shows all {len(known)} options"
@@ -135,8 +137,7 @@ def writing_to(out: Path, what: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         subject = f"{what} cannot be written to {out}" if what else f"{out} cannot be written"
-        remedy = "free some space" if error.errno == errno.ENOSPC else "give another --out"
-        raise ConfigError(f"{subject} ({error}): {remedy}") from error
+        raise ConfigError(f"{subject} ({reason_for(error)}): {remedy_for(error, 'another --out')}") from error
 
 
 def save_image(image: "Image.Image", out: Path) -> None:

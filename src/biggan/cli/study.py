@@ -18,7 +18,7 @@ from biggan.configs.presets import preset
 from biggan.configs.run import RunConfig
 from biggan.configs.unused import useless_settings
 from biggan.metrics.evaluate import EvalConfig
-from biggan.runtime.atomic_io import write_file
+from biggan.runtime.atomic_io import append_text, write_file
 from biggan.runtime.errors import ConfigError, suggestion
 from biggan.studies.definitions import STUDIES
 
@@ -141,11 +141,12 @@ def train_one(run: "Run") -> bool:
     logger.info("%s, seed %d: training in %s", run.row.name, run.seed, run.folder.path)
     log = run.folder.path.with_suffix(run.folder.path.suffix + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    append_text(log, "")  # refuses links
     with open(log, "a") as file:
         code = subprocess.run([sys.executable, "-m", "biggan", *run.command], stdout=file, stderr=file).returncode
     if code == 0 or diverged(run.folder):
         return True
-    last = log.read_text().splitlines()[-1:]
+    last = log.read_text(errors="replace").splitlines()[-1:]
     logger.error("%s, seed %d failed with code %d: %s (all of it in %s)", run.row.name, run.seed, code, "".join(last), log)
     return False
 

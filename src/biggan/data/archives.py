@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, MAX_FILE_BYTES, is_hidden, is_system, reason_to_leave_out
-from biggan.data.listing import HIDDEN, MAX_ENTRIES, NOT_REGULAR, REPEATED, Found, shorten
+from biggan.data.listing import HIDDEN, MAX_ENTRIES, NO_FILE, NO_IMAGE, NOT_REGULAR, REPEATED, Found, shorten
 from biggan.runtime.bounded_io import check_zip_layout, open_regular_file, read_zip_entry
 from biggan.runtime.errors import DataError, first_line, suggestion
 
@@ -211,12 +211,12 @@ def is_folder(info: zipfile.ZipInfo) -> bool:
 def add_folder(found: Found, name: str, *, occupied: bool) -> None:
     """Note a folder and those around it; `occupied`: there is a file in it."""
     if occupied or name not in found.folders:
-        found.folders[name] = "no image in it" if occupied else "no file in it"
+        found.folders[name] = NO_IMAGE if occupied else NO_FILE
     while name:
         name = name.rpartition("/")[0]
         if name in found.folders:
             return
-        found.folders[name] = "no file in it"
+        found.folders[name] = NO_FILE
 
 
 def is_listed(archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo, found: Found) -> bool:

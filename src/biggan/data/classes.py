@@ -8,7 +8,7 @@ from typing import NamedTuple
 from biggan.data.image_names import IMAGE_SUFFIXES, is_hidden
 from biggan.data.label_files import LabelFiles, Reading, read_label_files
 from biggan.data.label_values import COLUMN, FILE, FOLDERS, NONE, same_partition
-from biggan.data.listing import NO_IMAGES, Found, Listing, readable_name, shorten, stamp_of
+from biggan.data.listing import NO_FILE, NO_IMAGE, NO_IMAGES, Found, Listing, readable_name, shorten, stamp_of
 from biggan.data.splits import are_buckets, split_question, top_level
 from biggan.runtime.errors import DataError
 
@@ -150,12 +150,12 @@ def empty_folders(found: Found, parent: tuple[str, ...], classes: set[str]) -> t
         if path[: len(parent)] == parent and len(path) > len(parent) and path[len(parent)] not in classes:
             reasons.setdefault(path[len(parent)], []).append(reason)
     order = sorted(name for name in reasons if name and name.lower() not in WITHOUT_CLASSES)
-    return tuple((readable_name(name), max(reasons[name], key=gravity)) for name in order)
+    return tuple((readable_name(name), max(reasons[name], key=reason_rank)) for name in order)
 
 
-def gravity(reason: str) -> int:
-    """Which of several reasons why a folder has no image is shown: the largest."""
-    return ("no file in it", "no image in it").index(reason) if reason.startswith("no ") else 2
+def reason_rank(reason: str) -> int:
+    """The rank of a reason why a folder has no image; of several the highest is shown."""
+    return {NO_FILE: 0, NO_IMAGE: 1}.get(reason, 2)
 
 
 def add_folders_without_images(found: Found) -> None:

@@ -1,5 +1,6 @@
 """The cache of decoded images: a folder for each data set and resolution, with images.npy, labels.npy and facts.json."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,8 +15,9 @@ from pydantic import TypeAdapter
 from biggan.data.checksums import block_checksums, check_blocks, open_images, read_labels
 from biggan.data.image_decoding import Size
 from biggan.runtime.atomic_io import sync, write_file
+from biggan.runtime.bounded_io import RefusedFile
 from biggan.runtime.environment import local_world_size
-from biggan.runtime.errors import first_line
+from biggan.runtime.errors import first_line, reason_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.memory import total_memory
 
@@ -76,9 +78,12 @@ def read_cache(folder: Path) -> Decoded | None:
         if memory is None or images.nbytes * ranks < memory / 4:
             images = np.array(images)
         return Decoded(images, labels, facts.content_hash, facts.sizes, facts.broken)
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, RefusedFile, ValueError) as error:
         logger.warning("the decoded images in %s are damaged (%s): they are decoded again", folder, first_line(error))
         remove_cache(folder)
+        return None
+    except OSError as error:  # a disk or a limit of the system, not the entry
+        logger.warning("the decoded images in %s cannot be read (%s): they are decoded again", folder, reason_for(error))
         return None
 
 
@@ -89,10 +94,11 @@ def facts_checksum(values: dict[str, Any]) -> str:
 
 def remove_cache(folder: Path) -> None:
     """Remove an entry as far as the file system allows it."""
-    if folder.is_dir():
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
     else:
-        folder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.unlink(missing_ok=True)
 
 
 def write_cache(folder: Path, decoded: Decoded, classes: int) -> None:

@@ -16,13 +16,11 @@ from biggan.data.image_names import (
     reason_to_leave_out,
     suffix_of,
 )
-from biggan.data.listing import BROKEN_LINK, HIDDEN, LOOP, MAX_ENTRIES, NOT_REGULAR, UNREADABLE, Found
+from biggan.data.listing import BROKEN_LINK, HIDDEN, LOOP, MAX_ENTRIES, NO_FILE, NO_IMAGE, NOT_REGULAR, UNREADABLE, Found
 from biggan.runtime.bounded_io import read_file
 from biggan.runtime.errors import DataError
 
 MAX_VISITS = 100  # of one folder, through links: folders full of links to each other could be walked forever
-
-NO_FILE, NO_IMAGE = "no file in it", "no image in it"
 
 
 class Folder(NamedTuple):

@@ -42,7 +42,10 @@ def list_hugging_face(dataset: str, labels: str | None = None) -> Listing:
     except DataError:
         raise
     except Exception as error:  # the library and those below it raise many kinds of error
-        raise DataError(f"data source hf:{dataset} cannot be read ({first_line(error)})") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__  # the library only says that something went wrong
+        raise DataError(f"data source hf:{dataset} cannot be read ({first_line(cause)})") from error
     image, label, origin = choose_columns(table, f"data source hf:{dataset}", labels, datasets)
     try:
         files = table.select_columns([image]).cast_column(image, datasets.Image(decode=False))
@@ -62,7 +65,7 @@ def list_hugging_face(dataset: str, labels: str | None = None) -> Listing:
         return read_file(cell["path"], MAX_FILE_BYTES)
 
     paths = [cell["path"] for cell in cells if cell.get("path") and cell.get("bytes") is None]
-    folders = [name, datasets.config.HF_CACHE_HOME]
+    folders = [name, datasets.config.DOWNLOADED_DATASETS_PATH, os.path.join(datasets.config.HF_CACHE_HOME, "hub")]
     check_files(paths, *folders)
     stamps = [stamp for path in paths for stamp in stamp_of_file(path)]
     images = tuple(str(index) for index in range(len(table)))
@@ -102,10 +105,12 @@ def stamp_of_file(path: str) -> tuple[int, int]:
 
 
 def check_files(files: Iterable[str], *folders: Any) -> None:
-    """Raises DataError where a table of somebody else names files of this machine outside of its own folders. Addresses are
-    left to the library."""
+    """Raises DataError where a table of somebody else names files of this machine outside of its own folders, or files in an
+    archive."""
     roots = [os.path.realpath(folder) for folder in folders]
     for file in files:
+        if file.startswith("zip://"):
+            raise DataError(f"data source hf:{folders[0]} names files in an archive ({file}): use zip:FILE for it")
         if "://" not in file and not any(os.path.realpath(file).startswith(f"{root}{os.sep}") for root in roots):
             raise DataError(f"data source hf:{folders[0]} names the file {file}, not in that folder: it is not read")
 

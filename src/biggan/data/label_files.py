@@ -193,7 +193,10 @@ def is_pair(pair: object) -> bool:
 def parse_metadata_csv(data: bytes) -> dict[str, list] | None:
     """The columns of a metadata.csv with a header, separated by commas, semicolons or tabs; None if it has no column
     file_name. Raises ValueError on damage."""
-    text, rows = data.decode("utf-8-sig"), []
+    try:
+        text, rows = data.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8: save it as UTF-8") from None
     try:
         for separator in ",;\t":
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)

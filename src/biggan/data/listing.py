@@ -21,6 +21,9 @@ SHOWN_SUFFIXES = 8
 HIDDEN, LOOKS_LIKE_IMAGE, BROKEN_LINK = "hidden", "looks like an image", "broken link"
 NOT_REGULAR, UNREADABLE, NO_IMAGES, LOOP, REPEATED = "not regular", "unreadable", "no images", "loop", "repeated"
 
+NO_FILE, NO_IMAGE = "no file in it", "no image in it"
+"""Why a folder has no image. All other reasons, such as that it cannot be entered, are shown before these."""
+
 KINDS = {
     LOOKS_LIKE_IMAGE: (
         "file that looks like an image but has another suffix",

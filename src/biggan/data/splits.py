@@ -62,8 +62,10 @@ train, test, validation, predict and unlabeled."""
 
 NOT_ASKED = {"dev", "valid", "eval", "image", "mask", "label", "segmentation", "annotation", "gt", "groundtruth", "img"}
 NOT_ASKED |= {"query", "gallery", "probe", "hr", "lr", "highres", "lowres"}
+"""Words for parts that are ordinary names of classes too: a folder of such a name alone is not asked about."""
 
 FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"}
+"""Words that say nothing about which part a folder holds."""
 
 
 def words_of(name: str) -> list[str]:

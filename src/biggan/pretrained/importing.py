@@ -45,9 +45,9 @@ def import_model(
     """Write the model folder `out` from a model of another implementation: a folder or file on disk, the name of a released
     model, or a name on the Hugging Face hub. Returns its config.json and the model.
 
-    `average`, `discriminator`, `entry` (of a file with several networks, the one to take) and the epsilons are for
-    BigGAN-PyTorch. `class_names`: a file with one name per line; without
-    one, a model of 1,000 classes gets the names of ImageNet's, any other gets numbers. Raises CheckpointError where the
+    `average` and `discriminator` (files of the other networks), `entry` (of a file with several networks, the one to take)
+    and the epsilons are for BigGAN-PyTorch. `class_names`: a file with one name per line; without one, a model of 1,000
+    classes gets the names of ImageNet's, any other gets numbers. Raises CheckpointError where the
     source cannot be downloaded, read or recognized, ConfigError where the names do not fit.
     """
     if os.path.isdir(out) and os.listdir(out):

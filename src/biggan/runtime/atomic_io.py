@@ -16,7 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from biggan.runtime.bounded_io import RefusedFile, open_regular_file
 from biggan.runtime.errors import ConfigError, reason_for, remedy_for
+
+SCRATCH = ".writing-"
+"""Beginning of the names of files that are being written."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,7 @@ def metrics_cache(cache: Path | None) -> Path:
 
 def write_error_message(what: str, target: Path, error: OSError) -> str:
     """The error message for a file or folder `target` that could not be written; `what` describes its content."""
-    remedy = remedy_for(error)
-    return f"{what} could not be written to {target} ({reason_for(error)}): {remedy}, then give the same command again"
+    return f"{what} could not be written to {target} ({reason_for(error)}): {remedy_for(error)}"
 
 
 def write_folder(target: Path, files: dict[str, bytes]) -> None:
@@ -96,10 +99,9 @@ def write_file(target: Path, data: bytes) -> None:
 def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
     """Write a file atomically from an iterable of blocks. If the iterable raises an error, `target` is unchanged."""
     refuse_special_file(target)
-    scratch = target.with_name(f".{target.name}.writing")
-    scratch.unlink(missing_ok=True)  # a link would be followed
+    scratch = scratch_path(target)
     try:
-        with open(scratch, "wb") as file:
+        with open(scratch, "xb") as file:
             for block in blocks:
                 file.write(block)
             file.flush()
@@ -110,9 +112,19 @@ def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
     sync_folder(target.parent)
 
 
+def scratch_path(target: Path) -> Path:
+    """A path beside `target`, of the same suffix, for what is being written: this process's own, because several may write
+    the same file. What a killed process of the same number has left there, or a link, is removed."""
+    scratch = target.with_name(f"{SCRATCH}{os.getpid()}-{target.name}")
+    scratch.unlink(missing_ok=True)
+    return scratch
+
+
 def append_text(file: Path, text: str) -> None:
     """Add to the end of a file, or make it. Raises OSError, also where it is a link or no regular file."""
     refuse_special_file(file)
+    if file.is_symlink():
+        raise RefusedFile(f"{file} is a link, through which nothing is written")
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     with open(os.open(file, flags, 0o666), "a", encoding="utf-8") as stream:
         stream.write(text)
@@ -124,8 +136,7 @@ def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
     gets the name of the target; after an error it is removed, and `target` is unchanged. `durable` False: without syncing
     to disk, for many small files. Raises OSError."""
     refuse_special_file(target)
-    scratch = target.with_name(f".writing-{target.name}")
-    scratch.unlink(missing_ok=True)  # a link would be followed
+    scratch = scratch_path(target)
     try:
         yield scratch
         if durable:
@@ -141,7 +152,7 @@ def atomic_path(target: Path, *, durable: bool = True) -> Iterator[Path]:
 def refuse_special_file(target: Path) -> None:
     """Raises OSError where `target` is, or links to, a device, a FIFO or a socket, which a rename would replace."""
     if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
-        raise OSError(errno.EINVAL, "not a regular file", str(target))
+        raise RefusedFile(f"{target} is not a regular file")
 
 
 UNSUPPORTED = {getattr(errno, name, 0) for name in ("EINVAL", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EBADF", "EACCES", "EPERM")}
@@ -173,7 +184,7 @@ def sync(descriptor: int) -> None:
 
 def file_sha256(file: Path, *suffixes: bytes) -> str:
     """Hexadecimal sha256 of a file's content followed by `suffixes`."""
-    with open(file, "rb") as stream:
+    with open_regular_file(file) as stream:
         digest = hashlib.file_digest(stream, "sha256")
     for data in suffixes:
         digest.update(data)

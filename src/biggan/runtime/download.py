@@ -172,10 +172,14 @@ def fetch(address: str, target: Path, *, sha256: str | None = None) -> None:
     digest = hashlib.sha256()
 
     def checked(blocks: Iterator[bytes]) -> Iterator[bytes]:
-        """The blocks, whose checksum is compared at the end."""
+        """The blocks, whose length and checksum are compared at the end."""
+        done = 0
         for block in blocks:
             digest.update(block)
             yield block
+            done += len(block)
+        if total is not None and done < total:
+            raise OSError(f"the connection ended after {done} of {total} bytes")
         if sha256 is not None and digest.hexdigest() != sha256:
             raise OSError(f"its sha256 is {digest.hexdigest()}, not {sha256}")
 

@@ -1,4 +1,4 @@
-"""The process among others: which rank of how many it is, as torchrun or SLURM say in environment variables.
+"""The process among others: which rank of how many it is, as torchrun says in environment variables.
 
 Imports nothing large, so that the command line can look before PyTorch is loaded."""
 
@@ -24,7 +24,8 @@ class World(NamedTuple):
         return self.rank == 0
 
     def local_slice(self, values: "Tensor") -> "Tensor":
-        """This rank's slice of a tensor that all ranks hold; its first dimension divides by the number of ranks."""
+        """This rank's slice (N / size, ...) of a tensor (N, ...) that all ranks hold; N must be divisible by the number of
+        ranks."""
         return values.chunk(self.size)[self.rank]
 
 

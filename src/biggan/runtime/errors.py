@@ -98,7 +98,9 @@ REMEDIES = {
 
 def remedy_for(error: OSError, other: str = "another folder") -> str:
     """What to do about an error of the system, by its number. `other`: what may be named instead, as in "another --out"."""
-    name = errno.errorcode.get(error.errno or 0, "")
+    if error.errno is None:  # refused here, not by the system: another attempt gives the same answer
+        return f"name {other}"
+    name = errno.errorcode.get(error.errno, "")
     found = next((remedy for names, remedy in REMEDIES.items() if name in names), "try again, or name {other}")
     return found.format(other=other)
 

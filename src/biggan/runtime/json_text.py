@@ -1,6 +1,7 @@
 """Parsing JSON that others wrote: whatever is wrong with it is one kind of error."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises ValueError if a name is there twice: readers differ in which of the values they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        name = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"{name!r:.60} is there twice")
     return found
 
@@ -23,7 +23,7 @@ def parse_json(text: str | bytes, kind: type | tuple[type, ...] = dict) -> Any:
     Raises ValueError, with a message of one line, on anything else: invalid JSON or UTF-8, too deep nesting, a number with
     too many digits, a name twice in one object, another type."""
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text, object_pairs_hook=unique_names)
+        value = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text, object_pairs_hook=unique_names)
     except RecursionError:
         raise ValueError("invalid JSON: nested too deeply") from None
     except UnicodeDecodeError as error:

@@ -24,7 +24,10 @@ from biggan.runtime.text import printable
 
 LARGEST_FILE = 1 << 37  # bytes; larger than any file of weights
 
-PICKLES = 5
+MAX_EXPANSION = 4
+"""Bytes of tensors for each byte of their file: a few weights may share a storage, or be stored as views of each other."""
+
+LEGACY_PICKLES = 5
 """At the beginning of a PyTorch file without zip: a magic number, a version, the system, the content, names of storages."""
 
 LARGEST_HEADER = 1 << 24  # bytes of a safetensors header, and of the description of a PyTorch file
@@ -114,7 +117,7 @@ def read_tensors(file: Path, *, network: str | None = None, entry: str | None = 
                 f"{file}: {printable(name)} is no dense tensor of real numbers: give the file of one network"
             )
         total += tensor.numel() * tensor.element_size()
-    if total > 4 * size + (1 << 20):  # views of one small storage that stand for gigabytes
+    if total > MAX_EXPANSION * size + (1 << 20):  # views of one small storage can stand for gigabytes
         raise CheckpointError(f"{file} of {size:,} bytes stands for tensors of {total:,} bytes: it is not read")
     return tensors
 
@@ -168,7 +171,7 @@ def check_old_format(stream: IO[bytes], file: Path) -> None:
     if tarfile.is_tarfile(stream):
         raise CheckpointError(f"{file} is a tar file, as PyTorch wrote them before 2018: load and save it anew there")
     stream.seek(0)
-    for _ in range(PICKLES):
+    for _ in range(LEGACY_PICKLES):
         check_pickle(stream)
 
 

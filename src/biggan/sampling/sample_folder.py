@@ -29,7 +29,7 @@ MAX_LISTING = 1 << 30  # bytes
 
 SAMPLE_NAME = re.compile(r"[0-9]{5,}(-[^/\\]*)?\.png")
 
-MAX_FILE_NAME = 255 - len(".writing-")  # bytes: common file systems allow 255, also for the name while writing
+MAX_FILE_NAME = 230  # bytes: common file systems allow 255, also for the name while it is written
 
 OF_MODELS = ("config.json", "manifest.json", "generator.safetensors")
 """Files of runs, models and prepared sets, whose folders are no place for samples."""
