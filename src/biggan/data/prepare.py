@@ -164,8 +164,10 @@ def prepare_chunk(
     by_area = sorted(sizes, key=area)
     smallest, largest = (by_area[0], by_area[-1]) if by_area else (None, None)
     labels = [label for _, label, _ in images]
-    digest = hashlib.sha256(b"".join(encoded for _, _, encoded in images)).hexdigest()
-    return Chunk(start + len(labels), labels, smallest, largest, rejected, write(images), digest)
+    digest = hashlib.sha256()
+    for _, _, encoded in images:
+        digest.update(encoded)
+    return Chunk(start + len(labels), labels, smallest, largest, rejected, write(images), digest.hexdigest())
 
 
 def result_or_reason(read: Callable, listing: Listing, index: int) -> tuple | str:

@@ -65,10 +65,8 @@ class Safetensors(NamedTuple):
 def read_safetensors(file: Path) -> Safetensors:
     """Read a safetensors file. Raises CheckpointError if it is missing, no regular file or damaged."""
     try:
-        check_safetensors_length(file)
+        metadata = read_safetensors_header(file).get("__metadata__") or {}
         data = read_file(file, LARGEST_FILE)
-        start = 8 + int.from_bytes(data[:8], "little")
-        metadata = parse_json(data[8:start]).get("__metadata__") or {}
         tensors = safetensors.torch.load(data)
     except FileNotFoundError as error:
         raise CheckpointError(f"no such file: {file}") from error
@@ -77,8 +75,9 @@ def read_safetensors(file: Path) -> Safetensors:
     return Safetensors(tensors, metadata, hashlib.sha256(data).hexdigest())
 
 
-def check_safetensors_length(file: Path) -> None:
-    """Raises ValueError where a safetensors file is not as long as its header says, before all of it is read."""
+def read_safetensors_header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file, before all of it is read. Raises ValueError where the file is not as long as the
+    header says."""
     with open_regular_file(file) as stream:
         length = int.from_bytes(stream.read(8), "little")
         size = os.fstat(stream.fileno()).st_size
@@ -88,6 +87,7 @@ def check_safetensors_length(file: Path) -> None:
     ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
     if size != 8 + length + max(ends, default=0):
         raise ValueError(f"it has {size:,} bytes, not the {8 + length + max(ends, default=0):,} of its header")
+    return header
 
 
 def tensors_sha256(tensors: dict[str, Tensor]) -> str:

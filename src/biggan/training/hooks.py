@@ -90,6 +90,7 @@ class SampleSheetHook:
         return step % self.config.train.sample_every == 0
 
     def run(self, step: int) -> HookResult:
+        """Write the sheet and the model; a model whose images are not finite is reported and not written."""
         sampler = build_sampler(self.state, self.config)
         try:
             sheet = sampler.class_grid()
