@@ -14,8 +14,8 @@ from PIL import Image
 from biggan.checkpoints.model_dir import ModelDir
 from biggan.checkpoints.run_dir import RunDir
 from biggan.cli.main import main
+from biggan.data.sources import public_name
 from biggan.pretrained.export import export_hub, export_safetensors
-from biggan.pretrained.model_card import strip_local_path
 from biggan.runtime.errors import CheckpointError
 
 WORDS = ["--train.batch", 8, "--train.discriminator-steps", 1, "--model.width", 2, "--model.embedding-dim", 8]
@@ -274,7 +274,7 @@ def test_secrets_and_local_paths_are_not_published():
         "hf:uoft-cs/cifar10:train": "hf:uoft-cs/cifar10:train",
         "embedded:digits": "embedded:digits",
     }.items():
-        assert strip_local_path(source) == published
+        assert public_name(source) == published
 
 
 def test_logs_kept_by_a_rollback_do_not_go_through_links(run, tmp_path):

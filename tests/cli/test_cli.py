@@ -8,6 +8,7 @@ import pytest
 from conftest import call, write_pictures
 from PIL import Image
 
+from biggan.cli.train import data_name
 from biggan.configs.presets import PRESETS
 
 TINY = ["--model.width", "2", "--model.embedding-dim", "8", "--train.batch", "8", "--train.standing-stats-batches", "2"]
@@ -166,3 +167,25 @@ def test_an_empty_argument_is_no_folder(words, capsys, tmp_path, monkeypatch):
     code, _, err = call(capsys, "train", "digits", *words)
     assert (code, "an argument is empty" in err, len(err.splitlines())) == (2, True, 1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("folder:photos", "photos"),
+        ("/home/me/My Photos/", "My_Photos"),
+        ("zip:/home/me/cifar10-train.zip", "cifar10-train"),
+        ("hf:uoft-cs/cifar10:train", "cifar10_train"),
+        ("wds:https://me:pw@host/set?token=1", "set"),
+        ("wds:pipe:SECRET=1 cat x.tar", "pipe"),
+        ("...", "data"),
+    ],
+)
+def test_runs_are_named_after_their_data_without_secrets(source, name):
+    assert data_name(source) == name
+
+
+def test_the_folder_of_here_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path / "photos")
+    assert data_name(".") == data_name("folder:.") == "photos"

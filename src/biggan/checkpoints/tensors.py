@@ -18,7 +18,7 @@ from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.metric_logger import is_number, is_step
 from biggan.runtime.tensor_files import WEIGHT_DTYPES
-from biggan.runtime.text import printable
+from biggan.runtime.text import printable, shorten
 
 Tensors = dict[str, Tensor]
 
@@ -107,21 +107,18 @@ def check_fits(tensors: Tensors, state: Tensors, what: str) -> None:
     for names, problem in ((state.keys() - tensors.keys(), "is missing"), (tensors.keys() - state.keys(), "is unknown")):
         if names:
             others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise CheckpointError(f"{what}: {short_name(min(names))} {problem}{others}")
+            raise CheckpointError(f"{what}: {shorten(printable(min(names)), 100)} {problem}{others}")
     for name, tensor in tensors.items():
         expected = state[name]
         if tensor.shape != expected.shape:
-            raise CheckpointError(f"{what}: {short_name(name)} is {tuple(tensor.shape)}, not {tuple(expected.shape)}")
+            raise CheckpointError(
+                f"{what}: {shorten(printable(name), 100)} is {tuple(tensor.shape)}, not {tuple(expected.shape)}"
+            )
         allowed = WEIGHT_DTYPES if expected.is_floating_point() else (expected.dtype,)
         if tensor.dtype not in allowed:
             kinds = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise CheckpointError(f"{what}: {short_name(name)} holds numbers of type {kind}, not {kinds}")
-
-
-def short_name(name: str) -> str:
-    """The name of a tensor of others for a message: printable, of at most 100 characters."""
-    return printable(name)[:100]
+            raise CheckpointError(f"{what}: {shorten(printable(name), 100)} holds numbers of type {kind}, not {kinds}")
 
 
 def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:

@@ -20,6 +20,7 @@ from biggan.configs.overrides import flatten
 from biggan.configs.presets import PRESETS, preset
 from biggan.configs.run import RunConfig
 from biggan.runtime.errors import ConfigError, reason_for, remedy_for, suggestion
+from biggan.runtime.text import shorten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -69,7 +70,7 @@ def parse(kind: type, arguments: list[str], prog: str, default: Any = None) -> A
         renamed = renamed_option(name, known)
         too_many = f"`{prog} --help` shows all {len(known)} options"
         hint = suggestion(name, known, too_many) if renamed is None else f"it is now {renamed}"
-        raise ConfigError(f"{prog}: unknown option {short(name)}; {hint}")
+        raise ConfigError(f"{prog}: unknown option {shorten(name)}; {hint}")
     for name, value in options_of(command):
         if isinstance(value, Path):
             check_length(name, value)
@@ -80,7 +81,7 @@ def check_length(name: str, path: Path) -> None:
     """Raises ConfigError on a path that is longer than file systems allow; `name`: of the option."""
     longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
     if longest > MAX_NAME_BYTES or len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise ConfigError(f"{name.replace('_', '-')} {short(str(path))} is too long for a path: give a shorter one")
+        raise ConfigError(f"{name.replace('_', '-')} {shorten(str(path))} is too long for a path: give a shorter one")
 
 
 def renamed_option(name: str, known: Collection[str]) -> str | None:
@@ -159,11 +160,6 @@ def save_image_grid(images: "Tensor", columns: int, out: Path) -> None:
     save_image(make_grid(images, columns=columns), out)
 
 
-def short(text: str) -> str:
-    """A text of the user's for a message, cut to 200 characters."""
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
 def check_out_file(out: Path | None, suffixes: Sequence[str] = ()) -> None:
     """Before any work: raises ConfigError where `out` (None: not given) cannot become a file, because it is a folder, lies
     below a file, or cannot be written there; and where it has none of the suffixes, if there are any."""
@@ -175,7 +171,7 @@ def check_out_file(out: Path | None, suffixes: Sequence[str] = ()) -> None:
         raise ConfigError(f"--out {out} is a folder: give a file, such as {out / 'NAME'}{suffixes[0] if suffixes else ''}")
     if suffixes and out.suffix.lower() not in suffixes:
         others = f"{', '.join(suffixes[:-1])} or " if suffixes[1:] else ""
-        raise ConfigError(f"--out {short(str(out))}: use {others}{suffixes[-1]}")
+        raise ConfigError(f"--out {shorten(str(out))}: use {others}{suffixes[-1]}")
     check_parent(out)
     if os.path.exists(out) and not os.access(out, os.W_OK):
         raise ConfigError(f"--out {out} may not be written: give another --out")
@@ -209,7 +205,7 @@ def check_between(**numbers: tuple[float | None, float, float]) -> None:
     for name, (value, least, most) in numbers.items():
         if value is not None and not least <= value <= most:
             option, bounds = f"--{name.replace('_', '-')}", f"at least {least:,} and at most {most:,}"
-            raise ConfigError(f"{option} {short(str(value))} must be {bounds}")
+            raise ConfigError(f"{option} {shorten(str(value))} must be {bounds}")
 
 
 def is_inside(file: Path, source: str | None) -> bool:
@@ -222,5 +218,5 @@ def check_outside(file: Path, source: str | None, option: str) -> None:
     """Raises ConfigError where a result would be written into the data that it is made from; `option` says where else."""
     if is_inside(file, source):
         raise ConfigError(
-            f"{file} lies in the data {short(str(source))} and would become a part of it: give {option} elsewhere"
+            f"{file} lies in the data {shorten(str(source))} and would become a part of it: give {option} elsewhere"
         )

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from biggan.cli.common import check_between, check_out_file, parse, short, writing_to
+from biggan.cli.common import check_between, check_out_file, parse, writing_to
 from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, open_real, open_scoring_extractor
 from biggan.cli.output import say, say_text
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import choose_precision
+from biggan.runtime.text import shorten
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def open_sets(
 
     for spec in (command.samples, command.data):
         if spec is not None and ":" not in spec and not os.path.exists(spec):
-            raise ConfigError(f"{short(spec)}: no such run, model or data set")
+            raise ConfigError(f"{shorten(spec)}: no such run, model or data set")
     samplers = [
         load_sampler(Path(spec), command.device, world, command.cache) if spec is not None and is_model(spec) else None
         for spec in (command.samples, command.data)

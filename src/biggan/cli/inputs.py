@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from biggan.cli.common import short
 from biggan.data.class_names import parse_classes
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import DeviceName, choose_precision
+from biggan.runtime.text import shorten
 
 if TYPE_CHECKING:
     from biggan.metrics.features import Extractor
@@ -80,9 +80,11 @@ def check_extractor_options(command: ExtractorOptions) -> None:
     """Raises ConfigError on options that the extractor has no use for."""
     is_module = command.extractor.startswith("module:")
     if command.extractor_weights is not None and is_module:
-        raise ConfigError(f"--extractor-weights: {short(command.extractor)} holds its own weights: leave it out")
+        raise ConfigError(f"--extractor-weights: {shorten(command.extractor)} holds its own weights: leave it out")
     if command.trust_extractor and not is_module:
-        raise ConfigError(f"--trust-extractor is for --extractor module:FILE, not {short(command.extractor)}: leave it out")
+        raise ConfigError(
+            f"--trust-extractor is for --extractor module:FILE, not {shorten(command.extractor)}: leave it out"
+        )
 
 
 def open_real(command: RealDataOptions, spec: str, size: int, world: "World", *, labels: str | None = None) -> "ImageSet":

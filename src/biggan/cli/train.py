@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import tyro
 
@@ -170,16 +169,15 @@ def default_run_folder(plain: RunConfig, source: str | None) -> Path:
 
 def data_name(source: str) -> str:
     """A short name for the folder of runs on a data source: the last part of its path, in characters that every system
-    allows. Nothing that may be secret: no program of wds:pipe:, no user, host or query of an address."""
-    kind, colon, rest = source.partition(":")
-    place = rest if colon and kind.isalnum() and len(kind) > 1 else source
-    if place.startswith("pipe:"):
-        return "pipe"
-    if "://" in place:
-        place = urlsplit(place).path
-    elif kind not in ("hf", "embedded"):
-        place = os.path.abspath(place)  # "." and ".." have names too
-    last = place.rstrip("/\\").replace("\\", "/").rpartition("/")[2].removesuffix(".zip").removesuffix(".tar")
+    allows; nothing that may be secret, as in `public_name`."""
+    from biggan.data.sources import public_name
+
+    place = source.partition(":")[2] or source
+    if os.path.exists(place):
+        source = os.path.abspath(place)  # "." and ".." have names too
+    public = public_name(source)
+    last = (public.partition(":")[2] or public).rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+    last = last.removesuffix(".zip").removesuffix(".tar")
     name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in last)
     return name.strip("-_.")[:60] or "data"
 

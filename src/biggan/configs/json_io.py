@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from biggan.configs.migrations import migrate_config
 from biggan.runtime.errors import ConfigError, reason_for, suggestion
 from biggan.runtime.json_text import parse_json
-from biggan.runtime.text import printable
+from biggan.runtime.text import printable, shorten
 
 
 def to_json(config: object) -> str:
@@ -35,15 +35,15 @@ def from_json(text: str | bytes, kind: type, where: Path) -> typing.Any:
     except ValidationError as error:
         first = relevant_error(error)
         place = printable(".".join(map(str, first["loc"])))
-        raise ConfigError(f"{where}: {place[:200]}={shorten(first['input'])}: {first['msg'][:200]}") from error
+        raise ConfigError(f"{where}: {place[:200]}={describe_value(first['input'])}: {first['msg'][:200]}") from error
 
 
-def shorten(value: object) -> str:
+def describe_value(value: object) -> str:
     """A value from a file as text for a message, cut where it is long. Of a nest only the kind is told."""
     if isinstance(value, (dict, list)):
         return f"({len(value)} values)"
     text = repr(value) if not isinstance(value, int) or abs(value) < 1 << 100 else "(a huge number)"
-    return text if len(text) <= 60 else f"{text[:60]}..."
+    return shorten(text, 60)
 
 
 def relevant_error(error: ValidationError) -> typing.Any:
@@ -66,7 +66,7 @@ def refuse_unknown_keys(data: object, kind: object, where: str) -> None:
     hints = typing.get_type_hints(kind)
     for key, value in data.items():
         if key not in hints:
-            raise ConfigError(f"{where}: unknown key {shorten(key)}; {suggestion(key[:60], hints)}")
+            raise ConfigError(f"{where}: unknown key {describe_value(key)}; {suggestion(key[:60], hints)}")
         refuse_unknown_keys(value, hints[key], f"{where}: {key}")
 
 

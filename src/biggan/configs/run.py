@@ -20,6 +20,7 @@ from biggan.objectives.diffaugment import AugmentConfig
 from biggan.objectives.objective_config import ObjectiveConfig
 from biggan.objectives.regularization_config import RegularizationConfig
 from biggan.runtime.errors import ConfigError
+from biggan.runtime.text import shorten
 from biggan.sampling.latents import LatentConfig
 
 
@@ -154,7 +155,9 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     names = [name for name in changed if name not in resumable and not name.startswith(("eval.", "monitor.", "classify."))]
     data = [describe_data(old, new)] if any(name.startswith("dataset.") for name in names) else []
     words = [
-        f"{name}: {cut(before.get(name))} there, {cut(after.get(name))} here" for name in names if name[:8] != "dataset."
+        f"{name}: {shorten(str(before.get(name)), 80)} there, {shorten(str(after.get(name)), 80)} here"
+        for name in names
+        if name[:8] != "dataset."
     ]
     return data + words
 
@@ -164,14 +167,10 @@ def describe_data(old: RunConfig, new: RunConfig) -> str:
     texts = []
     for facts in (old.dataset, new.dataset):
         texts.append(
-            "none" if facts is None else f"{facts.images} images of {cut(facts.name)}, {len(facts.class_names)} classes"
+            "none"
+            if facts is None
+            else f"{facts.images} images of {shorten(str(facts.name), 80)}, {len(facts.class_names)} classes"
         )
     if texts[0] == texts[1]:
         return f"the data: other images or labels under the same name ({texts[0]})"
     return f"the data: {texts[0]} there, {texts[1]} here"
-
-
-def cut(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -8,9 +8,10 @@ import zlib
 from pathlib import Path
 
 from biggan.data.image_names import HEAD_BYTES, LABEL_FILES, MAX_FILE_BYTES, is_hidden, is_system, reason_to_leave_out
-from biggan.data.listing import HIDDEN, MAX_ENTRIES, NO_FILE, NO_IMAGE, NOT_REGULAR, REPEATED, Found, shorten
+from biggan.data.listing import HIDDEN, MAX_ENTRIES, NO_FILE, NO_IMAGE, NOT_REGULAR, REPEATED, Found
 from biggan.runtime.bounded_io import check_zip_layout, open_regular_file, read_zip_entry
 from biggan.runtime.errors import DataError, first_line, suggestion
+from biggan.runtime.text import shorten
 
 BROKEN_ARCHIVE = (
     zipfile.BadZipFile,

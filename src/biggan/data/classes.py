@@ -8,9 +8,10 @@ from typing import NamedTuple
 from biggan.data.image_names import IMAGE_SUFFIXES, is_hidden
 from biggan.data.label_files import LabelFiles, Reading, read_label_files
 from biggan.data.label_values import COLUMN, FILE, FOLDERS, NONE, same_partition
-from biggan.data.listing import NO_FILE, NO_IMAGE, NO_IMAGES, Found, Listing, readable_name, shorten, stamp_of
+from biggan.data.listing import NO_FILE, NO_IMAGE, NO_IMAGES, Found, Listing, readable_name, stamp_of
 from biggan.data.splits import are_buckets, split_question, top_level
 from biggan.runtime.errors import DataError
+from biggan.runtime.text import shorten
 
 WITHOUT_CLASSES = {"annotations", "annotation", "labels", "masks", "docs", "doc", "meta", "metadata", "splits", "scripts"}
 """Folders without images that are no empty classes, in lower case."""

@@ -15,9 +15,10 @@ from biggan.data.label_values import (
     number_classes,
     same_partition,
 )
-from biggan.data.listing import Found, shorten
+from biggan.data.listing import Found
 from biggan.runtime.errors import DataError, first_line
 from biggan.runtime.json_text import parse_json
+from biggan.runtime.text import shorten
 
 MAX_LABEL_BYTES = 1 << 28  # of one label file
 

@@ -4,8 +4,9 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from biggan.data.listing import readable_name, shorten
+from biggan.data.listing import readable_name
 from biggan.runtime.errors import DataError
+from biggan.runtime.text import shorten
 
 LABEL_WORDS = {
     "label",

@@ -9,6 +9,7 @@ import numpy as np
 
 from biggan.data.image_decoding import WHITE, Size, decode_pixels
 from biggan.runtime.errors import DataError
+from biggan.runtime.text import shorten
 
 MAX_ENTRIES = 50_000_000
 """Files and folders of one source; a listing of more would not fit into memory."""
@@ -144,11 +145,6 @@ class Listing(NamedTuple):
 def stamp_of(facts: object) -> str:
     """A hash of the facts about all files of a source."""
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def shorten(text: str, limit: int = 200) -> str:
-    """The text, its middle left out if it is longer than `limit` characters."""
-    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 4 :]}"
 
 
 def readable_name(name: str) -> str:

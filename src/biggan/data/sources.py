@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -18,9 +19,10 @@ from biggan.data.folders import find_in_folder
 from biggan.data.hugging_face import list_hugging_face
 from biggan.data.image_decoding import png_bytes
 from biggan.data.image_names import HEAD_BYTES, IMAGE_SUFFIXES, MAX_FILE_BYTES, begins_as_image, suffix_of
-from biggan.data.listing import Found, Listing, shorten
+from biggan.data.listing import Found, Listing
 from biggan.runtime.bounded_io import open_regular_file, read_file
 from biggan.runtime.errors import DataError, suggestion
+from biggan.runtime.text import shorten
 
 EMBEDDED = ("digits",)
 
@@ -142,3 +144,17 @@ def find_digits() -> Found:
         images=sorted(images),
         facts=[(name, hashlib.sha256(data).hexdigest()) for name, data in images.items()],
     )
+
+
+def public_name(source: str) -> str:
+    """The name of a data source without what is private: "folder:photos" for "folder:/home/me/photos", "zip:a.zip:train" for
+    "zip:/home/me/a.zip:train", "wds:pipe" for a command, an address without user and query."""
+    kind, colon, rest = source.partition(":") if re.match(r"[a-z]{2,10}:(?!//)", source) else ("", "", source)
+    if kind == "hf" or "imported from" in source:
+        return source
+    if rest.startswith("pipe:"):
+        return f"{kind}:pipe"
+    if "://" in rest:
+        address = urlsplit(rest)
+        return f"{kind}{colon}{address.scheme}://{address.hostname or ''}{address.path}"
+    return f"{kind}{colon}{':'.join(Path(part).name for part in rest.split(':'))}"

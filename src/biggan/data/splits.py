@@ -4,7 +4,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from biggan.data.listing import Found, shorten
+from biggan.data.listing import Found
+from biggan.runtime.text import shorten
 
 KINDS = {
     "train": {"train", "training", "trainset", "trn", "trainval"},

@@ -181,10 +181,8 @@ def sample_of(key: str, files: dict[str, bytes], file: str, seen: set[str], left
             raise ValueError(f"{name!r} is no image, for names end at their first dot: rename it without more dots")
         if "cls" in files:
             raise ValueError(f"{key + '.cls'!r} has no image beside it")
-        if files and set(files) - {"json", "txt"}:
+        if files:
             left_out[" and ".join(f".{suffix}" for suffix in sorted(files))[:60]] += 1
-        elif "json" in files and "/" not in key and key != "dataset":
-            left_out[".json alone"] += 1
         return
     yield Sample(f"{file}/{key}.{images[0]}", files[images[0]], class_of(key, files))
 

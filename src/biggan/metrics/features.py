@@ -34,7 +34,7 @@ from biggan.runtime.download import fetch
 from biggan.runtime.errors import CheckpointError, ConfigError, NonFiniteScore
 from biggan.runtime.json_text import read_json
 from biggan.runtime.tensor_files import check_weights, read_tensors
-from biggan.runtime.text import printable
+from biggan.runtime.text import printable, shorten
 
 INCEPTION_URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
 
@@ -152,7 +152,7 @@ def short_reason(error: BaseException) -> str:
     the last line, which has the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     reason = printable(lines[-1] if "TorchScript" in lines[0] else lines[0])
-    return reason if len(reason) <= LONGEST_REASON else f"{reason[:LONGEST_REASON]}..."
+    return shorten(reason, LONGEST_REASON)
 
 
 def open_extractor(

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from biggan.checkpoints.tensors import Tensors, short_name
+from biggan.checkpoints.tensors import Tensors
 from biggan.configs.overrides import replace_fields
 from biggan.models.biggan_deep import BigGANDeepConfig, DeepGeneratorConfig
 from biggan.models.registry import FAMILIES
@@ -30,6 +30,7 @@ from biggan.pretrained.translate import ImportedModel, translate
 from biggan.runtime.errors import CheckpointError, ConfigError, first_line
 from biggan.runtime.json_text import read_json
 from biggan.runtime.tensor_files import check_weights, read_tensors
+from biggan.runtime.text import printable, shorten
 from biggan.sampling.latents import LatentConfig
 
 EXCEPTIONS = (r".*num_batches_tracked",)
@@ -67,7 +68,7 @@ def read_hugging_face(folder: Path) -> ImportedModel:
             network: Any = FAMILIES[config.family].generator(config)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond all memory
         raise CheckpointError(
-            f"{folder / 'config.json'}: no network has such sizes ({short_name(first_line(error))})"
+            f"{folder / 'config.json'}: no network has such sizes ({shorten(printable(first_line(error)), 100)})"
         ) from error
     merged, tables = merge_spectral_vectors(source, weights.name), {}
     position = source_config.attention_layer_position
@@ -127,7 +128,7 @@ def read_source_config(file: Path) -> SourceConfig:
         raise CheckpointError(f"{file} cannot be read ({error}): fetch it again") from error
     keys = {item.name for item in dataclasses.fields(SourceConfig)}
     if set(values) != keys:
-        mismatch = ", ".join(map(short_name, sorted(set(values) ^ keys)[:10]))
+        mismatch = ", ".join(shorten(printable(key), 100) for key in sorted(set(values) ^ keys)[:10])
         raise CheckpointError(f"{file} is not the config of a pytorch-pretrained-BigGAN: missing or unknown: {mismatch}")
     try:
         return TypeAdapter(SourceConfig).validate_json(json.dumps(values), strict=True)

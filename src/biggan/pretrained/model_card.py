@@ -1,21 +1,19 @@
 """README.md of a published model: what it is, its recipe and its measured scores, without what is private."""
 
 import dataclasses
-import math
-import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from biggan.checkpoints.model_dir import ModelCard, ModelDir
 from biggan.checkpoints.run_dir import RunDir
 from biggan.configs.json_io import to_json
 from biggan.configs.overrides import flatten, replace_fields
 from biggan.configs.run import PLACES, RunConfig
-from biggan.metrics.evaluate import format_score
-from biggan.runtime.errors import CheckpointError
+from biggan.data.sources import public_name
+from biggan.metrics.evaluate import format_score, require_finite
+from biggan.runtime.errors import CheckpointError, NonFiniteScore
 from biggan.runtime.json_text import read_json
-from biggan.runtime.metric_logger import read_log
+from biggan.runtime.metric_logger import is_finite, read_log
 from biggan.runtime.text import markdown_name, markdown_text
 
 FRONT_MATTER = "---\nlibrary_name: biggan"  # the first lines of the README.md of an export
@@ -52,33 +50,17 @@ def model_card(folder: ModelDir, run: Path, *, with_sheet: bool) -> str:
 
 def publishable_card(folder: ModelDir) -> ModelCard:
     """config.json of a model, without local paths and checksums."""
-    return dataclasses.replace(folder.card, trained_on=strip_local_path(folder.card.trained_on), sha256={})
+    return dataclasses.replace(folder.card, trained_on=public_name(folder.card.trained_on), sha256={})
 
 
 def publishable_config(recipe: RunConfig) -> RunConfig:
     """The config of a run, without local paths."""
     values = flatten(recipe)
-    places = {name: strip_local_path(str(values[name])) for name in PLACES if values[name] is not None}
+    places = {name: public_name(str(values[name])) for name in PLACES if values[name] is not None}
     recipe = replace_fields(recipe, places | {"data.cache": None})
     if recipe.dataset is None:
         return recipe
-    return dataclasses.replace(
-        recipe, dataset=dataclasses.replace(recipe.dataset, name=strip_local_path(recipe.dataset.name))
-    )
-
-
-def strip_local_path(source: str) -> str:
-    """The name of a data source without what is private: "folder:photos" for "folder:/home/me/photos", "zip:a.zip:train" for
-    "zip:/home/me/a.zip:train", "wds:pipe" for a command, an address without user and query."""
-    kind, colon, rest = source.partition(":") if re.match(r"[a-z]{2,10}:(?!//)", source) else ("", "", source)
-    if kind == "hf" or "imported from" in source:
-        return source
-    if rest.startswith("pipe:"):
-        return f"{kind}:pipe"
-    if "://" in rest:
-        address = urlsplit(rest)
-        return f"{kind}{colon}{address.scheme}://{address.hostname or ''}{address.path}"
-    return f"{kind}{colon}{':'.join(Path(part).name for part in rest.split(':'))}"
+    return dataclasses.replace(recipe, dataset=dataclasses.replace(recipe.dataset, name=public_name(recipe.dataset.name)))
 
 
 def read_recipe(path: Path) -> RunConfig | None:
@@ -96,9 +78,9 @@ def measured_section(path: Path) -> list[str]:
         try:
             evaluation = read_json(saved[-1])
             scores, cautions = evaluation["scores"], evaluation.get("cautions", [])
-            check_finite(scores)
+            require_finite(scores)
             values = {str(name): format_score(score) for name, score in scores.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (NonFiniteScore, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"the scores in {saved[-1]} cannot be read: remove the file, or evaluate again") from error
         return [*markdown_table(values), *(f"\nCaution: {markdown_text(str(caution))}." for caution in cautions)]
     lines = read_log(log)
@@ -106,18 +88,6 @@ def measured_section(path: Path) -> list[str]:
     if not finite:
         return ["Nothing."]
     return ["No quality figures. The last line of the training log:", "", *markdown_table(finite)]
-
-
-def is_finite(value: Any) -> bool:
-    """Whether a value of a log is a finite number, or a list of such."""
-    return all(map(is_finite, value)) if isinstance(value, list) else math.isfinite(value)
-
-
-def check_finite(scores: dict[str, Any]) -> None:
-    """Raises ValueError where a number in saved scores is not finite."""
-    for name, score in scores.items():
-        if not all(math.isfinite(value) for value in score.values() if isinstance(value, float)):
-            raise ValueError(f"{name} is not finite")
 
 
 def markdown_table(values: dict[str, Any]) -> list[str]:

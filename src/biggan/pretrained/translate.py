@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from biggan.checkpoints.tensors import Tensors, short_name
+from biggan.checkpoints.tensors import Tensors
 from biggan.models.registry import ModelConfig
 from biggan.runtime.errors import CheckpointError
 from biggan.runtime.tensor_files import check_weights, other_precisions
+from biggan.runtime.text import printable, shorten
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def translate(source: Tensors, network: nn.Module, rename: Rename, *, exceptions
         if any(re.fullmatch(pattern, theirs) for pattern in exceptions):
             continue
         ours, value = rename(theirs, tensor)
-        theirs = short_name(theirs)
+        theirs = shorten(printable(theirs), 100)
         if ours not in expected:
             raise CheckpointError(f"{file}: {theirs} has no place in a {network.config.family} of this size")
         if ours in state:

@@ -5,6 +5,7 @@ The host waits for the device once per interval, in `MetricAverager.flush`.
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,13 @@ def is_step(value: object) -> bool:
 def is_number(value: object) -> bool:
     """Whether a value from a file is a number that a float can hold; infinities and not-a-number are."""
     return type(value) is float or (type(value) is int and abs(value) < 1 << 53)
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value of a log is a finite number, or a list of such."""
+    if isinstance(value, list):
+        return all(map(is_finite, value))
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def is_metrics(line: dict[str, Any]) -> bool:

@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     )
 
 
+def shorten(text: str, limit: int = 200) -> str:
+    """The text, its middle left out if it is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-limit // 4 :]}"
+
+
 def printable_lines(text: str) -> str:
     """As `printable`, but line breaks and tabs stay."""
     return "\n".join("\t".join(printable(cell) for cell in line.split("\t")) for line in text.split("\n"))

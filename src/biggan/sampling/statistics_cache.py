@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from biggan.runtime.atomic_io import write_file
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.precision import Precision
+from biggan.runtime.tensor_files import tensors_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +39,8 @@ def statistics_key(generator: nn.Module, precision: Precision, *facts: object) -
     numerics += [torch.__version__, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
     digest = hashlib.sha256(repr((FORMAT, generator.config, numerics, facts)).encode())
     standing = standing_buffers(generator)
-    for key, value in sorted(generator.state_dict().items()):
-        if key not in standing:
-            digest.update(repr((key, value.dtype, tuple(value.shape))).encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    weights = {key: value for key, value in generator.state_dict().items() if key not in standing}
+    digest.update(tensors_sha256(weights).encode())
     return digest.hexdigest()
 
 

@@ -7,7 +7,6 @@ is in studies/definitions.
 """
 
 import json
-import math
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +28,7 @@ from biggan.profiling.flops import count_parameters
 from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.json_text import read_json
-from biggan.runtime.metric_logger import is_number, is_step, read_alarms, read_log
+from biggan.runtime.metric_logger import is_finite, is_number, is_step, read_alarms, read_log
 from biggan.studies.definitions import Row, Study
 
 
@@ -112,11 +111,6 @@ def read_result(run: Run) -> dict[str, Any] | None:
         "last": {name: evaluations[-1][name] for name in scores},
         "minutes": log[-1].get("seconds", 0.0) / 60,
     }
-
-
-def is_finite(value: Any) -> bool:
-    """Whether a value of a log is a finite number."""
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def survival_file(run: Run) -> Path:
