@@ -256,7 +256,8 @@ class Sampler:
         with self.precision.autocast(), collect_standing_statistics(self.generator, gather):
             own_batches = range(self.world.rank, self.standing_stats_batches, self.world.size)
             # A rank without a batch must take part; its statistics are not used.
-            for number in announced(own_batches or [0], f"standing statistics for truncation {truncation}"):
+            what = "sampling without truncation" if truncation is None else f"truncation {truncation:g}"
+            for number in announced(own_batches or [0], f"standing statistics for {what}"):
                 rng = addressed_rng(self.standing_stats_seed, "standing statistics", number)
                 z_NZ = self.prior.draw((self.standing_stats_batch_size, self.latent_dim), rng, truncation)
                 y_N = self.draw_labels(self.standing_stats_batch_size, rng)
