@@ -13,6 +13,7 @@ from biggan.models.biggan_deep import BigGANDeepConfig
 from biggan.models.registry import FAMILIES
 from biggan.models.resnet_config import ResNetConfig
 from biggan.nn.attention import SelfAttention
+from biggan.nn.batch_norm import ConditionalNorm
 from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer
 from biggan.profiling.flops import uncomputed
 from biggan.sampling.standing_statistics import collect_standing_statistics
@@ -184,6 +185,8 @@ def test_flop_are_the_products_of_the_layers(name, resolution):
             if isinstance(layer, (ReparametrizedLayer, SelfAttention)):
                 assert isinstance(layer, (Conv2d, Linear, Embedding, SelfAttention))
                 layer.register_forward_hook(add)
+            if isinstance(layer, ConditionalNorm) and isinstance(layer.gain, Linear):  # used without a call of their own
+                total += sum(products(linear, torch.empty(2, 1), None) for linear in (layer.gain, layer.bias))
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counted:
         z, y = torch.empty(2, config.z_dim), torch.empty(2, dtype=torch.int64)
         networks[1](networks[0](z, y), y)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap
+from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, ConditionalNorm, MLPMap, gains_and_biases
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Linear
 from biggan.nn.spectral_norm import SpectralNorm
@@ -31,11 +31,16 @@ def conditional(normalize):
     return ConditionalNorm(normalize=normalize, **maps)
 
 
+def apply(norm, x, condition):
+    """One norm with its gain and bias for a condition."""
+    return norm(x, *gains_and_biases([norm], condition))
+
+
 def test_conditional_by_hand(generator):
     norm = conditional(BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x, condition = torch.randn(4, 3, 2, 2, generator=generator) * 3 + 1, torch.randn(4, 5, generator=generator)
-    norm(x, condition)  # lets the vectors of the power iteration settle on something
+    apply(norm, x, condition)  # lets the vectors of the power iteration settle on something
     norm.gain.eval()
     norm.bias.eval()
     gain, bias = norm.gain.effective_weight().double(), norm.bias.effective_weight().double()
@@ -44,14 +49,14 @@ def test_conditional_by_hand(generator):
     for n in range(4):
         for c in range(3):
             expected[n, c] = standard[n, c] * (1 + gain[c] @ condition[n].double()) + bias[c] @ condition[n].double()
-    assert torch.allclose(norm(x, condition).double(), expected, atol=1e-5)
+    assert torch.allclose(apply(norm, x, condition).double(), expected, atol=1e-5)
 
 
 def test_gain_is_centered_at_one_and_bias_at_zero(generator):
     norm = conditional(BatchNorm(3, epsilon=1e-4))
     initialize(norm, INITIALIZERS["orthogonal"], generator)
     x = torch.randn(4, 3, 2, 2, generator=generator)
-    assert torch.allclose(norm(x, torch.zeros(4, 5)).double(), normalize_by_hand(x, 1e-4), atol=1e-5)
+    assert torch.allclose(apply(norm, x, torch.zeros(4, 5)).double(), normalize_by_hand(x, 1e-4), atol=1e-5)
 
 
 def test_affine_norm_starts_as_normalization(generator):
@@ -111,7 +116,7 @@ def test_without_normalization_gain_and_bias_act_on_x(generator):
     norm.eval()
     x, condition = torch.randn(4, 3, 2, 2, generator=generator), torch.randn(4, 5, generator=generator)
     gain, bias = 1 + norm.gain(condition), norm.bias(condition)
-    assert torch.allclose(norm(x, condition), x * gain[:, :, None, None] + bias[:, :, None, None], atol=1e-6)
+    assert torch.allclose(apply(norm, x, condition), x * gain[:, :, None, None] + bias[:, :, None, None], atol=1e-6)
 
 
 def test_a_table_holds_a_row_for_each_class_and_starts_at_zero(generator):

@@ -31,7 +31,7 @@ def penalty_inputs(generator):
     images = torch.randn(2, 2, 3, 32, 32, generator=generator, dtype=torch.float64)
     labels = torch.tensor([2, 0]), torch.tensor([1, 1])
     real, fake = (DiscriminatorPass(x, y, None) for x, y in zip(images, labels, strict=True))
-    return PenaltyInputs(step=1, real=real, fake=fake)
+    return PenaltyInputs(real=real, fake=fake)
 
 
 def test_lazy_is_as_many_times_as_strong(discriminator, generator):
@@ -90,7 +90,6 @@ def test_lecam():
     real_mean = fake_mean = None
     for real, fake in scores:
         inputs = PenaltyInputs(
-            step=1,
             real=DiscriminatorPass(None, None, DiscriminatorOutput(real, real, None)),
             fake=DiscriminatorPass(None, None, DiscriminatorOutput(fake, fake, None)),
         )
@@ -123,7 +122,7 @@ def test_consistency(generator):
     inner[:, :, 8:24, 8:24] = torch.randn(2, 3, 16, 16, generator=generator)
     for weight, nothing in ((torch.ones(3, 32, 32), True), (torch.randn(3, 32, 32, generator=generator), False)):
         net = Sum(weight)
-        inputs = PenaltyInputs(step=1, real=DiscriminatorPass(inner, None, net(inner, None)))
+        inputs = PenaltyInputs(real=DiscriminatorPass(inner, None, net(inner, None)))
         torch.manual_seed(0)
         value = Consistency(2.0).penalty(net, inputs).item()
         torch.manual_seed(0)

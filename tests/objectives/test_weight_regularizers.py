@@ -6,6 +6,7 @@ import torch
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.nn.layers import Linear, ReparametrizedLayer
+from biggan.nn.prepared_weights import PreparedWeights
 from biggan.nn.reparametrization import Identity
 from biggan.objectives.regularization_config import (
     DiscriminatorRegularization,
@@ -22,49 +23,57 @@ from biggan.objectives.weight_regularizers import (
     SigmaBound,
     SigmaClamp,
     SigmaPenalty,
-    full_energy,
-    off_diagonal_energy,
     regularized_weights,
+    stacked_weights_and_gradients,
 )
 from biggan.runtime.errors import ConfigError
 
-CONTEXT = PenaltyInputs(step=1)
+CONTEXT = PenaltyInputs()
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
-def test_energy_against_loops(shape, generator):
-    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
-    expected = sum((weight[i] @ weight[j]) ** 2 for i in range(shape[0]) for j in range(shape[0]) if i != j)
-    assert off_diagonal_energy(weight).item() == pytest.approx(expected.item())
+def printed_loss(weight, full):
+    """||W W' * (1 - I)||^2, or ||W W' - I||^2, as printed."""
+    gram, unit = weight @ weight.T, torch.eye(len(weight), dtype=weight.dtype)
+    return (gram - unit).square().sum() if full else (gram * (1 - unit)).square().sum()
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
-def test_gradient_is_four_times_the_masked_gram_times_w(shape, generator):
-    """docs/papers/biggan.md, "Orthogonal regularization": the gradient of || WW' * (1 - I) ||^2 is 4 (WW' * (1 - I)) W."""
-    weight = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    off_diagonal_energy(weight).backward()
-    w = weight.detach()
-    gram = w @ w.T
-    assert torch.allclose(weight.grad, 4 * (gram - torch.diag(gram.diag())) @ w)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (4, 4)])
+def test_loss_and_gradient_against_autograd_of_the_printed_formula(shape, full, generator):
+    net = torch.nn.Sequential(Linear(*shape[::-1], reparametrization=Identity)).double()
+    with torch.no_grad():
+        net[0].weight.normal_(generator=generator)
+    (wanted,) = torch.autograd.grad(0.3 * printed_loss(net[0].weight, full), net[0].weight)
+    net[0].weight.grad = torch.full_like(wanted, 2.0)
+    value = Orthogonal(0.3, full).before_step(net)
+    assert value.item() == pytest.approx(0.3 * printed_loss(net[0].weight.detach(), full).item())
+    assert torch.allclose(net[0].weight.grad, 2 + wanted)
 
 
-def test_sum_over_the_generator_against_autograd_of_the_printed_formula(generator):
+@pytest.mark.parametrize("prepared", [False, True])
+def test_sum_over_the_generator_against_autograd_of_the_printed_formula(prepared, generator):
+    """Layers one by one, and with weights and gradients that lie side by side in memory, some in channels-last order."""
     g, _ = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
-    Orthogonal(1e-4).penalty(g, CONTEXT).backward()
-    got = {name: parameter.grad for name, parameter in g.named_parameters()}
-    g.zero_grad()
-    total = 0.0
+    z, y = torch.randn(4, g.config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0])
+    if prepared:
+        g = g.to(memory_format=torch.channels_last)
+        weights = PreparedWeights(g, torch.float32)
+        weights.prepare()
+        weights.attach()
+    g(z, y).square().sum().backward()
+    if prepared:
+        weights.detach()
+        stacks = [len(weight_LOM) for weight_LOM, _ in stacked_weights_and_gradients(g)]
+        assert max(stacks) > 1, "layers of one shape are taken together"
+    of_the_loss = {name: parameter.grad.clone() for name, parameter in g.named_parameters()}
+    value = Orthogonal(1e-2).before_step(g)
+    regularized = {name: p for name, p in g.named_parameters() if p.dim() >= 2 and name != "embedding.weight"}
+    total = 1e-2 * sum(printed_loss(parameter.flatten(1), False) for parameter in regularized.values())
+    assert value.item() == pytest.approx(total.item(), rel=1e-4)
+    wanted = dict(zip(regularized, torch.autograd.grad(total, list(regularized.values())), strict=True))
     for name, parameter in g.named_parameters():
-        if parameter.dim() >= 2 and name != "embedding.weight":
-            rows = parameter.flatten(1)
-            gram = rows @ rows.T
-            total = total + (gram * (1 - torch.eye(len(rows)))).square().sum()
-    (1e-4 * total).backward()
-    for name, parameter in g.named_parameters():
-        if parameter.grad is None:
-            assert got[name] is None, f"{name} is not to be regularized"
-        else:
-            assert torch.allclose(got[name], parameter.grad, atol=1e-6), name
+        added = wanted.get(name, torch.zeros(()))  # embeddings, biases and norms are not to be regularized
+        assert torch.allclose(parameter.grad, of_the_loss[name] + added, atol=1e-5), name
 
 
 def test_class_embeddings_are_left_out(generator):
@@ -80,7 +89,7 @@ def test_an_orthogonal_network_costs_nothing(generator):
         layer.weight.shape[0] > layer.weight[0].numel() for layer in g.modules() if isinstance(layer, ReparametrizedLayer)
     )
     wide = [
-        off_diagonal_energy(layer.weight.flatten(1)).item()
+        printed_loss(layer.weight.detach().flatten(1), False).item()
         for layer in g.modules()
         if isinstance(layer, ReparametrizedLayer) and layer.weight.shape[0] <= layer.weight[0].numel()
     ]
@@ -96,19 +105,10 @@ def network(generator, rows=5, columns=9):
     return torch.nn.Sequential(layer)
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5)])
-def test_full_form_against_autograd_of_the_formula(shape, generator):
-    weight = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    (got,) = torch.autograd.grad(full_energy(weight), weight)
-    (wanted,) = torch.autograd.grad((weight @ weight.T - torch.eye(shape[0])).square().sum(), weight)
-    assert torch.allclose(got, wanted)
-
-
 def test_the_gradient_form_is_half_of_the_printed_loss(generator):
     """docs/papers/biggan.md, "Orthogonal regularization": the author's strength s is a loss of weight s / 2."""
     net = network(generator)
-    Orthogonal(0.5e-2).penalty(net, CONTEXT).backward()
-    wanted = net[0].weight.grad.clone()
+    (wanted,) = torch.autograd.grad(0.5e-2 * printed_loss(net[0].weight, False), net[0].weight)
     net[0].weight.grad = torch.full_like(wanted, 3.0)
     OrthogonalGradient(1e-2).before_step(net)
     assert torch.allclose(net[0].weight.grad, 3 + wanted)

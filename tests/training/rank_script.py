@@ -58,7 +58,7 @@ def gradients(changes, accumulation, world):
     state = build_train_state(config, world)
     found, statistics = {}, []
     for player in (state.generator, state.discriminator):
-        player.optimizer_step = lambda step: None
+        player.optimizer_step = lambda step: {}
         if world.size == 1:
             sync_batch_norm(player.network, lambda values: values)  # the path that can be listened to
     for layer in state.discriminator.network.modules():

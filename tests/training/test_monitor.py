@@ -148,7 +148,7 @@ def test_the_r1_of_a_run_and_that_of_a_remedy_add_up(generator):
     state.discriminator.network.eval()
     x = uint8_to_float(images, torch.contiguous_format)
     real = DiscriminatorPass(x, labels, state.discriminator.network(x, labels))
-    inputs = PenaltyInputs(step=1, real=real)
+    inputs = PenaltyInputs(real=real)
     alone = state.discriminator.penalties(inputs)["r1"].item()
     apply_rollbacks(state, watched(rollback_r1=1.0, rollback_r1_interval=1), Rollbacks(collapsed=1))
     assert state.discriminator.penalties(inputs)["r1"].item() == pytest.approx(1.5 * alone)

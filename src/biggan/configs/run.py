@@ -140,6 +140,8 @@ RESUMABLE = {
     "train.max_rollbacks",
     "train.keep_checkpoints",
     "train.activation_checkpointing",
+    "train.capture",
+    "train.compile",
 }
 
 

@@ -71,6 +71,12 @@ class TrainConfig:
     """bf16: autocast with float32 weights, statistics and spectral norms. auto: bf16 where the hardware has it."""
     memory_format: MemoryFormatName = "channels-last"
     """Memory layout of convolution weights and activations."""
+    capture: Literal["auto", "on", "off"] = "auto"
+    """Run each optimizer step as one CUDA graph. auto: on one GPU, where all operations of the step allow it. on: also say
+    why not; on a CPU, which has no such graphs, steps then run in the same fixed buffers."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks of both networks (torch.compile), which fuses normalization, gains and ReLU. auto: on a GPU, where
+    every operation allows it. It takes some minutes at the start and changes results by rounding."""
     activation_checkpointing: bool = False
     """Keep only the inputs of each block and compute the rest again in the backward pass: less memory, a third more work."""
     seed: int = 0

@@ -28,7 +28,7 @@ from biggan.nn.attention import SelfAttention
 from biggan.nn.batch_norm import AffineNorm
 from biggan.nn.embeddings import ProjectedEmbedding
 from biggan.nn.heads import DiscriminatorOutput
-from biggan.nn.residual_blocks import LayerFactory
+from biggan.nn.residual_blocks import LayerFactory, affines_of_blocks
 from biggan.nn.virtual_batch_norm import build_reference_batch
 
 
@@ -67,10 +67,15 @@ class Generator(nn.Module):
         x = self.linear(inputs)  # (N, 4 4 16ch)
         x = x.unflatten(1, (-1, BASE_RESOLUTION, BASE_RESOLUTION))  # (N, 16ch, 4, 4)
         x = x.contiguous(memory_format=detect_memory_format(self.output_conv.weight))
-        for index, (block, condition) in enumerate(zip(self.blocks, conditions, strict=True)):
-            x = block(x, condition)  # (N, C, 2H, 2W) or (N, C, H, W)
+        affines = affines_of_blocks(self.blocks, conditions)
+        for index, block in enumerate(self.blocks):
+            x = block(x, affines[index])  # (N, C, 2H, 2W) or (N, C, H, W)
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
+        return self.to_image(x)  # (N, 3, R, R)
+
+    def to_image(self, x: Tensor) -> Tensor:
+        """The last feature maps, of a reference batch too, -> images: (N, ch, R, R) -> (N, 3, R, R)."""
         x = self.reference.drop_reference(F.relu(self.output_norm(x)))  # (N, ch, R, R)
         x = self.output_conv(x)  # (N, 3, R, R)
         return torch.tanh(x.float())  # (N, 3, R, R)
@@ -162,10 +167,10 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
         """The batch consists of `groups` equal groups, such as real and generated images; minibatch discrimination compares
         images within their group only."""
-        condition = self.condition(y_N)
+        affines = affines_of_blocks(self.blocks, [self.condition(y_N)] * len(self.blocks))
         x = self.stem(x)  # (N, ch, R, R)
         for index, block in enumerate(self.blocks):
-            x = block(x, condition)  # (N, C, H/2, W/2) or (N, C, H, W)
+            x = block(x, affines[index])  # (N, C, H/2, W/2) or (N, C, H, W)
             if index in self.attention_after:
                 x = self.attention[self.attention_after[index]](x)  # (N, C, H, W)
         return self.head(x, y_N, groups)

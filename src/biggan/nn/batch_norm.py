@@ -9,15 +9,18 @@ several batches of the batch mean and of the batch variance.
 Statistics are float32 for every input type. Shapes: N batch, C channels, E condition, K classes, H W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.initialization import Initializer
+from biggan.nn.layers import Linear
 
 SumOverRanks = Callable[[Tensor], Tensor]
+
+Affine = tuple[Tensor, Tensor]  # gain and bias (N, C)
 
 
 class BatchNorm(nn.Module):
@@ -76,6 +79,9 @@ class AffineNorm(nn.Module):
     `normalize`: a normalization without gain and bias, such as BatchNorm; nn.Identity() for gain and bias alone.
     """
 
+    prepared_gain: Tensor | None = None  # in the type of activations, as nn/prepared_weights has them for the coming passes
+    prepared_bias: Tensor | None = None
+
     def __init__(self, channels: int, *, normalize: nn.Module) -> None:
         super().__init__()
         self.normalize = normalize
@@ -87,11 +93,13 @@ class AffineNorm(nn.Module):
         nn.init.ones_(self.gain)
         nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W). The condition is ignored; it is accepted so that conditional and unconditional norms
-        are interchangeable."""
+    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W). `affine` is ignored; it is accepted so that conditional and unconditional norms are
+        interchangeable."""
         x = self.normalize(x)
-        return torch.addcmul(self.bias[:, None, None].to(x.dtype), x, self.gain[:, None, None].to(x.dtype))
+        gain_C = self.gain if self.prepared_gain is None else self.prepared_gain
+        bias_C = self.bias if self.prepared_bias is None else self.prepared_bias
+        return torch.addcmul(bias_C[:, None, None].to(x.dtype), x, gain_C[:, None, None].to(x.dtype))
 
 
 class BiasOnlyNorm(nn.Module):
@@ -133,10 +141,12 @@ def normalizes_features(network: nn.Module) -> bool:
 
 
 class ConditionalNorm(nn.Module):
-    """Conditional normalization, y = normalize(x) * (1 + gain(c)) + bias(c), for a condition c (N, E). BigGAN appendix B.
+    """Conditional normalization, y = normalize(x) * gain + bias with a gain 1 + gain(c) and a bias bias(c) for each image
+    and channel, which depend on a condition c (N, E). BigGAN appendix B.
 
     `gain` and `bias`: modules (N, E) -> (N, C), such as a linear layer, MLPMap or ClassConditionalTable. `normalize`: a
-    normalization without gain and bias, such as BatchNorm; nn.Identity() for gain and bias alone.
+    normalization without gain and bias, such as BatchNorm; nn.Identity() for gain and bias alone. The gains and biases of
+    all norms of a network are computed together, by `gains_and_biases`.
     """
 
     def __init__(self, *, normalize: nn.Module, gain: nn.Module, bias: nn.Module) -> None:
@@ -145,17 +155,34 @@ class ConditionalNorm(nn.Module):
         self.gain = gain
         self.bias = bias
 
-    def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
-        x = self.normalize(x)
-        gain_NC = (1 + self.gain(condition_NE).float()).to(x.dtype)
-        bias_NC = self.bias(condition_NE).to(x.dtype)
-        return torch.addcmul(bias_NC[:, :, None, None], x, gain_NC[:, :, None, None])  # (N, C, H, W)
+    def forward(self, x: Tensor, affine: Affine) -> Tensor:
+        """(N, C, H, W) and gain and bias (N, C) -> (N, C, H, W)."""
+        x, (gain_NC, bias_NC) = self.normalize(x), affine
+        return torch.addcmul(bias_NC.to(x.dtype)[:, :, None, None], x, gain_NC.to(x.dtype)[:, :, None, None])
+
+
+def gains_and_biases(norms: Sequence[nn.Module], condition_NE: Tensor) -> list[Affine | None]:
+    """Gain and bias (N, C) of each of the conditional norms, for one condition; None for other norms. Where all are linear
+    in the condition they are computed in one product."""
+    conditional = [norm for norm in norms if isinstance(norm, ConditionalNorm)]
+    maps = [norm.gain for norm in conditional] + [norm.bias for norm in conditional]
+    pairs: list[Affine]
+    if maps and all(isinstance(layer, ClassConditionalTable | Linear) for layer in maps):
+        weights = [layer.applied_weight() for layer in maps]  # (C, E) each
+        values = F.linear(condition_NE, torch.cat(weights))  # (N, sum of 2 C)
+        gains, biases = values.chunk(2, dim=1)
+        sizes = [len(weight_CE) for weight_CE in weights[: len(conditional)]]
+        pairs = list(zip((1 + gains).split(sizes, dim=1), biases.split(sizes, dim=1), strict=True))
+    else:
+        pairs = [(1 + norm.gain(condition_NE), norm.bias(condition_NE)) for norm in conditional]
+    affines = iter(pairs)
+    return [next(affines) if isinstance(norm, ConditionalNorm) else None for norm in norms]
 
 
 class NoNorm(nn.Module):
-    """No normalization: returns x; the condition is ignored."""
+    """No normalization: returns x; `affine` is ignored."""
 
-    def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
         return x
 
 
@@ -164,6 +191,8 @@ class ClassConditionalTable(nn.Module):
 
     As gain and bias of ConditionalNorm this is the class-conditional batch normalization that preceded BigGAN's shared
     embedding (Dumoulin et al. 2017; SA-GAN; docs/papers/biggan.md, "SA-GAN")."""
+
+    prepared: Tensor | None = None  # the table in the type of products, as nn/prepared_weights has it for the coming passes
 
     def __init__(self, classes: int, channels: int) -> None:
         super().__init__()
@@ -175,6 +204,10 @@ class ClassConditionalTable(nn.Module):
 
     def forward(self, condition_NK: Tensor) -> Tensor:
         return condition_NK @ self.weight  # (N, C)
+
+    def applied_weight(self) -> Tensor:
+        """The table as the weight of a linear layer, (C, K)."""
+        return (self.weight if self.prepared is None else self.prepared).T
 
 
 class MLPMap(nn.Module):

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biggan.nn.autocast import is_autocast_enabled
 from biggan.nn.initialization import Initializer
 
 
@@ -44,14 +45,17 @@ class ProjectedEmbedding(nn.Module):
 
 
 class OneHot(nn.Module):
-    """One-hot class weights, the condition of ClassConditionalTable: (N,) int64 -> (N, K) float32."""
+    """One-hot class weights, the condition of ClassConditionalTable: (N,) int64 -> (N, K), float32 or the
+    type of autocast."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
 
     def forward(self, y_N: Tensor) -> Tensor:
-        weights = torch.zeros(len(y_N), self.classes, device=y_N.device)  # F.one_hot would synchronize with the device
+        dtype = torch.get_autocast_dtype(y_N.device.type) if is_autocast_enabled(y_N.device) else torch.float32
+        # F.one_hot would synchronize with the device
+        weights = torch.zeros(len(y_N), self.classes, device=y_N.device, dtype=dtype)
         return weights.scatter_(1, y_N[:, None], 1.0)  # (N, K)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biggan.nn.autocast import without_autocast
+from biggan.nn.layers import ReparametrizedLayer
 from biggan.nn.minibatch_discrimination import NoMinibatchFeatures
 
 
@@ -38,14 +39,27 @@ class ProjectionHead(nn.Module):
         self.embedding = embedding
         self.dropout = nn.Dropout(dropout)
         self.minibatch = minibatch or NoMinibatchFeatures()
+        compute_in_float32(self)
 
     def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
         features_NF = self.dropout(relu_sum_pool(x))  # (N, F)
         with without_autocast(x.device):
             projection_N = (self.embedding(y_N) * features_NF).sum(1)  # (N,)
-            inputs = torch.cat([features_NF, self.minibatch(features_NF, groups)], dim=1)  # (N, F + kernels)
+            inputs = append_features(features_NF, self.minibatch(features_NF, groups))  # (N, F + kernels)
             logits_N = self.linear(inputs).squeeze(1) + projection_N  # (N,)
         return DiscriminatorOutput(logits_N, features_NF, None)
+
+
+def compute_in_float32(head: nn.Module) -> None:
+    """Mark the layers of a head, which runs without autocast, as computing in float32. Mutates them."""
+    for layer in head.modules():
+        if isinstance(layer, ReparametrizedLayer):
+            layer.in_float32 = True
+
+
+def append_features(features_NF: Tensor, further_NB: Tensor) -> Tensor:
+    """Features (N, F) and further ones (N, B) side by side, (N, F + B); B may be 0."""
+    return torch.cat([features_NF, further_NB], dim=1) if further_NB.shape[1] else features_NF
 
 
 def relu_sum_pool(x: Tensor) -> Tensor:
@@ -91,8 +105,9 @@ class PooledClassHead(nn.Module):
         self.classes = ClassHead(linear)
         self.dropout = nn.Dropout(dropout)
         self.minibatch = minibatch
+        compute_in_float32(self)
 
     def forward(self, x: Tensor, y_N: Tensor, groups: int = 1) -> DiscriminatorOutput:
         features_NF = self.dropout(relu_sum_pool(x))  # (N, F)
         with without_autocast(x.device):
-            return self.classes(features_NF, torch.cat([features_NF, self.minibatch(features_NF, groups)], dim=1))
+            return self.classes(features_NF, append_features(features_NF, self.minibatch(features_NF, groups)))

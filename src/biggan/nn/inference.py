@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from biggan.nn.batch_norm import AffineNorm, BatchNorm, ConditionalNorm
+from biggan.nn.batch_norm import Affine, AffineNorm, BatchNorm, ConditionalNorm
 from biggan.nn.layers import Conv2d, ReparametrizedLayer
 from biggan.nn.reparametrization import Identity
 
@@ -48,22 +48,22 @@ class InferenceConv2d(nn.Module):
         return self.convolve(x.to(self.weight.dtype), self.weight, self.bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
-class InferenceConditionalNorm(nn.Module):
-    """x s + (bias(c) - mean s) with s = (1 + gain(c)) / std, where mean and std are the standing statistics."""
+class InferenceConditionalNorm(ConditionalNorm):
+    """x s + (bias - mean s) with s = gain / std, where mean and std are the standing statistics."""
 
     mean: Tensor
     scale: Tensor
 
     def __init__(self, layer: ConditionalNorm) -> None:
-        super().__init__()
-        self.gain, self.bias = layer.gain, layer.bias
+        super().__init__(normalize=nn.Identity(), gain=layer.gain, bias=layer.bias)
         mean_C, scale_C = standing_statistics(layer.normalize)
         self.register_buffer("mean", mean_C)
         self.register_buffer("scale", scale_C)
 
-    def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
-        scale_NC = (1 + self.gain(condition_NE)) * self.scale
-        shift_NC = self.bias(condition_NE) - self.mean * scale_NC
+    def forward(self, x: Tensor, affine: Affine) -> Tensor:
+        gain_NC, bias_NC = affine
+        scale_NC = gain_NC * self.scale
+        shift_NC = bias_NC - self.mean * scale_NC
         return torch.addcmul(shift_NC.to(x.dtype)[:, :, None, None], x, scale_NC.to(x.dtype)[:, :, None, None])
 
 
@@ -80,7 +80,7 @@ class InferenceAffineNorm(nn.Module):
         self.register_buffer("scale", layer.gain * scale_C)
         self.register_buffer("shift", layer.bias - mean_C * layer.gain * scale_C)
 
-    def forward(self, x: Tensor, condition_NE: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, affine: Affine | None = None) -> Tensor:
         return torch.addcmul(self.shift.to(x.dtype)[:, None, None], x, self.scale.to(x.dtype)[:, None, None])
 
 

@@ -10,12 +10,13 @@ computed as two operations.
 Shapes: N batch, I input channels or features, O outputs, K classes, E embedding, H W pixels, k kernel size.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from biggan.nn.autocast import without_autocast
 from biggan.nn.initialization import Initializer
 from biggan.nn.reparametrization import Reparametrization
 
@@ -25,7 +26,16 @@ Interpolation = Literal["nearest", "bilinear"]
 
 
 class ReparametrizedLayer(nn.Module):
-    """Base class: a weight parameter of the given shape (O, ...), its reparametrization, and a bias (O,) if `bias`."""
+    """Base class: a weight parameter of the given shape (O, ...), its reparametrization, and a bias (O,) if `bias`.
+
+    `prepared`, `prepared_bias`: what the layer applies as it is, where nn/prepared_weights has computed it for the coming
+    passes, else None.
+    `in_float32`: the layer computes in the type of its weight, also where autocast is on elsewhere.
+    """
+
+    prepared: Tensor | None = None
+    prepared_bias: Tensor | None = None
+    in_float32 = False
 
     def __init__(self, *shape: int, reparametrization: Reparametrization, bias: bool = False) -> None:
         super().__init__()
@@ -44,6 +54,15 @@ class ReparametrizedLayer(nn.Module):
         """The reparametrized weight (O, ...). With spectral normalization in training mode, each call updates u."""
         return self.reparametrization(self.weight)
 
+    def applied_weight(self) -> Tensor:
+        """The weight that the layer applies, (O, ...) before resampling is merged into it: prepared, or reparametrized
+        now."""
+        return self.effective_weight() if self.prepared is None else self.prepared
+
+    def applied_bias(self) -> Tensor | None:
+        """The bias that the layer adds, (O,), or None: prepared, or as it is."""
+        return self.bias if self.prepared_bias is None else self.prepared_bias
+
 
 class Linear(ReparametrizedLayer):
     """Linear layer: (N, I) -> (N, O)."""
@@ -52,17 +71,19 @@ class Linear(ReparametrizedLayer):
         super().__init__(outputs, inputs, reparametrization=reparametrization, bias=bias)
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        return F.linear(x_NI, self.effective_weight(), self.bias)  # (N, O)
+        return F.linear(x_NI, self.applied_weight(), self.applied_bias())  # (N, O)
 
 
 class Embedding(ReparametrizedLayer):
     """Class embedding: (N,) int64 -> (N, E). The table (K, E) is reparametrized as one matrix."""
 
+    in_float32 = True  # autocast leaves embeddings alone
+
     def __init__(self, classes: int, dimension: int, *, reparametrization: Reparametrization) -> None:
         super().__init__(classes, dimension, reparametrization=reparametrization)
 
     def forward(self, y_N: Tensor) -> Tensor:
-        return F.embedding(y_N, self.effective_weight())  # (N, E)
+        return F.embedding(y_N, self.applied_weight())  # (N, E)
 
 
 class Conv2d(ReparametrizedLayer):
@@ -98,12 +119,21 @@ class Conv2d(ReparametrizedLayer):
             "down": (downsampling_kernel, convolve_down),
         }[resample]
 
+    @property
+    def transposed(self) -> bool:
+        """Whether the final kernel is one of a transposed convolution, (I, O, k + 1, k + 1)."""
+        return self.convolve is convolve_up
+
     def final_kernel(self) -> Tensor:
         """The kernel applied to the image: reparametrized, cut to the computed outputs, resampling merged into it."""
+        if self.prepared is not None:
+            return self.prepared
         return self.transform_kernel(self.effective_weight()[: self.computed_outputs], self.dilation)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias[: self.computed_outputs]
+        bias = self.applied_bias()
+        if bias is not None and self.computed_outputs is not None:
+            bias = bias[: self.computed_outputs]
         return self.convolve(x, self.final_kernel(), bias, self.padding, self.dilation)  # (N, O, H', W')
 
 
@@ -148,8 +178,24 @@ def convolve_down(x: Tensor, kernel: Tensor, bias: Tensor | None, padding: int, 
 
 
 def upsample(x: Tensor, interpolation: Interpolation) -> Tensor:
-    """Double height and width: (N, C, H, W) -> (N, C, 2H, 2W)."""
-    return F.interpolate(x, scale_factor=2, mode=interpolation)
+    """Double height and width: (N, C, H, W) -> (N, C, 2H, 2W), in the type of x."""
+    if interpolation == "nearest":
+        return NearestUpsampling.apply(x)
+    return F.interpolate(x, scale_factor=2, mode=interpolation).to(x.dtype)
+
+
+class NearestUpsampling(torch.autograd.Function):
+    """Each pixel as a 2x2 square: (N, C, H, W) -> (N, C, 2H, 2W). Under autocast on CUDA torch's own function gives float32,
+    which then spreads through the residual stream, and compiled its gradient scatters."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        with without_autocast(x.device):
+            return F.interpolate(x, scale_factor=2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 4 * F.avg_pool2d(gradient, 2)  # the sum over each square
 
 
 def dilate_kernel(kernel_OIkk: Tensor, dilation: int) -> Tensor:

@@ -8,12 +8,20 @@ models/layer_factory.
 Shapes: N batch, I inputs, O outputs, E condition, K classes, H W pixels; H' W' are H W, doubled or halved by resampling.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from biggan.nn.batch_norm import Affine, gains_and_biases
+
+Affines = Sequence[Affine | None]  # of the norms of a block, None for those that are not conditional
+
+
+NORM_NAMES = ("norm_1", "norm_2", "norm_3", "norm_4")
+"""Attributes of a block that hold its norms, in their order; a block may have fewer."""
 
 
 class LayerFactory(NamedTuple):
@@ -27,9 +35,23 @@ class LayerFactory(NamedTuple):
     """(inputs, outputs, kernel, resample="none", bias=True) -> convolution (N, I, H, W) -> (N, O, H', W'). `kernel`
     defaults to the kernel size in the network's config."""
     norm: Callable[[int], nn.Module]
-    """channels -> norm: x (N, C, H, W), condition (N, E) -> (N, C, H, W)."""
+    """channels -> norm: x (N, C, H, W), gain and bias (N, C) or None -> (N, C, H, W)."""
     upsample: Callable[[Tensor], Tensor]
     """(N, C, H, W) -> (N, C, 2H, 2W), with the interpolation of the network's config."""
+
+
+def affines_of_blocks(blocks: Iterable[nn.Module], conditions: Iterable[Tensor | None]) -> list[Affines]:
+    """Gains and biases of the norms of each block, for the condition (N, E) of each block (None: its norms take none). Those
+    of blocks with the same condition are computed together."""
+    blocks, conditions = list(blocks), list(conditions)
+    norms = [[getattr(block, name, None) for name in NORM_NAMES] for block in blocks]
+    affines: list[Affines] = [[None] * len(NORM_NAMES) for _ in blocks]
+    for condition in {id(condition): condition for condition in conditions if condition is not None}.values():
+        members = [index for index, other in enumerate(conditions) if other is condition]
+        values = gains_and_biases([norm for index in members for norm in norms[index]], condition)
+        for number, index in enumerate(members):
+            affines[index] = values[number * len(NORM_NAMES) : (number + 1) * len(NORM_NAMES)]
+    return affines
 
 
 class GeneratorBlock(nn.Module):
@@ -48,11 +70,11 @@ class GeneratorBlock(nn.Module):
         self.skip = layers.conv(inputs, outputs, 1) if up or inputs != outputs else nn.Identity()
         self.resize = layers.upsample if up else identity
 
-    def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
-        """x (N, I, H, W) and the condition of its norms -> (N, O, H', W')."""
-        h = F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
+    def forward(self, x: Tensor, affines: Affines) -> Tensor:
+        """x (N, I, H, W) and the gains and biases of its norms -> (N, O, H', W')."""
+        h = F.relu(self.norm_1(x, affines[0]))  # (N, I, H, W)
         h = self.conv_1(h)  # (N, O, 2H, 2W)
-        h = F.relu(self.norm_2(h, condition_NE))  # (N, O, 2H, 2W)
+        h = F.relu(self.norm_2(h, affines[1]))  # (N, O, 2H, 2W)
         h = self.conv_2(h)  # (N, O, 2H, 2W)
         return h + self.resize(self.skip(x))  # (N, O, 2H, 2W)
 
@@ -75,11 +97,11 @@ class DiscriminatorBlock(nn.Module):
         self.skip = layers.conv(inputs, outputs, 1) if down or inputs != outputs else nn.Identity()
         self.resize = average_pool if down else identity
 
-    def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
-        """x (N, I, H, W) and the condition of its norms, None if they take none -> (N, O, H', W')."""
-        h = x if self.norm_1 is None else F.relu(self.norm_1(x, condition_NE))  # (N, I, H, W)
+    def forward(self, x: Tensor, affines: Affines) -> Tensor:
+        """x (N, I, H, W) and the gains and biases of its norms -> (N, O, H', W')."""
+        h = x if self.norm_1 is None else F.relu(self.norm_1(x, affines[0]))  # (N, I, H, W)
         h = self.conv_1(h)  # (N, hidden, H, W)
-        h = F.relu(self.norm_2(h, condition_NE))  # (N, hidden, H, W)
+        h = F.relu(self.norm_2(h, affines[1]))  # (N, hidden, H, W)
         h = self.conv_2(h)  # (N, O, H', W')
         return h + self.skip(self.resize(x))  # (N, O, H', W')
 
@@ -106,12 +128,12 @@ class DeepGeneratorBlock(nn.Module):
         self.conv_4 = layers.conv(hidden, outputs, 1)
         self.resize = layers.upsample if up else identity
 
-    def forward(self, x: Tensor, condition_NE: Tensor) -> Tensor:
-        """x (N, I, H, W) and the condition of its norms -> (N, O, H', W')."""
-        h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, I/4, H, W)
-        h = self.conv_2(F.relu(self.norm_2(h, condition_NE)))  # (N, I/4, H', W')
-        h = self.conv_3(F.relu(self.norm_3(h, condition_NE)))  # (N, I/4, H', W')
-        h = self.conv_4(F.relu(self.norm_4(h, condition_NE)))  # (N, O, H', W')
+    def forward(self, x: Tensor, affines: Affines) -> Tensor:
+        """x (N, I, H, W) and the gains and biases of its norms -> (N, O, H', W')."""
+        h = self.conv_1(F.relu(self.norm_1(x, affines[0])))  # (N, I/4, H, W)
+        h = self.conv_2(F.relu(self.norm_2(h, affines[1])))  # (N, I/4, H', W')
+        h = self.conv_3(F.relu(self.norm_3(h, affines[2])))  # (N, I/4, H', W')
+        h = self.conv_4(F.relu(self.norm_4(h, affines[3])))  # (N, O, H', W')
         return h + self.resize(x[:, : self.outputs])  # (N, O, H', W')
 
 
@@ -137,12 +159,12 @@ class DeepDiscriminatorBlock(nn.Module):
         self.added = layers.conv(inputs, outputs - inputs, 1) if outputs > inputs else None
         self.resize = average_pool if down else identity
 
-    def forward(self, x: Tensor, condition_NE: Tensor | None) -> Tensor:
-        """x (N, I, H, W) and the condition of its norms, None if they take none -> (N, O, H', W')."""
-        h = self.conv_1(F.relu(self.norm_1(x, condition_NE)))  # (N, O/4, H, W)
-        h = self.conv_2(F.relu(self.norm_2(h, condition_NE)))  # (N, O/4, H, W)
-        h = self.conv_3(F.relu(self.norm_3(h, condition_NE)))  # (N, O/4, H, W)
-        h = self.conv_4(self.resize(F.relu(self.norm_4(h, condition_NE))))  # (N, O, H', W')
+    def forward(self, x: Tensor, affines: Affines) -> Tensor:
+        """x (N, I, H, W) and the gains and biases of its norms -> (N, O, H', W')."""
+        h = self.conv_1(F.relu(self.norm_1(x, affines[0])))  # (N, O/4, H, W)
+        h = self.conv_2(F.relu(self.norm_2(h, affines[1])))  # (N, O/4, H, W)
+        h = self.conv_3(F.relu(self.norm_3(h, affines[2])))  # (N, O/4, H, W)
+        h = self.conv_4(self.resize(F.relu(self.norm_4(h, affines[3]))))  # (N, O, H', W')
         x = self.resize(x)  # (N, I, H', W')
         if self.added is not None:
             x = torch.cat([x, self.added(x)], dim=1)  # (N, O, H', W')

@@ -29,6 +29,8 @@ def squared_gradient(network: nn.Module, images: Tensor, y_N: Tensor, inputs: Pe
 class GradientPenalty(Regularizer):
     """gamma / 2 E ||grad D||^2 over one kind of images, times the interval to make up for the steps without it."""
 
+    differentiates_twice = True
+
     gamma: float
     interval: int = 1
 

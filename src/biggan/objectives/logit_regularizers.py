@@ -28,16 +28,16 @@ class LeCam(Regularizer):
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         real_N, fake_N = inputs.real.output.logits, inputs.fake.output.logits
         means = mean_over_ranks(torch.stack([real_N.mean(), fake_N.mean()]).detach())
-        previous = means if self.anchors is None else self.anchors.to(means)
-        self.anchors = previous.lerp(means, 1 - self.decay)
-        real, fake = self.anchors
+        self.anchors = means.clone() if self.anchors is None else self.anchors.to(means)  # in place from now on
+        real, fake = self.anchors.lerp_(means, 1 - self.decay)
         return self.strength * (F.relu(real_N - fake).square().mean() + F.relu(real - fake_N).square().mean())
 
     def state_dict(self) -> dict[str, Tensor]:
         return {} if self.anchors is None else {"anchors": self.anchors}
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        self.anchors = tensors.get("anchors")
+        anchors = tensors.get("anchors")
+        self.anchors = None if anchors is None else anchors.clone()  # it is edited in place
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,9 @@ class DiscriminatorPass(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PenaltyInputs:
-    """Inputs of a penalty: the generator step, from 1; in a discriminator step D's passes on real and on generated images;
-    and the context manager for mixed precision, `autocast`."""
+    """Inputs of a penalty: in a discriminator step D's passes on real and on generated images; and the context manager for
+    mixed precision, `autocast`."""
 
-    step: int
     real: DiscriminatorPass | None = None
     fake: DiscriminatorPass | None = None
     autocast: Callable[[], AbstractContextManager] = nullcontext
@@ -37,18 +36,23 @@ class PenaltyInputs:
 
 class Regularizer:
     """A regularizer of one network, active at every step that `interval` divides. `name` is the log key of its penalty. All
-    ranks must call its methods together."""
+    ranks must call its methods together. `capturable`: whether its operations are the same at each step and wait for
+    nothing, so that they may be captured as a CUDA graph. `differentiates_twice`: whether its penalty holds derivatives of
+    the network."""
 
     name: str
     interval: int = 1
+    capturable: bool = True
+    differentiates_twice: bool = False
 
     def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
         """A scalar to be added to the loss of the network before backward, or None. Called outside autocast; with gradient
         accumulation only for the first micro-batch, at full weight."""
         return None
 
-    def before_step(self, network: nn.Module) -> None:
-        """Edit the gradients of the network in place, before the optimizer step."""
+    def before_step(self, network: nn.Module) -> Tensor | None:
+        """Edit the gradients of the network in place, before the optimizer step. Returns a scalar to be logged, or None."""
+        return None
 
     def after_step(self, network: nn.Module) -> None:
         """Edit the weights of the network in place, after the optimizer step."""

@@ -6,15 +6,17 @@ or weight normalization. Class embeddings are not regularized. ' is the transpos
 """
 
 import functools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from biggan.nn.layers import Embedding, ReparametrizedLayer
 from biggan.nn.singular_values import SingularTriplets, leading_singular_triplets, warm_start
+from biggan.nn.weight_layout import matrix_view, stacked_view
 from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 from biggan.runtime.errors import ConfigError
 
@@ -38,52 +40,74 @@ class Orthogonal(Regularizer):
     """strength * sum over weights of ||W W' * (1 - I)||_F^2; with `full`, of ||W W' - I||_F^2 (Brock et al. 2017), which
     also regularizes the norms.
 
-    BigGAN section 3.1 writes W'W for W (inputs, outputs); both are the inner products of pairs of filters.
+    BigGAN section 3.1 writes W'W for W (inputs, outputs); both are the inner products of pairs of filters. The gradient,
+    4 strength (W W' * (1 - I)) W or 4 strength (W W' - I) W, is added to that of the loss in closed form. `factor` replaces
+    the 4: the author's PyTorch code has 2 (OrthogonalGradient).
     """
 
     name = "orthogonal"
 
     strength: float = 1e-4
     full: bool = False
+    factor: ClassVar[float] = 4.0
 
-    def penalty(self, network: nn.Module, inputs: PenaltyInputs) -> Tensor | None:
-        energy = full_energy if self.full else off_diagonal_energy
-        return self.strength * add_up(energy(weight.flatten(1)) for _, weight in regularized_weights(network))
+    @torch.no_grad()
+    def before_step(self, network: nn.Module) -> Tensor | None:
+        energies = []
+        for weight_LOM, gradient_LOM in stacked_weights_and_gradients(network):
+            edit = add_wide_gradient if weight_LOM.shape[1] <= weight_LOM.shape[2] else add_tall_gradient
+            energies.append(edit(weight_LOM, gradient_LOM, self.factor * self.strength, self.full))
+        return self.strength * add_up(energies) if energies else None
 
 
 @dataclass(frozen=True)
-class OrthogonalGradient(Regularizer):
+class OrthogonalGradient(Orthogonal):
     """Adds strength * 2 (W W' * (1 - I)) W to the gradient, as the author's PyTorch code does. The gradient of the penalty
     in the paper has a factor 4 instead of 2 (docs/papers/biggan.md, "Orthogonal regularization")."""
 
     name = "orthogonal_gradient"
-
-    strength: float = 1e-4
-
-    @torch.no_grad()
-    def before_step(self, network: nn.Module) -> None:
-        for _, weight in regularized_weights(network):
-            weight_OM = weight.flatten(1)
-            gram_OO = weight_OM @ weight_OM.T
-            gram_OO.fill_diagonal_(0)
-            weight.grad += (2 * self.strength * gram_OO @ weight_OM).view_as(weight)
+    factor = 2.0
 
 
-def gram_energy(weight_OM: Tensor) -> Tensor:
-    """||W W'||_F^2 = ||W' W||_F^2, computed from the smaller of the two products."""
-    rows, columns = weight_OM.shape
-    gram = weight_OM @ weight_OM.T if rows <= columns else weight_OM.T @ weight_OM
-    return gram.square().sum()
+def stacked_weights_and_gradients(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    """The regularized weights (L, O, M) and their gradients, both views of the tensors themselves: all layers of one shape
+    together where they lie side by side in memory, as nn/prepared_weights places them, else one by one (L = 1)."""
+    by_shape: dict[tuple[object, ...], list[Tensor]] = defaultdict(list)
+    for _, weight in regularized_weights(network):
+        if weight.grad is not None:
+            by_shape[weight.untyped_storage()._cdata, matrix_view(weight).shape].append(weight)
+    for weights in by_shape.values():
+        weights.sort(key=lambda weight: weight.storage_offset())
+        matrices = [matrix_view(weight.detach()) for weight in weights]
+        gradients = [matrix_view(weight.grad) for weight in weights]
+        stacks = stacked_view(matrices), stacked_view(gradients)
+        if None not in stacks:
+            yield stacks
+        else:
+            yield from ((matrix[None], gradient[None]) for matrix, gradient in zip(matrices, gradients, strict=True))
 
 
-def off_diagonal_energy(weight_OM: Tensor) -> Tensor:
-    """||W W' * (1 - I)||_F^2: ||W W'||_F^2 less the squares of its diagonal, which are the squared norms of the rows."""
-    return gram_energy(weight_OM) - weight_OM.square().sum(1).square().sum()
+def add_wide_gradient(weight_LOM: Tensor, gradient_LOM: Tensor, factor: float, full: bool) -> Tensor:
+    """Add factor * (W W' - D) W to the gradient, D being I if `full`, else the diagonal of W W', and return
+    ||W W' - D||_F^2. For O up to M. Mutates the gradient."""
+    gram_LOO = weight_LOM @ weight_LOM.mT
+    diagonal_LO = gram_LOO.diagonal(dim1=1, dim2=2)
+    diagonal_LO.sub_(1) if full else diagonal_LO.zero_()
+    gradient_LOM.baddbmm_(gram_LOO, weight_LOM, alpha=factor)
+    return torch.linalg.vector_norm(gram_LOO).square()
 
 
-def full_energy(weight_OM: Tensor) -> Tensor:
-    """||W W' - I||_F^2 = ||W W'||_F^2 - 2 ||W||_F^2 + O."""
-    return gram_energy(weight_OM) - 2 * weight_OM.square().sum() + len(weight_OM)
+def add_tall_gradient(weight_LOM: Tensor, gradient_LOM: Tensor, factor: float, full: bool) -> Tensor:
+    """As `add_wide_gradient`, for O above M, from W' W: (W W' - D) W = W (W' W) - D W, and
+    ||W W' - D||_F^2 = ||W' W||_F^2 - 2 tr(D W W') + ||D||_F^2."""
+    gram_LMM = weight_LOM.mT @ weight_LOM
+    squares_LO1 = weight_LOM.square().sum(2, keepdim=True)
+    gradient_LOM.baddbmm_(weight_LOM, gram_LMM, alpha=factor)
+    if full:
+        gradient_LOM.sub_(weight_LOM, alpha=factor)
+        return gram_LMM.square().sum() - 2 * squares_LO1.sum() + squares_LO1.numel()
+    gradient_LOM.addcmul_(squares_LO1, weight_LOM, value=-factor)
+    return gram_LMM.square().sum() - squares_LO1.square().sum()
 
 
 class SigmaBound(NamedTuple):
@@ -116,6 +140,8 @@ class SigmaBound(NamedTuple):
 class SingularValueRegularizer(Regularizer):
     """Base of regularizers that need the leading singular vectors of each weight; each search starts from the vectors of the
     step before."""
+
+    capturable = False  # the search for singular vectors ends where it has converged
 
     bound: SigmaBound
     starts: dict[str, Tensor] = field(default_factory=dict, compare=False)
@@ -182,6 +208,7 @@ class HistoricalAverage(Regularizer):
     kept online, includes the initial weights, and gets no gradient. Salimans et al. 2016, section 3.3, give no strength."""
 
     name = "historical_averaging"
+    capturable = False  # the weight of a step in the mean is a number on the host
 
     def __init__(self, strength: float) -> None:
         self.strength, self.count = strength, 0

@@ -27,37 +27,30 @@ PER_CLASS = ("class_norm/", "class/")
 logger = logging.getLogger(__name__)
 
 
-class MeanAccumulator:
-    """Means of scalars over micro-batches or optimizer steps, accumulated on the device."""
-
-    def __init__(self) -> None:
-        self.totals: dict[str, Tensor] = {}
-
-    def add(self, values: dict[str, Tensor], count: int) -> None:
-        """Add the values of one of `count` micro-batches or steps."""
-        for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0) + value.detach() / count
-
-
 class MetricAverager:
-    """Means of scalars over the steps since the last flush."""
+    """Means of scalars over the steps since the last flush. Steps may have different scalars: the mean of each is over all
+    steps."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[tuple[str, ...], Tensor] = {}
         self.count = 0
 
     def add(self, scalars: dict[str, Tensor]) -> None:
         """Add the scalars of one step, without waiting for the device."""
-        for name, value in scalars.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        names, values = tuple(scalars), torch.stack([value.float() for value in scalars.values()])
+        self.sums[names] = self.sums[names] + values if names in self.sums else values
         self.count += 1
 
     def flush(self) -> dict[str, float]:
         """Return the means over steps and ranks, and reset. Waits for the device once. All ranks must call it."""
-        names = sorted(self.sums)
+        totals: dict[str, Tensor] = {}
+        for names, values in self.sums.items():
+            for name, value in zip(names, values, strict=True):
+                totals[name] = totals[name] + value if name in totals else value
+        names = tuple(sorted(totals))
         if not names:
             return {}
-        means = mean_over_ranks(torch.stack([self.sums[name].float() for name in names]) / self.count)
+        means = mean_over_ranks(torch.stack([totals[name] for name in names]) / self.count)
         self.sums, self.count = {}, 0
         return dict(zip(names, means.tolist(), strict=True))
 

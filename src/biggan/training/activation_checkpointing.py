@@ -1,8 +1,8 @@
 """Activation checkpointing: of each block only the inputs are kept, the rest is computed again in the backward pass.
 
 Less memory for about a third more work (Chen et al. 2016, "Training deep nets with sublinear memory cost"), for 256 and
-512 pixels. The gradients are the same: the power iterations of spectral normalization are repeated from the vectors
-before the first pass, and their results are not kept."""
+512 pixels. The gradients are the same: where weights are not prepared (nn/prepared_weights), the power iterations of
+spectral normalization are repeated from the vectors before the first pass, and their results are not kept."""
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from biggan.nn.layers import ReparametrizedLayer
 from biggan.nn.spectral_norm import SpectralNorm
 
 
@@ -26,7 +27,8 @@ def checkpointed_forward(block: nn.Module, forward: Any, *inputs: Tensor | None)
     """One pass of a block, checkpointed where there will be a backward pass."""
     if not torch.is_grad_enabled():
         return forward(*inputs)
-    layers = [layer for layer in block.modules() if isinstance(layer, SpectralNorm)]
+    plain = [layer for layer in block.modules() if isinstance(layer, ReparametrizedLayer) and layer.prepared is None]
+    layers = [layer.reparametrization for layer in plain if isinstance(layer.reparametrization, SpectralNorm)]
     vectors = [layer.u.clone() for layer in layers]
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:

@@ -29,6 +29,7 @@ class EMA:
         age = step - self.start
         decay = min(self.decay, (1 + age) / (10 + age)) if age > 0 else 0.0
         torch._foreach_lerp_(list(self.average.parameters()), list(network.parameters()), 1 - decay)
-        for name, buffer in network.named_buffers():
-            if not name.rpartition(".")[2].startswith("standing"):
-                self.average.get_buffer(name).copy_(buffer)
+        buffers = [(name, buffer) for name, buffer in network.named_buffers() if "standing" not in name.rpartition(".")[2]]
+        if buffers:
+            names, values = zip(*buffers, strict=True)
+            torch._foreach_copy_([self.average.get_buffer(name) for name in names], list(values))

@@ -69,7 +69,7 @@ def logit_statistics(
     if decision_boundary is None:
         return means
     real_N, fake_N = real.logits > decision_boundary, fake.logits < decision_boundary
-    return means | {"D/acc_real": real_N.float().mean(), "D/acc_fake": fake_N.float().mean()}
+    return means | {"D/acc_real": real_N.mean(dtype=torch.float32), "D/acc_fake": fake_N.mean(dtype=torch.float32)}
 
 
 def split_output(output: DiscriminatorOutput, groups: int) -> list[DiscriminatorOutput]:

@@ -16,41 +16,45 @@ from biggan.training.async_checkpoint import AsyncCheckpointWriter
 
 
 class GradientGuard:
-    """Watches the gradients of both networks. `found`, a float32 scalar on the device, is 1 from the first bad step on."""
+    """Watches the gradients of both networks. `found`, a float32 scalar on the device, is 1 from the first bad step on.
+
+    All tensors stay where they are from the first check of a network on, so that a check can be part of a captured step."""
 
     def __init__(self, device: torch.device) -> None:
         self.found = torch.zeros((), device=device)
-        self.step = torch.zeros((), device=device)
-        self.bad: dict[str, Tensor] = {}
         self.names: dict[str, list[str]] = {}
-        self.norms: dict[str, Tensor] = {}
+        # Per network the norms of the gradients of its last step and the number of that step, which stay as they are from
+        # the first bad step on.
+        self.records: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def check(self, network: str, names: Sequence[str], gradients: Sequence[Tensor], step: int) -> Tensor:
-        """Look at one network's gradients before its optimizer steps; returns `found`, for the optimizer to obey."""
-        self.norms[network] = torch.stack(torch._foreach_norm(list(gradients)))  # finite only if every value is
-        bad = ~self.norms[network].isfinite()
-        before = self.found > 0
-        self.step = torch.where(before, self.step, torch.full_like(self.step, step))
-        self.bad[network] = torch.where(before, self.bad.get(network, torch.zeros_like(bad)), bad)
-        self.names[network] = list(names)
-        self.found = torch.maximum(self.found, bad.any().float())
+    def check(self, network: str, names: Sequence[str], gradients: Sequence[Tensor], step: Tensor) -> Tensor:
+        """Look at one network's gradients before its optimizer steps, `step` being the number of the generator step, a
+        float32 scalar on the device; returns `found`, for the optimizer to obey."""
+        norms = torch._foreach_norm(list(gradients))  # finite only if every value is
+        record = torch.stack([*norms, step])
+        if network not in self.records:
+            self.names[network], self.records[network] = list(names), record.clone()
+        torch.where(self.found > 0, self.records[network], record, out=self.records[network])
+        bad = (record * 0 != 0).any()  # infinity times 0 is not a number
+        torch.maximum(self.found, bad.float(), out=self.found)
         return self.found
 
     def gradient_norms(self, network: str) -> dict[str, float]:
         """The norm of each gradient of a network's last optimizer step, by parameter. Waits for the device."""
-        if network not in self.norms:
+        if network not in self.records:
             return {}
-        return dict(zip(self.names[network], self.norms[network].tolist(), strict=True))
+        return dict(zip(self.names[network], self.records[network].tolist()[:-1], strict=True))
 
     def first_bad(self) -> tuple[int, str] | None:
         """The step and the name of the first gradient that was not finite, or None. Waits for the device."""
         if not self.found.item():
             return None
-        for network, bad in self.bad.items():
-            if bad.any():
-                index = int(bad.float().argmax())
-                return int(self.step.item()), f"gradient of {network}/{self.names[network][index]}"
+        for network, record in self.records.items():
+            *norms, step = record.tolist()
+            for name, norm in zip(self.names[network], norms, strict=True):
+                if not math.isfinite(norm):
+                    return int(step), f"gradient of {network}/{name}"
         raise AssertionError("a gradient was found bad, but none is marked")
 
 

@@ -1,5 +1,8 @@
 """A training state from a config: networks with weights drawn from the seed, optimizers, averages, on the device."""
 
+from functools import partial
+from typing import Literal
+
 import torch
 from torch import nn
 
@@ -8,21 +11,26 @@ from biggan.configs.train import TrainConfig
 from biggan.data.dataset import Source
 from biggan.models.registry import build_networks, check_memory
 from biggan.nn.batch_norm import normalizes_features, sync_batch_norm
-from biggan.nn.data_dependent_weight_norm import data_dependent_init, needs_data_dependent_init
+from biggan.nn.data_dependent_weight_norm import WeightNormLinear, data_dependent_init, needs_data_dependent_init
 from biggan.nn.minibatch_discrimination import sync_minibatch_discrimination
+from biggan.nn.prepared_weights import PreparedWeights
 from biggan.nn.virtual_batch_norm import ReferenceBatch
 from biggan.objectives.regularizer import Regularizer
 from biggan.runtime.distributed import all_gather_rows, sum_within_groups, wrap_ddp
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.precision import choose_precision, to_device
+from biggan.runtime.precision import Precision, choose_precision, to_device
 from biggan.runtime.rng import addressed_rng, seed_torch
 from biggan.sampling.latents import draw_labels
 from biggan.training.activation_checkpointing import checkpoint_activations
+from biggan.training.batch_plan import BatchPlan
+from biggan.training.compile_blocks import compile_blocks, should_compile
 from biggan.training.ema import EMA
 from biggan.training.forward import to_device_batch
 from biggan.training.guard import GradientGuard
-from biggan.training.train_state import NETWORKS, BatchPlan, LearningRate, NetworkTrainer, TrainState
+from biggan.training.step_inputs import LatentSource
+from biggan.training.step_runner import GraphRunner, StaticRunner, StepRunner
+from biggan.training.train_state import NETWORKS, LearningRate, NetworkTrainer, TrainState
 
 INIT_IMAGES = 500  # Salimans et al. 2016, published code
 INIT_BATCHES = 5  # but no more micro-batches at once than these, for the sake of memory
@@ -53,9 +61,10 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
     d_rate = LearningRate(train.discriminator_lr, train.lr_decay_start, train.steps)
     synchronize_networks(train, world, generator, discriminator)
     trainers = [
-        build_trainer("generator", generator, train, g_rate, regularization.generator.build(), guard),
-        build_trainer("discriminator", discriminator, train, d_rate, regularization.discriminator.build(), guard),
+        build_trainer("generator", generator, train, g_rate, regularization.generator.build(), guard, precision),
+        build_trainer("discriminator", discriminator, train, d_rate, regularization.discriminator.build(), guard, precision),
     ]
+    on_gpu = precision.device.type == "cuda"
     decay = train.discriminator_ema_decay
     return TrainState(
         generator=trainers[0],
@@ -70,6 +79,8 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
         prior=prior,
         latent_dim=model.z_dim,
         num_classes=model.num_classes,
+        latents=LatentSource(plan, prior, model.z_dim, model.num_classes, ahead=on_gpu),
+        runner=build_runner(train.capture, precision.device, world, trainers),
     )
 
 
@@ -80,14 +91,54 @@ def build_trainer(
     rate: LearningRate,
     regularizers: tuple[Regularizer, ...],
     guard: GradientGuard,
+    precision: Precision,
 ) -> NetworkTrainer:
     """A network with its optimizer. Mutates the network where activations are to be checkpointed."""
     if train.activation_checkpointing:
         checkpoint_activations(network)
+    if should_compile(train.compile, precision.device, network, regularizers, train.activation_checkpointing):
+        compile_blocks(network)
     betas = (float(train.adam_beta1), float(train.adam_beta2))
-    optimizer = torch.optim.Adam(network.parameters(), lr=rate.base, betas=betas, eps=train.adam_epsilon, fused=True)
-    ddp = wrap_ddp(network, next(network.parameters()).device)
-    return NetworkTrainer(name, network, ddp, optimizer, regularizers, rate, guard)
+    on_gpu = precision.device.type == "cuda"  # there the rate is on the device, so that a step can be captured
+    lr = torch.tensor(rate.base, device=precision.device) if on_gpu else rate.base
+    options = {"betas": betas, "eps": train.adam_epsilon, "fused": True, "capturable": on_gpu}
+    weights = PreparedWeights(network, precision.dtype)  # before the optimizer, because it changes where weights lie
+    optimizer = torch.optim.Adam(network.parameters(), lr=lr, **options)
+    ddp = wrap_ddp(network, precision.device)
+    return NetworkTrainer(name, network, ddp, optimizer, regularizers, rate, guard, weights)
+
+
+def build_runner(
+    capture: Literal["auto", "on", "off"], device: torch.device, world: World, trainers: list[NetworkTrainer]
+) -> StepRunner:
+    """The runner that the config asks for. Raises ConfigError where capture is asked for and cannot be had."""
+    obstacle = obstacle_to_capture(world, trainers)
+    if capture == "on" and obstacle is not None:
+        raise ConfigError(f"train.capture=on: {obstacle}: use --train.capture auto")
+    if capture == "off" or obstacle is not None:
+        return StepRunner(device)
+    if device.type == "cuda":
+        return GraphRunner(device, partial(note_updates, trainers))
+    return StaticRunner(device) if capture == "on" else StepRunner(device)
+
+
+def note_updates(trainers: list[NetworkTrainer]) -> None:
+    """Let the layers of all networks know that weights may have changed."""
+    for trainer in trainers:
+        trainer.note_update()
+
+
+def obstacle_to_capture(world: World, trainers: list[NetworkTrainer]) -> str | None:
+    """Why the steps of these networks cannot be captured; None if they can."""
+    if world.size > 1:
+        return "steps of several ranks are not captured"
+    for trainer in trainers:
+        for regularizer in trainer.regularizers:
+            if not regularizer.capturable:
+                return f"the regularizer {regularizer.name} decides on the host at each step"
+        if any(isinstance(layer, WeightNormLinear) for layer in trainer.network.modules()):
+            return "this family keeps products of its weights from step to step"
+    return None
 
 
 def syncs_batch_norm(train: TrainConfig, world: World) -> bool:

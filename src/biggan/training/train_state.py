@@ -1,46 +1,24 @@
-"""Everything that one training step reads and changes: the two networks with their optimizers, averages, and how a batch is
-cut up.
+"""Everything that one training step reads and changes: the two networks with their optimizers, averages, latents."""
 
-Shapes: N batch, Z latent, R resolution.
-"""
-
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import increment_version
 
+from biggan.nn.prepared_weights import PreparedWeights
 from biggan.objectives.diffaugment import Augmentation
 from biggan.objectives.losses import Objective
 from biggan.objectives.regularizer import PenaltyInputs, Regularizer
-from biggan.runtime.environment import SINGLE_PROCESS, World
-from biggan.runtime.precision import Precision, to_device
-from biggan.runtime.rng import addressed_rng
-from biggan.sampling.latents import Prior, draw_labels
+from biggan.runtime.precision import Precision
+from biggan.sampling.latents import Prior
+from biggan.training.batch_plan import BatchPlan
 from biggan.training.ema import EMA
 from biggan.training.guard import GradientGuard
+from biggan.training.step_inputs import LatentSource
+from biggan.training.step_runner import StepRunner
 
 NETWORKS = ("generator", "discriminator")
-
-
-class BatchPlan(NamedTuple):
-    """How one global batch is cut up: batch = micro_batch x accumulation, micro_batch = share of a rank x ranks."""
-
-    batch: int
-    micro_batch: int
-    accumulation: int
-    discriminator_steps: int
-    generator_steps: int
-    generator_batch_multiplier: int
-    seed: int
-    world: World = SINGLE_PROCESS
-
-    @property
-    def real_images(self) -> int:
-        """Real images used per generator step, by all ranks together."""
-        return self.batch * self.discriminator_steps
 
 
 @dataclass(frozen=True)
@@ -61,7 +39,7 @@ class LearningRate:
 @dataclass
 class NetworkTrainer:
     """A network, its optimizer and its regularizers. `ddp` is the network as its own step runs it: with gradients averaged
-    over ranks where there are several."""
+    over ranks where there are several. `weights` prepares its weights for the passes of an optimizer step."""
 
     name: str
     network: nn.Module
@@ -70,41 +48,58 @@ class NetworkTrainer:
     regularizers: tuple[Regularizer, ...]
     learning_rate: LearningRate
     guard: GradientGuard
+    weights: PreparedWeights
+    active: tuple[Regularizer, ...] = ()
+    frozen: bool = False
 
-    def active_regularizers(self, step: int) -> list[Regularizer]:
-        """The regularizers whose interval divides this step."""
-        return [regularizer for regularizer in self.regularizers if step % regularizer.interval == 0]
-
-    def penalties(self, inputs: PenaltyInputs) -> dict[str, Tensor]:
-        """Penalties due at this step, by the name of their regularizer; of two of one name the sum."""
-        penalties: dict[str, Tensor] = {}
-        for regularizer in self.active_regularizers(inputs.step):
-            penalty = regularizer.penalty(self.network, inputs)
-            if penalty is not None:
-                name = regularizer.name
-                penalties[name] = penalties[name] + penalty if name in penalties else penalty
-        return penalties
-
-    def optimizer_step(self, step: int) -> None:
-        """The optimizer's step at the learning rate of generator step `step`, with the regularizers' edits before and after
-        it; gradients are dropped. At rate 0 the network is frozen."""
+    def begin(self, step: int) -> tuple[object, ...]:
+        """Before an optimizer step within generator step `step`: set its learning rate, and choose the regularizers whose
+        interval divides the step. At rate 0 the network is frozen. Returns what the operations of the step depend on."""
         rate = self.learning_rate.at(step)
+        self.active = tuple(regularizer for regularizer in self.regularizers if step % regularizer.interval == 0)
+        self.frozen = rate <= 0
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # on a GPU: the operations of a step stay the same at other rates
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        return self.frozen, *(self.regularizers.index(regularizer) for regularizer in self.active)
+
+    def penalties(self, inputs: PenaltyInputs, weight: int) -> dict[str, Tensor]:
+        """Penalties due at this step times a weight, by the name of their regularizer; of two of one name the sum."""
+        penalties: dict[str, Tensor] = {}
+        for regularizer in self.active:
+            add_value(penalties, regularizer.name, regularizer.penalty(self.network, inputs))
+        return {name: weight * value for name, value in penalties.items()} if weight > 1 else penalties
+
+    def optimizer_step(self, step: Tensor) -> dict[str, Tensor]:
+        """The optimizer's step, with the regularizers' edits before and after it; gradients are dropped. `step`: the number
+        of the generator step, a float32 scalar on the device. Returns what the edits have to log, by name."""
         named = [(name, p.grad) for name, p in self.network.named_parameters() if p.grad is not None]
         names, gradients = zip(*named, strict=True)
         found_inf = self.guard.check(self.name, names, gradients, step)  # 1: the weights stay
         self.optimizer.found_inf = found_inf  # type: ignore[attr-defined]  # read by fused optimizers, as GradScaler sets it
-        if rate > 0:
-            for regularizer in self.active_regularizers(step):
-                regularizer.before_step(self.network)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+        values: dict[str, Tensor] = {}
+        if not self.frozen:
+            for regularizer in self.active:
+                add_value(values, regularizer.name, regularizer.before_step(self.network))
             self.optimizer.step()
-            # Fused optimizers do not bump the version counters of weights, by which layers know that a cached product is
-            # stale.
-            increment_version(list(self.network.parameters()))
-            for regularizer in self.active_regularizers(step):
+            self.note_update()
+            for regularizer in self.active:
                 regularizer.after_step(self.network)
         self.optimizer.zero_grad(set_to_none=True)
+        return values
+
+    def note_update(self) -> None:
+        """Bump the version counters of the weights, by which layers know that a cached product is stale: neither fused
+        optimizers nor captured steps do."""
+        increment_version(list(self.network.parameters()))
+
+
+def add_value(values: dict[str, Tensor], name: str, value: Tensor | None) -> None:
+    """Add a scalar to the one of this name, if there is one. Mutates `values`."""
+    if value is not None:
+        values[name] = values[name] + value if name in values else value
 
 
 @dataclass
@@ -124,24 +119,13 @@ class TrainState:
     prior: Prior
     latent_dim: int
     num_classes: int
+    latents: LatentSource
+    runner: StepRunner
 
     @property
     def trainers(self) -> tuple[NetworkTrainer, NetworkTrainer]:
         """Generator, discriminator."""
         return self.generator, self.discriminator
-
-    def latents_and_labels(
-        self, step: int, purpose: str, index: int, multiplier: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Fresh z (N, Z) and labels (N,) for one optimizer step, number `index` of its kind in this generator step: this
-        rank's share of each micro-batch (`multiplier` times as large as usual), on the device. Every rank draws them all, so
-        that they do not depend on the number of ranks."""
-        rng, plan = addressed_rng(self.plan.seed, purpose, step, index), self.plan
-        z_NZ = self.prior.draw((multiplier * plan.batch, self.latent_dim), rng, step=step)
-        y_N = draw_labels(multiplier * plan.batch, self.num_classes, rng)
-        device, size = self.precision.device, multiplier * plan.micro_batch
-        for z, y in zip(z_NZ.split(size), y_N.split(size), strict=True):
-            yield to_device(plan.world.local_slice(z), device), to_device(plan.world.local_slice(y), device)
 
     def averages(self) -> dict[str, nn.Module]:
         """The averaged networks, by their name in a checkpoint."""
