@@ -37,17 +37,14 @@ STORE_TIMEOUT = timedelta(seconds=30)  # of one exchange of signs of life
 def process_group(device: torch.device) -> Iterator[World]:
     """Initialize the process group of a torchrun start: NCCL for CUDA tensors, gloo for CPU tensors; none for one process.
 
-    All ranks enter and leave the context together."""
+    `device`: of this rank (see `choose_device`); a GPU becomes the current device. All ranks enter and leave the context
+    together."""
     world = environment_world()
     if world.size == 1:
         yield world
         return
     if device.type == "cuda":
-        if world.local_rank >= torch.cuda.device_count():
-            raise ConfigError(
-                f"LOCAL_RANK={world.local_rank}: this machine shows {torch.cuda.device_count()} GPUs: start fewer ranks"
-            )
-        torch.cuda.set_device(world.local_rank)
+        torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = connect_store(world, START_TIMEOUT, is_host=hosts_store(world))
     start = agree_on_start(store, world.rank, world.size)
