@@ -215,3 +215,60 @@ def test_statistics_within_groups_of_ranks(tmp_path):
     config = dataclasses.replace(tiny_config(), train=dataclasses.replace(tiny_config().train, sync_bn_group_size=3))
     with pytest.raises(ConfigError, match="sync_bn_group_size=3 does not divide 4 ranks"):
         plan_batch(config.train, World(0, 4))
+
+
+WAITING = """
+import time
+from datetime import timedelta
+import torch, torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import _create_fake_pg
+from biggan.runtime import distributed
+from biggan.runtime.distributed import max_over_ranks, on_rank_zero, process_group, raise_on_all_ranks, sum_within_groups
+from biggan.training import outputs
+
+given = []
+
+def stand_in(options, backend_options):
+    given.append(options.timeout)
+    return _create_fake_pg(options, backend_options)
+
+dist.Backend.register_backend("standin", stand_in, extended_api=True, devices=["cuda"])
+distributed.BACKENDS = {"cuda": "cpu:gloo,cuda:standin"}
+distributed.NCCL_TIMEOUT, distributed.TIMEOUT = timedelta(seconds=2), timedelta(seconds=60)
+torch.cuda.set_device = lambda device: None
+slow = lambda: time.sleep(4)
+with process_group(torch.device("cuda", 0)) as world:
+    assert on_rank_zero(slow) is None
+    if world.is_rank_zero:
+        slow()
+    assert max_over_ranks(float(world.rank)) == [1.0]
+    if world.is_rank_zero:
+        slow()
+    raise_on_all_ranks(None, world)
+
+    class Folder:
+        save_model = staticmethod(lambda card, networks: slow())
+
+    class Sampler:
+        generator = torch.nn.Linear(1, 1)
+        set_statistics = staticmethod(lambda truncation: None)
+
+    outputs.build_model_card = lambda config, step: None
+    started = time.monotonic()
+    outputs.save_model(Sampler, None, Folder, 1)
+    assert time.monotonic() - started > 3, "all ranks wait for the first one's disk, before their GPUs exchange anything"
+    sum_within_groups(1)
+    if world.is_rank_zero:
+        slow()
+assert given == [timedelta(seconds=2)] * 2, given
+"""
+
+
+def test_what_one_rank_does_alone_is_waited_for_longer_than_an_exchange_of_gpus(tmp_path):
+    """Two ranks with a stand-in for NCCL, whose exchanges may take two seconds: rank 0 does things of four seconds, and all
+    of them are waited for by exchanges of CPU tensors."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, tmp_path / "waiting.py"], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr

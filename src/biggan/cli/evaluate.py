@@ -14,7 +14,7 @@ from biggan.cli.inputs import ScoringOptions, is_model, load_sampler, open_real,
 from biggan.cli.output import say, say_text
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.precision import choose_precision
+from biggan.runtime.precision import choose_device
 from biggan.runtime.text import shorten
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def evaluate(arguments: list[str]) -> int:
     wanted = parse_recipe(command.recipe)
     check_between(resolution=(command.resolution, 1, 4096))
     check_out_file(command.out)
-    device = choose_precision(command.device, "auto", "channels-last").device
+    device = choose_device(command.device)
     with process_group(device) as world:
         samples, reference = open_sets(command, wanted, world)
         check_images(samples, reference, wanted)  # before an extractor is downloaded

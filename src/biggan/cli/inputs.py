@@ -10,7 +10,7 @@ import tyro
 from biggan.data.class_names import parse_classes
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.precision import DeviceName, choose_precision
+from biggan.runtime.precision import DeviceName, choose_device
 from biggan.runtime.text import shorten
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def open_scoring_extractor(command: ExtractorOptions) -> "Extractor":
     from biggan.metrics.features import open_extractor_on_all_ranks
 
     check_extractor_options(command)
-    device = choose_precision(command.device, "auto", "channels-last").device
+    device = choose_device(command.device)
     return open_extractor_on_all_ranks(
         command.extractor,
         weights=command.extractor_weights,

@@ -67,6 +67,8 @@ VERBS = {
     "import": "biggan.cli.convert:import_",
     "export": "biggan.cli.convert:export",
 }
+WITH_RANKS = ("train", "sample", "evaluate", "truncation", "bench")
+"""Verbs that torchrun may start as several processes; the others work in one."""
 NARROWEST = 40
 """Columns of the narrowest terminal that texts are wrapped for."""
 
@@ -150,6 +152,8 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"the verb {verb!r} is now {RENAMED_VERBS[verb]!r}")
     if verb not in VERBS:
         raise ConfigError(f"no verb {verb!r}; {suggestion(verb, VERBS)}")
+    if verb not in WITH_RANKS and environment_world().size > 1:  # every rank would do all of it, and write the same files
+        raise ConfigError(f"biggan {verb} works in one process: start it without torchrun, or unset WORLD_SIZE")
     return load_verb(verb)(rest)
 
 

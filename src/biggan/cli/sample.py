@@ -48,15 +48,17 @@ def sample(arguments: list[str]) -> int:
     command = parse(SampleCommand, arguments, "biggan sample")
     from biggan.pretrained import from_pretrained
     from biggan.runtime.distributed import process_group
+    from biggan.runtime.precision import choose_device
     from biggan.sampling.sample_folder import GRID_IMAGES
     from biggan.sampling.sampler import MAX_IMAGES
 
     check_between(n=(command.n, 1, MAX_IMAGES))
     check_out_folder(command.out)
-    sampler = from_pretrained(command.model, compiled=command.compile)
-    with process_group(sampler.precision.device) as sampler.world:
+    with process_group(choose_device("auto")) as world:
+        sampler = from_pretrained(command.model, compiled=command.compile)
+        sampler.world = world
         grid = draw(sampler, command)
-    if sampler.world.is_rank_zero:
+    if world.is_rank_zero:
         part = f" (the first {GRID_IMAGES} of {command.n:,} images)" if command.n > GRID_IMAGES else ""
         say(f"images {command.n} in {command.out}", f"grid   {grid}{part}")
     return 0

@@ -51,7 +51,7 @@ def train(arguments: list[str]) -> int:
     from biggan.profiling.benchmark import describe
     from biggan.runtime.distributed import process_group
     from biggan.runtime.memory import keep_freed_memory
-    from biggan.runtime.precision import choose_precision
+    from biggan.runtime.precision import choose_device
 
     config = command.config
     config.check()
@@ -68,7 +68,7 @@ def train(arguments: list[str]) -> int:
     folder = RunDir(command.run or default_run_folder(plain, config.data.source))
     check_outside(folder.path, config.data.source, "--run")
     keep_freed_memory()
-    device = choose_precision(config.train.device, config.train.precision, config.train.memory_format).device
+    device = choose_device(config.train.device)
     try:
         with process_group(device) as world, owned(folder, world):
             step = train_in(world, config, folder, trust_extractor=command.trust_extractor)

@@ -15,7 +15,7 @@ from biggan.cli.inputs import ScoringOptions, load_sampler, open_real, open_scor
 from biggan.cli.output import say
 from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import CheckpointError, ConfigError
-from biggan.runtime.precision import choose_precision
+from biggan.runtime.precision import choose_device
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def truncation(arguments: list[str]) -> int:
     if command.out is None:
         refuse_links(command.model, "truncation")
     check_out_folder(folder)
-    device = choose_precision(command.device, "auto", "channels-last").device
+    device = choose_device(command.device)
     with process_group(device) as world:
         measured = measure_curves(command, folder, world)
     if not world.is_rank_zero:

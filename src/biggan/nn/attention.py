@@ -46,9 +46,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(query key') value, unscaled: (N, 1, Q, D), (N, 1, K, D), (N, 1, K, V), V at least D -> (N, 1, Q, V).
 
     Queries and keys are zero-padded to V dimensions, which leaves their dot products unchanged: for equal dimensions torch
-    has kernels that never store the (Q, K) attention matrix, which used to take most of the memory of a step at 64x64."""
+    has kernels that never store the (Q, K) attention matrix, which used to take most of the memory of a step at 64x64. They
+    also need the dimensions next to each other in memory, as they are in channels-last tensors; others are copied."""
     padding = (0, value.shape[3] - query.shape[3])
-    query, key = F.pad(query, padding), F.pad(key, padding)  # (N, 1, Q, V), (N, 1, K, V)
+    query, key, value = (x.contiguous() for x in (F.pad(query, padding), F.pad(key, padding), value))  # all (N, 1, ?, V)
     return F.scaled_dot_product_attention(query, key, value, scale=1.0)  # (N, 1, Q, V)
 
 

@@ -8,7 +8,7 @@ Shapes: N batch, C channels, H height, W width.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,11 +50,33 @@ def translate(x: Tensor, share: float = 1 / 8) -> Tensor:
     most_y, most_x = round(height * share), round(width * share)
     down = torch.randint(-most_y, most_y + 1, (len(x), 1, 1), device=x.device)
     right = torch.randint(-most_x, most_x + 1, (len(x), 1, 1), device=x.device)
-    rows = torch.arange(height, device=x.device).view(1, -1, 1) - down + most_y  # (N, H, 1), row in the padded image
-    columns = torch.arange(width, device=x.device).view(1, 1, -1) - right + most_x  # (N, 1, W)
-    padded = F.pad(x, (most_x, most_x, most_y, most_y))  # (N, C, H + 2 most_y, W + 2 most_x)
-    image = torch.arange(len(x), device=x.device).view(-1, 1, 1)
-    return padded.permute(0, 2, 3, 1)[image, rows, columns].permute(0, 3, 1, 2)  # (N, C, H, W)
+    return Shift.apply(x, down, right, most_y, most_x)  # (N, C, H, W)
+
+
+class Shift(torch.autograd.Function):
+    """Images (N, C, H, W), shifted by (N, 1, 1) whole pixels down and right, at most `most_y` and `most_x` either way, and
+    padded with zeros.
+
+    Its gradient is the shift back, which reads every pixel once, as the shift does. The gradient of indexing, which torch
+    would take, adds pixels one by one: slowly, and on a GPU in no fixed order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, down: Tensor, right: Tensor, most_y: int, most_x: int) -> Tensor:
+        ctx.save_for_backward(down, right)
+        ctx.most = most_y, most_x
+        count, channels, height, width = x.shape
+        padded = F.pad(x, (most_x, most_x, most_y, most_y))  # (N, C, H + 2 most_y, W + 2 most_x)
+        image = torch.arange(count, device=x.device).view(-1, 1, 1)
+        rows = torch.arange(height, device=x.device).view(1, -1, 1) - down + most_y  # (N, H, 1), row in the padded image
+        columns = torch.arange(width, device=x.device).view(1, 1, -1) - right + most_x  # (N, 1, W)
+        pixels = (image * padded.shape[2] + rows) * padded.shape[3] + columns  # (N, H, W)
+        moved = padded.permute(0, 2, 3, 1).reshape(-1, channels).index_select(0, pixels.flatten())  # (N H W, C)
+        return moved.view(count, height, width, channels).permute(0, 3, 1, 2)  # (N, C, H, W)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        down, right = ctx.saved_tensors
+        return Shift.apply(gradient, -down, -right, *ctx.most), None, None, None, None
 
 
 def cutout(x: Tensor, share: float = 1 / 2) -> Tensor:

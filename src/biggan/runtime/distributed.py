@@ -28,7 +28,9 @@ from biggan.runtime.heartbeat import Heartbeat
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(hours=2)  # rank 0 may write a checkpoint or decode a data set while the others wait
+TIMEOUT = timedelta(hours=2)  # rank 0 may write a checkpoint or decode a data set while the others wait, on the CPU
+NCCL_TIMEOUT = timedelta(minutes=10)  # of what GPUs exchange within a step, where nobody waits for anything else
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 START_TIMEOUT = timedelta(seconds=100)  # by then all ranks have come, or the missing ones are named
 STORE_TIMEOUT = timedelta(seconds=30)  # of one exchange of signs of life
 
@@ -36,31 +38,31 @@ STORE_TIMEOUT = timedelta(seconds=30)  # of one exchange of signs of life
 @contextmanager
 def process_group(device: torch.device) -> Iterator[World]:
     """Initialize the process group of a torchrun start: NCCL for CUDA tensors, gloo for CPU tensors; none for one process.
+    Ranks wait for each other NCCL_TIMEOUT in an exchange of CUDA tensors, and TIMEOUT in one of CPU tensors. So whatever may
+    take one rank longer than a step takes, such as a checkpoint, is waited for by functions that exchange CPU tensors:
+    `on_rank_zero`, `max_over_ranks`, `raise_on_all_ranks`.
 
-    All ranks enter and leave the context together."""
+    `device`: of this rank (see `choose_device`); a GPU becomes the current device. All ranks enter and leave the context
+    together."""
     world = environment_world()
     if world.size == 1:
         yield world
         return
     if device.type == "cuda":
-        if world.local_rank >= torch.cuda.device_count():
-            raise ConfigError(
-                f"LOCAL_RANK={world.local_rank}: this machine shows {torch.cuda.device_count()} GPUs: start fewer ranks"
-            )
-        torch.cuda.set_device(world.local_rank)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        torch.cuda.set_device(device)
+    timeout = NCCL_TIMEOUT if device.type == "cuda" else TIMEOUT
     store = connect_store(world, START_TIMEOUT, is_host=hosts_store(world))
     start = agree_on_start(store, world.rank, world.size)
     heartbeat = start_heartbeat(start, world)
-    store.set_timeout(TIMEOUT)
+    store.set_timeout(timeout)
     try:
-        dist.init_process_group(
-            backend, store=dist.PrefixStore(start, store), rank=world.rank, world_size=world.size, timeout=TIMEOUT
-        )
+        options = {"rank": world.rank, "world_size": world.size, "timeout": timeout}
+        dist.init_process_group(BACKENDS[device.type], store=dist.PrefixStore(start, store), **options)
+        dist.group.WORLD._get_backend(torch.device("cpu"))._set_default_timeout(TIMEOUT)
         warnings.filterwarnings("ignore", "Grad strides do not match")  # strides of 1x1 kernels are ambiguous
         try:
             yield world
-            dist.barrier()  # no rank closes its connections while another still uses them
+            max_over_ranks(0.0)  # no rank closes its connections while another still uses them
         finally:
             gc.collect()  # objects that refer to the group are freed before it
             dist.destroy_process_group()
@@ -190,7 +192,9 @@ def sum_within_groups(size: int | None) -> Callable[[Tensor], Tensor]:
     if size is None:
         return sum_over_ranks
     starts = range(0, dist.get_world_size(), size)
-    groups = [dist.new_group(list(range(start, start + size))) for start in starts]  # every rank must create every group
+    timeout = NCCL_TIMEOUT if torch.device("cuda") in dist.group.WORLD._device_types else TIMEOUT
+    # Every rank must create every group.
+    groups = [dist.new_group(list(range(start, start + size)), timeout=timeout) for start in starts]
     return partial(sum_over_ranks, group=groups[dist.get_rank() // size])
 
 
@@ -229,7 +233,7 @@ def on_rank_zero(action: Callable[[], T]) -> T:
             outcome[0] = action()
         except UserError as error:
             outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0)
+    dist.broadcast_object_list(outcome, src=0, device=torch.device("cpu"))
     if outcome[1] is not None:
         outcome[1].reported_by_rank_zero = dist.get_rank() > 0
         raise outcome[1]
@@ -276,7 +280,8 @@ def sum_counts_over_ranks(counts: dict[str, int]) -> dict[str, int]:
 
 
 def all_gather(values: Tensor) -> list[Tensor]:
-    """The tensors of all ranks, which have equal shapes, in order of rank. All ranks must call it."""
+    """The tensors of all ranks, which have equal shapes, in order of rank, on the device of `values`. All ranks must call
+    it."""
     if not dist.is_initialized():
         return [values]
     gathered = [torch.empty_like(values) for _ in range(dist.get_world_size())]

@@ -5,11 +5,12 @@ bf16 means autocast: weights, optimizer state, spectral norms and batch statisti
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from biggan.runtime.environment import environment_world
 from biggan.runtime.errors import ConfigError
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -26,6 +27,7 @@ class Precision:
     """Device, floating-point precision (bf16 autocast or float32) and memory format of a run."""
 
     device: torch.device
+    """Of CUDA always with its index."""
     bf16: bool
     memory_format: torch.memory_format
 
@@ -52,18 +54,41 @@ CPU_FLOAT32 = Precision(torch.device("cpu"), False, torch.contiguous_format)
 
 
 def choose_precision(device: DeviceName, precision: PrecisionName, memory_format: MemoryFormatName) -> Precision:
-    """Resolve "auto": CUDA if available; bf16 if the device multiplies it in hardware.
+    """Resolve "auto": the device as `choose_device`; bf16 if the device multiplies it in hardware.
 
-    Raises ConfigError on another name, and if CUDA is requested but not available.
+    Raises ConfigError on another name, and as `choose_device`.
     """
-    for name, value, known in (("device", device, DeviceName), ("precision", precision, PrecisionName)):
-        if value not in get_args(known):
-            raise ConfigError(f"{name} {value!r:.60}: use {', '.join(get_args(known))}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device cuda: torch sees no CUDA device here: use device cpu, or auto")
-    resolved = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    resolved = choose_device(device)
+    check_name("precision", precision, PrecisionName)
     bf16 = has_fast_bf16(resolved) if precision == "auto" else precision == "bf16"
     return Precision(resolved, bf16, MEMORY_FORMATS[memory_format])
+
+
+def choose_device(device: DeviceName) -> torch.device:
+    """The device of this process: "auto" is CUDA if available. A CUDA device has an index: that of the rank on its machine
+    where several ranks were started, also before their process group sets the current device, else the current one.
+
+    Raises ConfigError on another name, if CUDA is requested but not available, and if there is no GPU for the rank.
+    """
+    check_name("device", device, DeviceName)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device cuda: torch sees no CUDA device here: use device cpu, or auto")
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    world = environment_world()
+    if world.size == 1:
+        return torch.device("cuda", torch.cuda.current_device())
+    if world.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"LOCAL_RANK={world.local_rank}: this machine shows {torch.cuda.device_count()} GPUs: start fewer ranks"
+        )
+    return torch.device("cuda", world.local_rank)
+
+
+def check_name(what: str, value: str, known: Any) -> None:
+    """Raises ConfigError where `value` is none of the words of the Literal type `known`."""
+    if value not in get_args(known):
+        raise ConfigError(f"{what} {value!r:.60}: use {', '.join(get_args(known))}")
 
 
 def has_fast_bf16(device: torch.device) -> bool:

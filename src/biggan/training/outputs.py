@@ -6,6 +6,7 @@ from biggan.checkpoints.model_dir import ModelCard
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint, split_by_prefix
 from biggan.configs.run import RunConfig
+from biggan.runtime.distributed import on_rank_zero
 from biggan.sampling.sampler import Sampler
 from biggan.training.ema import EMA
 from biggan.training.train_state import TrainState
@@ -30,12 +31,10 @@ def save_model(
     """Renew RUN/model: averaged generator with standing statistics for untruncated sampling, and the averaged discriminator
     where there is one. All ranks must call it together."""
     sampler.set_statistics(None)
-    if not sampler.world.is_rank_zero:
-        return
     networks = {"generator": sampler.generator.state_dict()}
     if discriminator_ema is not None:
         networks["classifier"] = discriminator_ema.average.state_dict()
-    run_dir.save_model(build_model_card(config, step), networks)
+    on_rank_zero(lambda: run_dir.save_model(build_model_card(config, step), networks))
 
 
 def save_healthy_model(state: TrainState, checkpoint: Path, config: RunConfig, run_dir: RunDir) -> None:
