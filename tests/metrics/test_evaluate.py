@@ -19,7 +19,7 @@ from torch import nn
 from biggan.data.dataset import open_source
 from biggan.metrics import features, statistics
 from biggan.metrics.evaluate import evaluate, parse_recipe
-from biggan.metrics.features import open_extractor
+from biggan.metrics.features import Extractor, open_extractor
 from biggan.metrics.statistics import ImageSet
 from biggan.runtime.errors import CheckpointError, ConfigError, DataError
 from biggan.sampling import image_sets
@@ -161,6 +161,14 @@ def test_the_reference_is_made_once_and_anew_when_it_changes(pictures, small, tm
     assert three.scores != one.scores
     assert three.recipe["reference"]["identity"] != one.recipe["reference"]["identity"]
     assert run(cache=None)[0] == three
+    for name, value in (("device", "cuda"), ("tf32", True), ("deterministic", True), ("arithmetic", "bf16")):
+        numerics = {"device": "cpu", "arithmetic": "float32", "tf32": False, "deterministic": False}
+        assert {key: three.recipe["extractor"][key] for key in numerics} == numerics
+        monkeypatch.setattr(Extractor, "numerics", numerics | {name: value})
+        four, passes = run()
+        assert passes == ["samples", "reference"], "what is rounded differently shares no entry"
+        assert four.recipe["extractor"][name] == value
+        assert run()[1] == ["samples"]
 
 
 @pytest.mark.parametrize("interrupted", ["samples", "reference"])

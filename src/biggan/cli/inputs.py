@@ -10,7 +10,7 @@ import tyro
 from biggan.data.class_names import parse_classes
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.precision import DeviceName, choose_device
+from biggan.runtime.precision import DeviceName, Numerics, apply_numerics, choose_device
 from biggan.runtime.text import shorten
 
 if TYPE_CHECKING:
@@ -122,11 +122,15 @@ def is_model(where: str) -> bool:
     return any(os.path.isfile(os.path.join(where, name)) for name in files)  # False, where a path is too long for the system
 
 
-def load_sampler(where: Path, device: DeviceName, world: "World", cache: Path | None = None) -> "Sampler":
-    """The sampler of a run or model folder; `cache`: the folder of the command's cache."""
+def load_sampler(
+    where: Path, device: DeviceName, world: "World", cache: Path | None = None, *, compiled: bool = False
+) -> "Sampler":
+    """The sampler of a run or model folder; `cache`: the folder of the command's cache. Float32 numbers are not rounded to
+    TF32 on a GPU from now on."""
     from biggan.pretrained import from_pretrained
 
-    sampler = from_pretrained(where, device=device, cache=cache)
+    apply_numerics(Numerics())
+    sampler = from_pretrained(where, device=device, cache=cache, compiled=compiled)
     sampler.world = world
     return sampler
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from biggan.cli.common import check_between, check_out_folder, parse, writing_to
-from biggan.cli.inputs import chosen_classes
+from biggan.cli.inputs import chosen_classes, load_sampler
 from biggan.cli.output import say
 from biggan.runtime.progress import progress_bar
 
@@ -46,7 +46,6 @@ class SampleCommand:
 def sample(arguments: list[str]) -> int:
     """biggan sample RUN [options]"""
     command = parse(SampleCommand, arguments, "biggan sample")
-    from biggan.pretrained import from_pretrained
     from biggan.runtime.distributed import process_group
     from biggan.runtime.precision import choose_device
     from biggan.sampling.sample_folder import GRID_IMAGES
@@ -55,8 +54,7 @@ def sample(arguments: list[str]) -> int:
     check_between(n=(command.n, 1, MAX_IMAGES))
     check_out_folder(command.out)
     with process_group(choose_device("auto")) as world:
-        sampler = from_pretrained(command.model, compiled=command.compile)
-        sampler.world = world
+        sampler = load_sampler(command.model, "auto", world, compiled=command.compile)
         grid = draw(sampler, command)
     if world.is_rank_zero:
         part = f" (the first {GRID_IMAGES} of {command.n:,} images)" if command.n > GRID_IMAGES else ""

@@ -142,6 +142,7 @@ RESUMABLE = {
     "train.activation_checkpointing",
     "train.capture",
     "train.compile",
+    "train.cudnn_benchmark",
 }
 
 

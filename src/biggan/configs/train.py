@@ -17,7 +17,7 @@ from biggan.runtime.constraints import (
     check_fields,
 )
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.precision import DeviceName, MemoryFormatName, PrecisionName
+from biggan.runtime.precision import DeviceName, MemoryFormatName, Numerics, PrecisionName
 
 GeneratorRate = Annotated[float, Ge(0), Remedy("0 freezes the generator")]
 DiscriminatorRate = Annotated[float, Ge(0), Remedy("0 freezes the discriminator")]
@@ -77,6 +77,13 @@ class TrainConfig:
     compile: Literal["auto", "on", "off"] = "auto"
     """Compile the blocks of both networks (torch.compile), which fuses normalization, gains and ReLU. auto: on a GPU, where
     every operation allows it. It takes some minutes at the start and changes results by rounding."""
+    tf32: bool = False
+    """On CUDA, float32 products may use TF32 (10 bits of mantissa): those of spectral norms and orthogonal regularization,
+    and with precision fp32 all layers."""
+    cudnn_benchmark: bool = True
+    """On CUDA, cuDNN times its convolution algorithms for each shape and takes the fastest."""
+    deterministic: bool = False
+    """On CUDA, every step gives the same bits each time; slower, and an operation that cannot is an error."""
     activation_checkpointing: bool = False
     """Keep only the inputs of each block and compute the rest again in the backward pass: less memory, a third more work."""
     seed: int = 0
@@ -97,6 +104,11 @@ class TrainConfig:
     """How often a run rolls back before it stops."""
     standing_stats_batches: StatisticsBatches = 32
     """Batches whose batch norm statistics are averaged for sampling (standing statistics, BigGAN appendix C.1)."""
+
+    @property
+    def numerics(self) -> Numerics:
+        """What of the fields applies to the whole process."""
+        return Numerics(tf32=self.tf32, cudnn_benchmark=self.cudnn_benchmark, deterministic=self.deterministic)
 
     def check(self) -> None:
         """Raises ConfigError with the field, its value and a remedy."""

@@ -17,6 +17,8 @@ def unused_fields(config: RunConfig) -> dict[str, str]:
         "data.shuffle_buffer": (layout == "wds", "a wds: source"),
         "data.allow_empty_classes": (layout is None, "a source of class folders"),
         "data.skip_broken": (layout != "packed", "a source that is not decoded yet"),
+        "train.tf32": (train.device != "cpu", "a GPU"),
+        "train.cudnn_benchmark": (train.device != "cpu" and not train.deterministic, "a GPU, and not train.deterministic"),
         "train.max_rollbacks": (train.on_divergence == "roll-back", "train.on_divergence=roll-back"),
         "train.ema_start": (
             config.init_from is None and train.ema_start < train.steps,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from biggan.runtime.constraints import PositiveInt, check_fields
 from biggan.runtime.errors import NonFiniteScore
-from biggan.runtime.precision import uint8_to_float
+from biggan.runtime.precision import uint8_to_float, without_tf32
 
 
 class Classifier:
@@ -27,7 +27,8 @@ class Classifier:
         among these images. Raises NonFiniteScore where a logit is not finite, since the largest would then be any class."""
         x = uint8_to_float(images.to(self.device))  # (N, 3, R, R)
         labels = torch.zeros(len(x), dtype=torch.int64, device=self.device)  # unused: class_logits do not depend on labels
-        logits_NK = self.network(x, labels).class_logits[:, : len(self.class_names)]  # without a class "generated"
+        with without_tf32():
+            logits_NK = self.network(x, labels).class_logits[:, : len(self.class_names)]  # without a class "generated"
         if not logits_NK.isfinite().all():
             image = int((~logits_NK.isfinite()).any(1).nonzero()[0])
             raise NonFiniteScore(f"the classifier gives logits that are not finite for image {image} of {len(images)}")

@@ -169,7 +169,7 @@ def evaluate(
             "name": extractor.name,
             "sha256": extractor.sha256,
             "resizing": extractor.resizing,
-            "arithmetic": extractor.arithmetic,
+            **extractor.numerics,
         },
         "kid": {"subsets": KID_SUBSETS, "seed": KID_SEED},
         "prdc": {

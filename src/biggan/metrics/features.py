@@ -33,6 +33,7 @@ from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.download import fetch
 from biggan.runtime.errors import CheckpointError, ConfigError, NonFiniteScore
 from biggan.runtime.json_text import read_json
+from biggan.runtime.precision import describe_numerics, without_tf32
 from biggan.runtime.tensor_files import check_weights, read_tensors
 from biggan.runtime.text import printable, shorten
 
@@ -84,6 +85,11 @@ class Extractor:
         """Numerical precision of the network, for recipes."""
         return "bf16" if self.bf16 else "float32"
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What decides how its numbers are rounded, for recipes and keys of caches; it never uses TF32."""
+        return describe_numerics(self.device, self.arithmetic) | {"tf32": False}
+
     def __call__(self, images: Tensor, *, first: int = 0) -> Extracted:
         """Extract features and logits. `first` is the number of the first image in its set, for messages. Raises ConfigError
         as `outputs`, NonFiniteScore where a value is not finite."""
@@ -100,7 +106,7 @@ class Extractor:
         or with logits (N, K), or returns other numbers of features or logits than before."""
         try:
             images = images.to(self.device, memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            with without_tf32(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 output = self.network(images)
             extracted = self.read_output(output, len(images))
         except ConfigError:

@@ -164,7 +164,8 @@ def reference_statistics(
     """
     feature_images = feature_images if reference.count is None else min(feature_images, reference.count)
     moment_images = reference.count if with_moments else 0
-    key = [1, reference.identity, extractor.name, extractor.sha256, extractor.arithmetic, moment_images, feature_images]
+    numerics = sorted(extractor.numerics.items())
+    key = [2, reference.identity, extractor.name, extractor.sha256, numerics, moment_images, feature_images]
     file = None if cache is None else cache / f"reference-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.safetensors"
     cached = None if file is None else read_reference(file, moment_images, feature_images, len(reference.class_names))
     (missing_on_a_rank,) = max_over_ranks(float(cached is None))

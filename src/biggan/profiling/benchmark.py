@@ -25,7 +25,7 @@ from biggan.profiling.flops import footprint, uncomputed
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.memory import gibibytes, peak_memory
-from biggan.runtime.precision import Precision, choose_precision
+from biggan.runtime.precision import Precision, apply_numerics, choose_precision
 from biggan.sampling.compiled import CompiledGenerator
 from biggan.training.setup import build_train_state, plan_batch
 from biggan.training.step import discriminator_step, generator_step, train_step
@@ -133,6 +133,7 @@ class BenchmarkArm:
 
     def images_per_second(self, seconds: float) -> float:
         """Real images per second over whole steps."""
+        apply_numerics(self.config.train.numerics)
         step = lambda: train_step(self.state, 1, self.reals, self.labeled)  # noqa: E731
         calls, elapsed = time_calls(step, seconds, self.state.precision.device)
         return calls * self.state.plan.real_images / elapsed
@@ -166,6 +167,7 @@ def bench_sample(config: RunConfig, *, batch: int, rounds: int, seconds: float, 
     and of the generator as it is, in float32, run alternately on one batch. The weights are random; standing statistics are
     not collected."""
     config = with_classes(config)
+    apply_numerics(config.train.numerics)
     fast = choose_precision(config.train.device, config.train.precision, config.train.memory_format)
     plain = dataclasses.replace(fast, bf16=False, memory_format=torch.contiguous_format)
     generator, _ = registry.build_networks(config.model, torch.Generator().manual_seed(0))

@@ -1,9 +1,15 @@
-"""Device, precision and memory layout of networks, applied from outside by training, sampling and benchmarks.
+"""Device, precision and memory layout of networks, and numerics of the process, applied from outside by training, sampling
+and benchmarks.
 
-bf16 means autocast: weights, optimizer state, spectral norms and batch statistics stay float32.
+bf16 means autocast: weights, optimizer state, spectral norms and batch statistics stay float32. By torch's own defaults
+convolutions of float32 numbers use TF32 on a GPU, which keeps 10 of the 23 bits of the mantissa; here only where the config
+says so.
 """
 
-from contextlib import AbstractContextManager
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -49,8 +55,73 @@ class Precision:
         """Move the network to the device and its convolution weights to the memory format; mutates and returns it."""
         return network.to(device=self.device).to(memory_format=self.memory_format)
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """As `describe_numerics`, for recipes of scores and keys of caches."""
+        return describe_numerics(self.device, self.arithmetic)
+
 
 CPU_FLOAT32 = Precision(torch.device("cpu"), False, torch.contiguous_format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numerics:
+    """How the process computes on CUDA where speed and exactness part; on a CPU nothing of it changes a result. The defaults
+    are those of sampling and measuring."""
+
+    tf32: bool = False
+    """Whether matrix products and convolutions of float32 numbers may use TF32."""
+    cudnn_benchmark: bool = False
+    """Whether cuDNN times its convolution algorithms for each new shape, and takes the fastest."""
+    deterministic: bool = False
+    """Whether every operation must give the same bits each time; one that cannot is an error. Turns cudnn_benchmark off."""
+
+
+def apply_numerics(numerics: Numerics) -> None:
+    """Make torch compute so from now on; mutates its global settings. `deterministic` must come before the first matrix
+    product on CUDA, since cuBLAS reads its environment variable then."""
+    if numerics.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(numerics.deterministic)
+    torch.backends.cudnn.deterministic = numerics.deterministic
+    torch.backends.cudnn.benchmark = numerics.cudnn_benchmark and not numerics.deterministic
+    set_tf32(numerics.tf32, numerics.tf32)
+
+
+def set_tf32(products: bool, convolutions: bool) -> None:
+    """Whether float32 matrix products and convolutions on CUDA may use TF32; mutates torch's global settings."""
+    with warnings.catch_warnings():  # some versions advise their newer names, with which torch.compile of torch 2.10 fails
+        warnings.simplefilter("ignore")
+        torch.backends.cuda.matmul.allow_tf32 = products
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def get_tf32() -> tuple[bool, bool]:
+    """Whether float32 matrix products and convolutions on CUDA may use TF32 now."""
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """A context in which float32 products and convolutions on CUDA do not use TF32, whatever the process does otherwise."""
+    before = get_tf32()
+    set_tf32(False, False)
+    try:
+        yield
+    finally:
+        set_tf32(*before)
+
+
+def describe_numerics(device: torch.device, arithmetic: str) -> dict[str, Any]:
+    """What decides how numbers are rounded, as the process computes now: type of the device, data type, whether TF32 is used
+    in place of float32, whether operations are deterministic."""
+    return {
+        "device": device.type,
+        "arithmetic": arithmetic,
+        "tf32": device.type == "cuda" and any(get_tf32()),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def choose_precision(device: DeviceName, precision: PrecisionName, memory_format: MemoryFormatName) -> Precision:

@@ -42,7 +42,7 @@ def generated_images(sampler: Sampler, name: str, *, truncation: float | None = 
         "statistics_seed": sampler.standing_stats_seed,
         "resolution": sampler.generator.config.resolution,
         "classes": "uniform" if sampler.is_conditional else "none",
-        "arithmetic": sampler.precision.arithmetic,
+        **sampler.precision.numerics,
         "seed": seed,
     }
     identity = hashlib.sha256(repr(sorted(description.items())).encode()).hexdigest()

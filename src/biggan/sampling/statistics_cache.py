@@ -1,7 +1,7 @@
 """The cache of standing statistics that were collected for sampling at a truncation: one small file for each set.
 
 A file holds the sha256 of its content and safetensors; its name is a hash of all that decides the numbers, so that images
-are the same to the bit with and without it. A file that is damaged, or cannot be written, is as good as none.
+drawn on a CPU are the same to the bit with and without it. A file that is damaged, or cannot be written, is as good as none.
 """
 
 import hashlib
@@ -32,11 +32,16 @@ def standing_buffers(generator: nn.Module) -> dict[str, Tensor]:
 
 def statistics_key(generator: nn.Module, precision: Precision, *facts: object) -> str:
     """Hexadecimal sha256 of a generator's config and weights, of what decides how its numbers are rounded (device, data
-    type, memory layout, threads, version of torch), and of further facts with a stable repr."""
+    type, TF32, memory layout, threads, version of torch), and of further facts with a stable repr."""
     device = precision.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    numerics = [device.type, name, precision.arithmetic, precision.memory_format, torch.get_num_threads()]
-    numerics += [torch.__version__, torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32]
+    numerics = [
+        sorted(precision.numerics.items()),
+        name,
+        precision.memory_format,
+        torch.get_num_threads(),
+        torch.__version__,
+    ]
     digest = hashlib.sha256(repr((FORMAT, generator.config, numerics, facts)).encode())
     standing = standing_buffers(generator)
     weights = {key: value for key, value in generator.state_dict().items() if key not in standing}

@@ -29,6 +29,7 @@ from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.json_text import read_json
 from biggan.runtime.metric_logger import is_finite, is_number, is_step, read_alarms, read_log
+from biggan.runtime.precision import Numerics, apply_numerics
 from biggan.studies.definitions import Row, Study
 
 
@@ -136,6 +137,7 @@ def measure_survival(run: Run, *, trust_extractor: bool = False) -> None:
     if steps and read_survival(run).get("step") == steps[0]["step"]:
         return
     config = run.config
+    apply_numerics(Numerics())
     sampler = from_pretrained(run.folder.path, device=config.train.device)
     extractor = open_extractor(
         config.eval.extractor,

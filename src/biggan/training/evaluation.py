@@ -8,6 +8,7 @@ import hashlib
 import logging
 import math
 import time
+from typing import Any
 
 import torch
 
@@ -61,7 +62,8 @@ class Evaluator:
                 self.log = JsonlLog(file, resume_step=step)
             past = read_log(file)
         self.spent = sum(line.get("evaluation_seconds", 0.0) for line in past)  # on rank 0, which decides
-        words = [config.eval.recipe, self.extractor.sha256, self.reference.identity, self.extractor.arithmetic]
+        words: list[Any] = [config.eval.recipe, self.extractor.sha256, self.reference.identity]
+        words += [sorted(numerics.items()) for numerics in (self.extractor.numerics, state.precision.numerics)]
         self.recipe_hash = hashlib.sha256(repr(words).encode()).hexdigest()
 
     def refuse_early(self, source: Source) -> None:

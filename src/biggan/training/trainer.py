@@ -22,6 +22,7 @@ from biggan.runtime.distributed import max_over_ranks, on_rank_zero, sum_counts_
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import TrainingDiverged
 from biggan.runtime.metric_logger import JsonlLog, MetricAverager
+from biggan.runtime.precision import apply_numerics
 from biggan.runtime.progress import ProgressLine
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
 from biggan.training.classifier_test import ClassifierTest
@@ -56,6 +57,7 @@ def fit(
     as many rollbacks to the last checkpoint as the config allows; CheckpointError when the disk does not take a
     checkpoint. What was saved before stays. An alarm (training/monitor) may end the run too, or roll it back to a healthy
     checkpoint. `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together."""
+    apply_numerics(config.train.numerics)
     while True:
         state = progress = None  # frees the old networks before the new ones are built
         with reporting_out_of_memory(config, run_dir, world, "while the networks are made"):
