@@ -65,14 +65,14 @@ class WeightRegularization:
         elif self.sigma_bound is not None or self.sigma_ratio is not None:
             raise ConfigError(f"{path}: a bound of sigma needs sigma_penalty or sigma_clamp")
 
-    def build(self) -> tuple[Regularizer, ...]:
-        """The regularizers that are on."""
+    def build(self, *, tf32: bool = False) -> tuple[Regularizer, ...]:
+        """The regularizers that are on. `tf32`: products of weights may use TF32 on CUDA."""
         bound = SigmaBound(self.sigma_bound, self.sigma_ratio, self.sigma_layers)
         regularizers: list[Regularizer] = []
         if self.orthogonal is not None and self.orthogonal_form == "gradient":
-            regularizers.append(OrthogonalGradient(self.orthogonal))
+            regularizers.append(OrthogonalGradient(self.orthogonal, tf32=tf32))
         elif self.orthogonal is not None:
-            regularizers.append(Orthogonal(self.orthogonal, full=self.orthogonal_form == "full"))
+            regularizers.append(Orthogonal(self.orthogonal, full=self.orthogonal_form == "full", tf32=tf32))
         if self.sigma_penalty is not None:
             regularizers.append(SigmaPenalty(bound, strength=self.sigma_penalty))
         if self.l2 is not None:
@@ -114,9 +114,9 @@ class DiscriminatorRegularization(WeightRegularization):
     """Strength of consistency regularization (Zhang et al. 2020): the squared difference of D's logits for a real image and
     for a randomly mirrored and shifted copy. Not for images that change their class when mirrored, such as digits."""
 
-    def build(self) -> tuple[Regularizer, ...]:
-        """The regularizers that are on."""
-        regularizers: list[Regularizer] = list(super().build())
+    def build(self, *, tf32: bool = False) -> tuple[Regularizer, ...]:
+        """The regularizers that are on. `tf32`: products of weights may use TF32 on CUDA."""
+        regularizers: list[Regularizer] = list(super().build(tf32=tf32))
         if self.r1 is not None:
             regularizers.append(R1(self.r1, self.r1_interval))
         if self.r2 is not None:

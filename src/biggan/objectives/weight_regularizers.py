@@ -19,6 +19,7 @@ from biggan.nn.singular_values import SingularTriplets, leading_singular_triplet
 from biggan.nn.weight_layout import matrix_view, stacked_view
 from biggan.objectives.regularizer import PenaltyInputs, Regularizer
 from biggan.runtime.errors import ConfigError
+from biggan.runtime.precision import tf32_products
 
 OrthogonalForm = Literal["off-diagonal", "full", "gradient"]
 
@@ -42,13 +43,14 @@ class Orthogonal(Regularizer):
 
     BigGAN section 3.1 writes W'W for W (inputs, outputs); both are the inner products of pairs of filters. The gradient,
     4 strength (W W' * (1 - I)) W or 4 strength (W W' - I) W, is added to that of the loss in closed form. `factor` replaces
-    the 4: the author's PyTorch code has 2 (OrthogonalGradient).
+    the 4: the author's PyTorch code has 2 (OrthogonalGradient). `tf32`: its products may use TF32 on CUDA.
     """
 
     name = "orthogonal"
 
     strength: float = 1e-4
     full: bool = False
+    tf32: bool = False
     factor: ClassVar[float] = 4.0
 
     @torch.no_grad()
@@ -56,7 +58,8 @@ class Orthogonal(Regularizer):
         energies = []
         for weight_LOM, gradient_LOM in stacked_weights_and_gradients(network):
             edit = add_wide_gradient if weight_LOM.shape[1] <= weight_LOM.shape[2] else add_tall_gradient
-            energies.append(edit(weight_LOM, gradient_LOM, self.factor * self.strength, self.full))
+            with tf32_products(weight_LOM.device, self.tf32):
+                energies.append(edit(weight_LOM, gradient_LOM, self.factor * self.strength, self.full))
         return self.strength * add_up(energies) if energies else None
 
 

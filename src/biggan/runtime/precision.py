@@ -113,6 +113,20 @@ def without_tf32() -> Iterator[None]:
         set_tf32(*before)
 
 
+@contextmanager
+def tf32_products(device: torch.device, enabled: bool) -> Iterator[None]:
+    """A context in which float32 matrix products on a CUDA device may use TF32, if `enabled`; else it changes nothing."""
+    if device.type != "cuda" or not enabled:
+        yield
+        return
+    before = get_tf32()
+    set_tf32(True, before[1])
+    try:
+        yield
+    finally:
+        set_tf32(*before)
+
+
 def describe_numerics(device: torch.device, arithmetic: str) -> dict[str, Any]:
     """What decides how numbers are rounded, as the process computes now: type of the device, data type, whether TF32 is used
     in place of float32, whether operations are deterministic."""

@@ -60,9 +60,11 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
     g_rate = LearningRate(train.generator_lr, train.lr_decay_start, train.steps)
     d_rate = LearningRate(train.discriminator_lr, train.lr_decay_start, train.steps)
     synchronize_networks(train, world, generator, discriminator)
+    sides = (regularization.generator, regularization.discriminator)
+    of_g, of_d = (side.build(tf32=train.tf32 or precision.bf16) for side in sides)
     trainers = [
-        build_trainer("generator", generator, train, g_rate, regularization.generator.build(), guard, precision),
-        build_trainer("discriminator", discriminator, train, d_rate, regularization.discriminator.build(), guard, precision),
+        build_trainer("generator", generator, train, g_rate, of_g, guard, precision),
+        build_trainer("discriminator", discriminator, train, d_rate, of_d, guard, precision),
     ]
     on_gpu = precision.device.type == "cuda"
     decay = train.discriminator_ema_decay
