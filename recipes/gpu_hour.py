@@ -31,6 +31,7 @@ from biggan.nn.layers import box_sum
 from biggan.profiling.benchmark import peak_flops
 from biggan.profiling.flops import footprint
 from biggan.runtime.precision import choose_precision
+from biggan.training.memory_estimate import estimate_memory
 from biggan.training.setup import build_train_state
 from biggan.training.step import discriminator_step, generator_step, train_step
 from biggan.training.train_state import TrainState
@@ -315,9 +316,8 @@ def memory() -> Figures:
         for number in (1, 2):
             step(number)
         wait()
-        need = footprint(setting)
         found[preset] = {
-            "predicted_gib": (need.state_bytes + need.activation_bytes) / 2**30,
+            "predicted_gib": estimate_memory(setting).peak(batch) / 2**30,
             "allocated_gib": torch.cuda.max_memory_allocated() / 2**30 if CUDA else None,
         }
         del state, step

@@ -3,7 +3,6 @@
 import dataclasses
 
 import pytest
-import torch
 from conftest import call, tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -12,7 +11,7 @@ from biggan.configs.presets import preset
 from biggan.data.dataset import DataConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.profiling.benchmark import BenchmarkArm, bench_data, bench_evaluate, bench_sample, bench_train
-from biggan.profiling.flops import SavedBytes, footprint
+from biggan.profiling.flops import footprint
 from biggan.runtime.errors import ConfigError
 from biggan.training.step import train_step
 
@@ -30,18 +29,8 @@ def test_flop_per_step_is_what_a_real_step_does():
     assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.05)
 
 
-def test_saved_bytes_of_a_product():
-    x, w = torch.ones(10, 20, requires_grad=True), torch.ones(20, 30, requires_grad=True)
-    saved = SavedBytes([])
-    with saved.counting():
-        (x @ w).sum().backward()
-    assert saved.sums == [4 * (10 * 20 + 20 * 30)]
-
-
-def test_recomputing_needs_less_memory_and_no_other_arithmetic():
-    kept, again = footprint(ready()), footprint(ready(activation_checkpointing=True))
-    assert again.activation_bytes < kept.activation_bytes / 1.3
-    assert again._replace(activation_bytes=0) == kept._replace(activation_bytes=0)
+def test_recomputing_is_no_other_arithmetic():
+    assert footprint(ready(activation_checkpointing=True)) == footprint(ready())
 
 
 def test_settings_by_name():
@@ -93,10 +82,3 @@ def test_labeled_images_are_part_of_the_step_that_is_timed():
     with FlopCounterMode(display=False) as counter:
         train_step(arm.state, 1, arm.reals, arm.labeled)
     assert footprint(arm.config).flop_per_step == pytest.approx(counter.get_total_flops(), rel=0.2)
-
-
-def test_state_is_counted_with_averages_and_means():
-    config = replace_fields(ready(), {"model.num_classes": 10})
-    need = footprint(config)
-    more = footprint(replace_fields(config, {"regularization.discriminator.historical_averaging": 0.1}))
-    assert more.state_bytes - need.state_bytes == 4 * need.discriminator_parameters

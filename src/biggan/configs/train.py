@@ -78,8 +78,8 @@ class TrainConfig:
     """Compile the blocks of both networks (torch.compile), which fuses normalization, gains and ReLU. auto: on a GPU, where
     every operation allows it. It takes some minutes at the start and changes results by rounding."""
     tf32: bool = False
-    """On CUDA, float32 products may use TF32 (10 bits of mantissa): those of spectral norms, and with precision fp32 those of
-    all layers. Those of orthogonal regularization always do where precision is bf16."""
+    """On CUDA, float32 products may use TF32 (10 bits of mantissa): those of spectral norms, and with precision fp32 those
+    of all layers. Those of orthogonal regularization always do where precision is bf16."""
     cudnn_benchmark: bool = True
     """On CUDA, cuDNN times its convolution algorithms for each shape and takes the fastest."""
     deterministic: bool = False

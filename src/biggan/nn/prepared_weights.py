@@ -27,8 +27,8 @@ from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer, ide
 from biggan.nn.spectral_norm import SpectralNorm
 from biggan.nn.weight_layout import matrix_view, memory_order, weight_view
 
-PADDING = 1 << 20
-"""Zeros, at most, that pad the weight of a layer to the outputs of the largest in its group."""
+PADDING = 1 << 16
+"""Zeros that may pad the weight of a layer to the outputs of the largest in its group, or as many as it has numbers."""
 
 
 class PreparedWeights:
@@ -92,7 +92,7 @@ def group_layers(network: nn.Module) -> list[list[ReparametrizedLayer]]:
     for layer in sorted(spectral, key=lambda layer: -len(layer.weight)):
         width = layer.weight[0].numel()
         groups = by_width[width]
-        if not groups or (len(groups[-1][0].weight) - len(layer.weight)) * width > PADDING:
+        if not groups or (len(groups[-1][0].weight) - len(layer.weight)) * width > max(PADDING, layer.weight.numel()):
             groups.append([])
         groups[-1].append(layer)
     return [group for groups in by_width.values() for group in groups]

@@ -27,6 +27,8 @@ from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.memory import gibibytes, peak_memory
 from biggan.runtime.precision import Precision, apply_numerics, choose_precision
 from biggan.sampling.compiled import CompiledGenerator
+from biggan.training.memory_estimate import estimate_memory, largest_micro_batch, usable_memory
+from biggan.training.out_of_memory import less_memory
 from biggan.training.setup import build_train_state, plan_batch
 from biggan.training.step import discriminator_step, generator_step, train_step
 from biggan.training.train_state import TrainState
@@ -55,14 +57,35 @@ def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_P
         rate = 0.5 * peak_flops(precision, seconds=1.0)
         total = need.flop_per_step / rate
         lines += [
-            f"memory: about {(need.state_bytes + need.activation_bytes) / 2**30:.2f} GiB "
-            f"({need.state_bytes / 2**30:.2f} weights and optimizers, {need.activation_bytes / 2**30:.2f} activations)",
+            *describe_memory(config, world),
             f"time: {total:.2g} s per step or more, {total * config.train.steps / 3600:.3g} h for "
             f"{config.train.steps:,} steps ({need.flop_per_step / 1e12:.3g} TFLOP per step at {rate / 1e12:.3g} TFLOP/s)",
         ]
         if config.train.minutes is not None:
             lines.append(f"      stops after {config.train.minutes:g} minutes if that comes first")
     return "\n".join(lines) + "\n"
+
+
+def describe_memory(config: RunConfig, world: World) -> list[str]:
+    """What a step needs of each rank, and the largest micro-batch for the memory of the device."""
+    plan, need = plan_batch(config.train, world), estimate_memory(config, world)
+    images = plan.micro_batch // world.size
+    peak, per_image = need.peak(images, plan.accumulation), need.peak(images + 1, plan.accumulation)
+    lines = [
+        f"memory: {gibibytes(peak)} at the peak of a step ({gibibytes(need.state)} weights, moments and averages; "
+        f"{(per_image - peak) / 2**20:.3g} MiB more for each image of a pass)"
+    ]
+    memory = usable_memory(choose_precision(config.train.device, "fp32", "contiguous").device)
+    if memory is None:
+        return lines
+    largest = largest_micro_batch(need, plan.batch, world.size, memory)
+    if largest is None:
+        return [*lines, f"        of {gibibytes(memory)} here: no micro-batch fits; {less_memory(config)}"]
+    option = "" if largest == plan.micro_batch else f": --train.micro-batch {largest}"
+    fits = (
+        f"of {gibibytes(memory)} here: the largest micro-batch that fits is {largest}, {plan.batch // largest} accumulated"
+    )
+    return [*lines, f"        {fits}{option}"]
 
 
 def peak_flops(precision: Precision, *, seconds: float) -> float:

@@ -53,7 +53,10 @@ class Precision:
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move the network to the device and its convolution weights to the memory format; mutates and returns it."""
-        return network.to(device=self.device).to(memory_format=self.memory_format)
+        for tensor in (*network.parameters(), *network.buffers()):  # Module.to cannot move tensors without data
+            moved = tensor.data.to(self.device)
+            tensor.data = moved.to(memory_format=self.memory_format) if moved.dim() == 4 else moved
+        return network
 
     @property
     def numerics(self) -> dict[str, Any]:
