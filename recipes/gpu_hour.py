@@ -30,7 +30,7 @@ from biggan.configs.run import RunConfig
 from biggan.nn.layers import box_sum
 from biggan.profiling.benchmark import peak_flops
 from biggan.profiling.flops import footprint
-from biggan.runtime.precision import choose_precision
+from biggan.runtime.precision import apply_numerics, choose_precision
 from biggan.training.memory_estimate import estimate_memory
 from biggan.training.setup import build_train_state
 from biggan.training.step import discriminator_step, generator_step, train_step
@@ -60,6 +60,7 @@ def real_images(state: TrainState, resolution: int, classes: int) -> Any:
 
 def ready(setting: RunConfig) -> tuple[TrainState, Callable[[int], Any]]:
     """A training state and its step."""
+    apply_numerics(setting.train.numerics)
     torch.manual_seed(0)
     state = build_train_state(setting)
     reals = real_images(state, setting.model.resolution, setting.model.num_classes)

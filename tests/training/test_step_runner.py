@@ -11,9 +11,10 @@ from test_step import pieces, real_batch, tiny_state
 
 from biggan.configs.overrides import replace_fields
 from biggan.runtime.errors import ConfigError
+from biggan.runtime.precision import Numerics, apply_numerics
 from biggan.training.step import train_step
 from biggan.training.step_inputs import DISCRIMINATOR_DRAW, GENERATOR_DRAW, LatentSource, pack_draw, unpack_draw
-from biggan.training.step_runner import StaticRunner
+from biggan.training.step_runner import GraphRunner, StaticRunner
 
 OPTIONS = {
     "plain": {},
@@ -84,3 +85,24 @@ def test_a_thread_ahead_draws_the_same():
     for step, (purpose, index) in itertools.product((1, 2, 5, 3), order):  # in order, and after jumps
         assert torch.equal(ahead.get(step, purpose, index), source.get(step, purpose, index))
     assert ahead.pending, "the next ones are drawn already"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
+@pytest.mark.parametrize("name", OPTIONS)
+def test_captured_steps_are_equal_to_the_bit_where_deterministic(name):
+    """On a GPU, with operations that give the same bits each time."""
+    config = replace_fields(tiny_config(device="cuda", deterministic=True, compile="off"), OPTIONS[name])
+    before = Numerics()
+    apply_numerics(config.train.numerics)
+    try:
+        results = []
+        for capture in ("off", "on"):
+            state, scalars = after_steps(replace_fields(config, {"train.capture": capture}), 12)
+            assert isinstance(state.runner, GraphRunner) == (capture == "on")
+            results.append((state.tensors(), scalars))
+    finally:
+        apply_numerics(before)
+    (plain, plain_scalars), (captured, captured_scalars) = results
+    assert all(torch.equal(value, captured[name]) for name, value in plain.items())
+    assert plain_scalars == captured_scalars

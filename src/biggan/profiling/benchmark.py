@@ -35,6 +35,9 @@ from biggan.training.train_state import TrainState
 
 CLASSES_FOR_BENCH = 10
 
+WARM_UP_CALLS = 6
+"""Calls before the first that is timed, or as many as fit into the time of a timing."""
+
 
 def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_PROCESS) -> str:
     """The run's arithmetic for a person: batch, parameters, and with `measure` an estimate of memory and time.
@@ -106,14 +109,23 @@ def peak_flops(precision: Precision, *, seconds: float) -> float:
 
 
 def time_calls(operation: Callable[[], object], seconds: float, device: torch.device) -> tuple[int, float]:
-    """Call for about that long, after one warm-up call; how often, and the seconds it took."""
+    """Call for about that long, after a few warm-up calls, in which libraries choose their algorithms and steps are
+    captured; how often, and the seconds it took. The device is waited for once in a tenth of a second, not after each
+    call.""" started, calls = time.perf_counter(), 0
+    while calls < 1 or (calls < WARM_UP_CALLS and time.perf_counter() - started < seconds):
+        operation()
+        calls += 1
+    wait(device)
+    started = time.perf_counter()
     operation()
     wait(device)
+    block = max(1, round(0.1 / max(time.perf_counter() - started, 1e-6)))
     started, calls = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        operation()
+        for _ in range(block):
+            operation()
         wait(device)
-        calls += 1
+        calls += block
     return calls, time.perf_counter() - started
 
 
