@@ -27,8 +27,8 @@ from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer, ide
 from biggan.nn.spectral_norm import SpectralNorm
 from biggan.nn.weight_layout import matrix_view, memory_order, weight_view
 
-PADDING = 1 << 16
-"""Zeros that may pad the weight of a layer to the outputs of the largest in its group, or as many as it has numbers."""
+PADDING = 1 << 18
+"""Zeros that may pad the weights of a group: a megabyte, of small layers."""
 
 
 class PreparedWeights:
@@ -85,17 +85,23 @@ class PreparedWeights:
 
 
 def group_layers(network: nn.Module) -> list[list[ReparametrizedLayer]]:
-    """The spectrally normalized layers, grouped by the width M of their matrices, the largest first in each group."""
+    """The spectrally normalized layers, grouped by the width M of their matrices, the largest first in each group. A group
+    ends where the zeros that pad its layers would be too many."""
     by_width: dict[int, list[list[ReparametrizedLayer]]] = defaultdict(list)
     layers = (layer for layer in network.modules() if isinstance(layer, Linear | Embedding | Conv2d))
     spectral = [layer for layer in layers if isinstance(layer.reparametrization, SpectralNorm)]
     for layer in sorted(spectral, key=lambda layer: -len(layer.weight)):
-        width = layer.weight[0].numel()
-        groups = by_width[width]
-        if not groups or (len(groups[-1][0].weight) - len(layer.weight)) * width > max(PADDING, layer.weight.numel()):
+        groups = by_width[layer.weight[0].numel()]
+        if not groups or has_too_much_padding([*groups[-1], layer]):
             groups.append([])
         groups[-1].append(layer)
     return [group for groups in by_width.values() for group in groups]
+
+
+def has_too_much_padding(layers: list[ReparametrizedLayer]) -> bool:
+    """Whether zeros that pad each weight to the size of the first take more than PADDING and than a quarter of the weights."""
+    weights = sum(layer.weight.numel() for layer in layers)
+    return len(layers) * layers[0].weight.numel() - weights > max(PADDING, weights / 4)
 
 
 def cast_parameters(network: nn.Module, dtype: torch.dtype) -> Iterator[tuple[nn.Module, str, str]]:

@@ -111,7 +111,8 @@ def peak_flops(precision: Precision, *, seconds: float) -> float:
 def time_calls(operation: Callable[[], object], seconds: float, device: torch.device) -> tuple[int, float]:
     """Call for about that long, after a few warm-up calls, in which libraries choose their algorithms and steps are
     captured; how often, and the seconds it took. The device is waited for once in a tenth of a second, not after each
-    call.""" started, calls = time.perf_counter(), 0
+    call."""
+    started, calls = time.perf_counter(), 0
     while calls < 1 or (calls < WARM_UP_CALLS and time.perf_counter() - started < seconds):
         operation()
         calls += 1
