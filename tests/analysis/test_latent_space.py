@@ -45,7 +45,7 @@ def test_a_spherical_walk_goes_along_the_great_circle():
 def test_the_ends_of_walks_are_plain_samples(sampler):
     images = interpolate_images(sampler, "both", [0, 2], rows=2, steps=5, interpolation="spherical", truncation=None, seed=3)
     assert images.shape == (2, 5, 3, 32, 32)
-    z_NZ = torch.stack([sampler.latent(3, index, None) for index in range(4)])
+    z_NZ = sampler.latents(3, range(4), None)
     plain = sampler.images(z_NZ, torch.tensor([0, 2, 2, 0]))
     ends = torch.stack([images[0, 0], images[0, -1], images[1, 0], images[1, -1]])
     assert (ends.int() - plain.int()).abs().max() <= 1

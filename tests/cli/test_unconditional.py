@@ -61,7 +61,7 @@ def test_its_images_are_those_of_the_labels_that_it_ignored(folder):
             network(z_NZ, draw_labels(64, 3, rng))
     again = biggan.from_pretrained(folder, device="cpu", precision="fp32")
     again.generator.load_state_dict(network.state_dict())
-    z_NZ = torch.stack([sampler.latent(2, index, 0.5) for index in range(5)])
+    z_NZ = sampler.latents(2, range(5), 0.5)
     assert torch.equal(found, again.images(z_NZ, torch.tensor([0, 1, 2, 0, 1])))
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from biggan.runtime.errors import ConfigError
-from biggan.runtime.rng import addressed_rng, seed_torch
+from biggan.runtime.rng import addressed_rng, addressed_rngs, seed_torch
 from biggan.sampling.latents import LatentConfig, LatentName, draw_labels
 
 NORMAL = LatentConfig().build()
@@ -113,6 +113,23 @@ def test_every_prior_is_truncated_or_says_that_it_has_no_tails(name, generator):
         assert drawn(name, generator)[:, :50].abs().max() > 1.5
 
 
+TRUNCATIONS = [(name, None) for name in get_args(LatentName)]
+TRUNCATIONS += [(name, t) for name in get_args(LatentName) if name not in TAILLESS for t in (1.0, 0.5, 0.04)]
+
+
+@pytest.mark.parametrize(("name", "truncation"), [*TRUNCATIONS, ("normal", 3.0), ("normal", 0.2), ("varied-normal", 2.0)])
+def test_rows_drawn_together_are_those_drawn_alone(name, truncation):
+    """To the bit, for latents above and below the size from which torch draws numbers together."""
+    prior, pool = LatentConfig(distribution=name).build(), []
+    for latent_dim, rows in ((1, 3), (9, 5), (16, 4), (31, 3), (100, 6), (128, 1), (128, 70)):
+        if truncation == 0.04:
+            rows = min(rows, 6)
+        seed = latent_dim + rows
+        alone = [prior.draw((1, latent_dim), addressed_rng(seed, "sample", k), truncation) for k in range(rows)]
+        together = prior.draw_rows(latent_dim, addressed_rngs(seed, "sample", range(rows), pool), truncation)
+        assert torch.equal(together, torch.cat(alone)), (latent_dim, rows)
+
+
 @pytest.mark.parametrize("threshold", [0.0, -1.0, 1e-6, float("nan")])
 def test_senseless_truncation(threshold, generator):
     with pytest.raises(ConfigError, match=r"at least 0\.001"):
@@ -151,6 +168,14 @@ def test_addresses():
     assert torch.equal(first, torch.rand(3, generator=addressed_rng(0, "a", 1)))
     for other in ((1, "a", 1), (0, "b", 1), (0, "a", 2), (0, "a", 1, 0)):
         assert not torch.equal(first, torch.rand(3, generator=addressed_rng(*other)))
+
+
+def test_generators_of_a_pool_are_those_of_their_addresses():
+    pool = []
+    for positions in ((3, 5), range(4), (-1,)):
+        for rng, position in zip(addressed_rngs(7, "b/c", positions, pool), positions, strict=True):
+            assert torch.equal(torch.rand(3, generator=rng), torch.rand(3, generator=addressed_rng(7, "b/c", position)))
+    assert len(pool) == 4
 
 
 def test_networks_are_seeded_by_address():

@@ -56,7 +56,7 @@ def interpolate_images(
     sampler.set_statistics(truncation)
     latents, weights, num_classes = [], [], len(sampler.class_names)
     for row in range(rows):
-        end_latents = [sampler.latent(seed, 2 * row + end, truncation) for end in (0, 1)]
+        end_latents = sampler.latents(seed, (2 * row, 2 * row + 1), truncation).unbind()
         end_classes = [classes[(row + end) % len(classes)] for end in (0, 1)] if classes else []
         end_latents = end_latents if between != "classes" else end_latents[:1] * 2
         end_classes = end_classes if between != "latents" else end_classes[:1] * 2
@@ -72,7 +72,7 @@ def mix_classes(sampler: Sampler, weights_K: Tensor, n: int, *, truncation: floa
     sampler.check_conditional("a mixture of classes")
     sampler.prior.check_truncation(truncation)
     sampler.set_statistics(truncation)
-    z_NZ = torch.stack([sampler.latent(seed, index, truncation) for index in range(n)])
+    z_NZ = sampler.latents(seed, range(n), truncation)
     return synthesize_mixtures(sampler, z_NZ, weights_K.expand(n, -1))
 
 

@@ -148,7 +148,7 @@ def example_inputs(
     sampler: Sampler, generator: nn.Module, condition: ConditionName, truncation: float | None, *, count: int
 ) -> tuple[Tensor, Tensor]:
     """Inputs of the graph: latents (N, Z), and class labels (N,) or class embeddings (N, E)."""
-    z_NZ = torch.stack([sampler.latent(0, index, truncation) for index in range(count)])
+    z_NZ = sampler.latents(0, range(count), truncation)
     y_N = sampler.cycle_labels(count, None)
     return z_NZ, y_N if condition == "class" else generator.embed(y_N).detach()
 

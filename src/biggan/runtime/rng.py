@@ -5,6 +5,7 @@ All are drawn on the CPU, whatever the device of the model, so a seed means the 
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import torch
 
@@ -12,6 +13,20 @@ import torch
 def addressed_rng(seed: int, purpose: str, *position: int) -> torch.Generator:
     """A new CPU generator for an address: `purpose` names the draw, `position` counts it (step, epoch, image)."""
     return torch.Generator().manual_seed(address_seed(seed, purpose, *position))
+
+
+def addressed_rngs(seed: int, purpose: str, positions: Iterable[int], pool: list[torch.Generator]) -> list[torch.Generator]:
+    """`addressed_rng` for many positions, faster. The generators are those of `pool`, seeded anew; where they do not
+    suffice, more are made and added to it. They are valid until the next call with this pool."""
+    prefix = hashlib.sha256(f"{seed}/{purpose}/".encode())
+    chosen = []
+    for number, position in enumerate(positions):
+        if number == len(pool):
+            pool.append(torch.Generator())
+        address = prefix.copy()
+        address.update(str(position).encode())
+        chosen.append(pool[number].manual_seed(int.from_bytes(address.digest()[:8], "little", signed=True)))
+    return chosen
 
 
 def seed_torch(seed: int, purpose: str, *position: int) -> None:

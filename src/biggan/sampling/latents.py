@@ -1,12 +1,13 @@
 """Inputs of a generator: distributions of the latent z, truncation, class labels.
 
 Sources: BigGAN sections 2 and 3.1, appendix E (the distributions that were tried); docs/papers/biggan.md, "Latent
-distributions". Every draw takes its source of random numbers `rng`. Truncation is by resampling: a normal variable outside
-the threshold is drawn again. Distributions without tails refuse a truncation. Shapes: N batch, Z latent.
+distributions". A batch is drawn from one generator of random numbers, or each row from its own (draws.py). Truncation is
+by resampling: a normal variable outside the threshold is drawn again. Distributions without tails refuse a truncation.
+Shapes: N batch, Z latent.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from biggan.runtime.constraints import PositiveInt, Variance, check_fields
 from biggan.runtime.errors import ConfigError
-
-SMALLEST_TRUNCATION = 0.001
+from biggan.sampling.draws import SMALLEST_TRUNCATION, BatchDraws, Draws, RowDraws
 
 DEMO_THRESHOLD = 2.0  # the released demos scale a normal truncated at 2
 
@@ -48,32 +48,14 @@ class Prior(Protocol):
         Raises ConfigError as `check_truncation`."""
         ...
 
+    def draw_rows(self, latent_dim: int, rngs: Sequence[torch.Generator], truncation: float | None = None) -> Tensor:
+        """z (N, Z), float32 on the CPU, of a trained generator: row k is `draw((1, Z), rngs[k], truncation)`, to the bit,
+        but the generators may end in another state. Raises ConfigError as `check_truncation`."""
+        ...
+
     def check_truncation(self, truncation: float | None) -> None:
         """Raises ConfigError on a threshold that this distribution does not support."""
         ...
-
-
-def truncated_normal(shape: tuple[int, ...], rng: torch.Generator, threshold: float | Tensor | None) -> Tensor:
-    """A sample of N(0, I), every coordinate resampled until |z_i| <= threshold (a number, or a tensor that broadcasts to the
-    shape; None: no truncation).
-
-    Coordinates inside the threshold keep their first value, so one seed gives related images at all truncations.
-    Raises ConfigError on a threshold below 0.001, where resampling would hardly end.
-    """
-    z = torch.randn(shape, generator=rng)
-    if threshold is None:
-        return z
-    smallest = torch.as_tensor(threshold).min().item()
-    if not smallest >= SMALLEST_TRUNCATION:
-        raise ConfigError(
-            f"the truncation is {smallest:.2g} standard deviations of the latents, but must be at least "
-            f"{SMALLEST_TRUNCATION}: use a larger one"
-        )
-    outside = z.abs() > threshold
-    while count := int(outside.sum()):
-        z[outside] = torch.randn(count, generator=rng)
-        outside = z.abs() > threshold
-    return z
 
 
 @dataclass(frozen=True)
@@ -92,35 +74,39 @@ class Normal:
         self, shape: tuple[int, int], rng: torch.Generator, truncation: float | None = None, step: int | None = None
     ) -> Tensor:
         self.check_truncation(truncation)
-        return self._draw(shape, rng, truncation, step)
+        return self._draw(shape, BatchDraws(rng), truncation, step)
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
+    def draw_rows(self, latent_dim: int, rngs: Sequence[torch.Generator], truncation: float | None = None) -> Tensor:
+        self.check_truncation(truncation)
+        return self._draw((len(rngs), latent_dim), RowDraws(rngs), truncation, None)
+
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
         """The draw after the check; subclasses override it."""
-        return truncated_normal(shape, rng, threshold)
+        return draws.truncated_normal(shape, threshold)
 
 
 class CensoredNormal(Normal):
     """max(N(0, I), 0): half of the coordinates are 0, at any truncation."""
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
-        return truncated_normal(shape, rng, threshold).clamp_(min=0)
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
+        return draws.truncated_normal(shape, threshold).clamp_(min=0)
 
 
 class NormalBernoulliProduct(Normal):
     """N(0, I) times independent values 0 or 1 with probability 1/2 each; truncation applies to the normal factor."""
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
-        return truncated_normal(shape, rng, threshold) * bernoulli(shape, rng)
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
+        return draws.truncated_normal(shape, threshold, is_last=False) * bernoulli(shape, draws)
 
 
 class HalfNormalHalfBernoulli(Normal):
     """The first half of the coordinates (the larger half, if Z is odd) N(0, I), the others Bernoulli {0, 1}; truncation
     applies to the normal half."""
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
         rows, columns = shape
-        normal = truncated_normal((rows, columns - columns // 2), rng, threshold)
-        return torch.cat([normal, bernoulli((rows, columns // 2), rng)], dim=1)  # (N, Z)
+        normal = draws.truncated_normal((rows, columns - columns // 2), threshold, is_last=False)
+        return torch.cat([normal, bernoulli((rows, columns // 2), draws)], dim=1)  # (N, Z)
 
 
 @dataclass(frozen=True)
@@ -132,11 +118,11 @@ class AnnealedNormal(Normal):
     end: float
     steps: int
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
         fraction = 1.0 if step is None else min(1.0, step / self.steps)
         sigma = self.start + fraction * (self.end - self.start)
         deviation = math.sqrt(sigma)
-        return deviation * truncated_normal(shape, rng, None if threshold is None else threshold / deviation)
+        return deviation * draws.truncated_normal(shape, None if threshold is None else threshold / deviation)
 
 
 @dataclass(frozen=True)
@@ -146,10 +132,10 @@ class VariedNormal(Normal):
     low: float
     high: float
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
-        sigma_N1 = self.low + (self.high - self.low) * torch.rand(shape[0], 1, generator=rng)
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
+        sigma_N1 = self.low + (self.high - self.low) * draws.uniform((shape[0], 1))
         deviation_N1 = sigma_N1.sqrt()
-        return deviation_N1 * truncated_normal(shape, rng, None if threshold is None else threshold / deviation_N1)
+        return deviation_N1 * draws.truncated_normal(shape, None if threshold is None else threshold / deviation_N1)
 
 
 @dataclass(frozen=True)
@@ -163,16 +149,16 @@ class ScaledTruncatedNormal(Normal):
         if truncation is not None and not 0 < truncation <= 1:
             raise ConfigError(f"truncation={truncation} must be above 0 and at most 1 for this model: it scales the latents")
 
-    def _draw(self, shape: tuple[int, int], rng: torch.Generator, threshold: float | None, step: int | None) -> Tensor:
-        return (1.0 if threshold is None else threshold) * truncated_normal(shape, rng, DEMO_THRESHOLD)
+    def _draw(self, shape: tuple[int, int], draws: Draws, threshold: float | None, step: int | None) -> Tensor:
+        return (1.0 if threshold is None else threshold) * draws.truncated_normal(shape, DEMO_THRESHOLD)
 
 
 @dataclass(frozen=True)
 class BoundedPrior:
-    """A distribution without tails: independent coordinates from `draw_coordinates(shape, rng)`. Refuses truncation."""
+    """A distribution without tails: independent coordinates from `draw_coordinates(shape, draws)`. Refuses truncation."""
 
     name: str
-    draw_coordinates: Callable[[tuple[int, int], torch.Generator], Tensor] = field(repr=False)
+    draw_coordinates: Callable[[tuple[int, int], Draws], Tensor] = field(repr=False)
 
     def check_truncation(self, truncation: float | None) -> None:
         """Raises ConfigError on any truncation."""
@@ -185,32 +171,36 @@ class BoundedPrior:
         self, shape: tuple[int, int], rng: torch.Generator, truncation: float | None = None, step: int | None = None
     ) -> Tensor:
         self.check_truncation(truncation)
-        return self.draw_coordinates(shape, rng)
+        return self.draw_coordinates(shape, BatchDraws(rng))
+
+    def draw_rows(self, latent_dim: int, rngs: Sequence[torch.Generator], truncation: float | None = None) -> Tensor:
+        self.check_truncation(truncation)
+        return self.draw_coordinates((len(rngs), latent_dim), RowDraws(rngs))
 
 
-def bernoulli(shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+def bernoulli(shape: tuple[int, int], draws: Draws) -> Tensor:
     """Independent values 0 or 1 with probability 1/2 each."""
-    return torch.randint(2, shape, generator=rng).float()
+    return draws.integers(0, 2, shape)
 
 
-def rademacher(shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+def rademacher(shape: tuple[int, int], draws: Draws) -> Tensor:
     """Independent values -1 or 1 with probability 1/2 each."""
-    return 2 * bernoulli(shape, rng) - 1
+    return 2 * bernoulli(shape, draws) - 1
 
 
-def uniform_categorical(shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+def uniform_categorical(shape: tuple[int, int], draws: Draws) -> Tensor:
     """Independent values -1, 0 or 1 with probability 1/3 each."""
-    return torch.randint(-1, 2, shape, generator=rng).float()
+    return draws.integers(-1, 2, shape)
 
 
-def uniform(shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+def uniform(shape: tuple[int, int], draws: Draws) -> Tensor:
     """Independent values, uniform in [-1, 1]."""
-    return 2 * torch.rand(shape, generator=rng) - 1
+    return 2 * draws.uniform(shape) - 1
 
 
-def unit_uniform(shape: tuple[int, int], rng: torch.Generator) -> Tensor:
+def unit_uniform(shape: tuple[int, int], draws: Draws) -> Tensor:
     """Independent values, uniform in [0, 1): the noise of the published code of Salimans et al. 2016."""
-    return torch.rand(shape, generator=rng)
+    return draws.uniform(shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from biggan.runtime.distributed import broadcast_batches, interleave_ranks, rais
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import CheckpointError, ConfigError
 from biggan.runtime.precision import CPU_FLOAT32, Precision
-from biggan.runtime.rng import addressed_rng
+from biggan.runtime.rng import addressed_rng, addressed_rngs
 from biggan.sampling.compiled import CompiledGenerator
 from biggan.sampling.image_io import make_grid, to_uint8
 from biggan.sampling.latents import LatentConfig, draw_labels
@@ -103,6 +103,7 @@ class Sampler:
         self.statistics_cache = statistics_cache
         self.compiled = compiled
         self.world = world
+        self.rng_pool: list[torch.Generator] = []
         # Copies for inference with the standing statistics last set; None: to be made anew.
         self.inference_copy: nn.Module | None = None
         self.compiled_copy: CompiledGenerator | None = None
@@ -185,7 +186,7 @@ class Sampler:
             group = starts[first : first + self.world.size]
             start = group[min(self.world.rank, len(group) - 1)]  # a rank without a batch draws the last one again
             batch_indices = indices[start : start + batch]
-            z_NZ = torch.stack([self.latent(seed, index, truncation) for index in batch_indices])
+            z_NZ = self.latents(seed, batch_indices, truncation)
             images, error = None, None
             try:
                 images = self.images(z_NZ, labels[start : start + batch])
@@ -194,9 +195,9 @@ class Sampler:
             raise_on_all_ranks(error, self.world)
             yield from broadcast_batches(images, [len(indices[start : start + batch]) for start in group], self.world)
 
-    def latent(self, seed: int, index: int, truncation: float | None) -> Tensor:
-        """The latent (Z,) of image `index` of the seed."""
-        return self.prior.draw((1, self.latent_dim), addressed_rng(seed, "sample", index), truncation)[0]
+    def latents(self, seed: int, indices: Sequence[int], truncation: float | None) -> Tensor:
+        """The latents (N, Z) of the images `indices` of the seed, on the CPU; each depends on its index alone."""
+        return self.prior.draw_rows(self.latent_dim, addressed_rngs(seed, "sample", indices, self.rng_pool), truncation)
 
     @torch.no_grad()
     def images(self, z_NZ: Tensor, y_N: Tensor) -> Tensor:
