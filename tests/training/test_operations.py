@@ -1,5 +1,5 @@
-"""What a training step launches and moves, counted on tensors without data: operations, passes over weights, and that the host
-waits for nothing.
+"""What a training step launches and moves, counted on tensors without data: operations, passes over weights, and that the
+host waits for nothing.
 
 An operation here is a call into PyTorch that launches kernels: not a view, an allocation, or what the host draws. Images
 come 251 at a time, a prime that divides no dimension of the weights, so that tensors of images and of weights are told
