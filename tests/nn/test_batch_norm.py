@@ -10,6 +10,7 @@ from biggan.nn.batch_norm import AffineNorm, BatchNorm, ClassConditionalTable, C
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Linear
 from biggan.nn.spectral_norm import SpectralNorm
+from biggan.nn.sync_batch_norm import SyncBatchNorm, global_statistics
 from biggan.sampling.standing_statistics import collect_standing_statistics
 
 LINEAR = partial(Linear, reparametrization=partial(SpectralNorm, epsilon=1e-4))
@@ -72,6 +73,32 @@ def test_sum_over_ranks_gives_the_statistics_of_the_global_batch(generator):
     norm.sum_over_ranks = lambda values: 2 * values  # two ranks that hold the same half
     doubled = norm(x)
     assert torch.allclose(doubled.double(), normalize_by_hand(x, 1e-4), atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shift", [0.0, 300.0])
+def test_packed_statistics_and_gradients_are_those_of_the_whole_batch(shift, memory_format, generator):
+    """Two ranks in one process: each one's sums are joined with those that the other has for its half."""
+    x = (torch.randn(6, 3, 4, 4, generator=generator) * 2 + shift).contiguous(memory_format=memory_format)
+    upstream = torch.randn(6, 3, 4, 4, generator=generator)
+    whole = x.double().requires_grad_()
+    expected = torch.nn.functional.batch_norm(whole, None, None, training=True, eps=1e-4)
+    expected.backward(upstream.double())
+    halves, others = [part.clone().requires_grad_() for part in x.split([2, 4])], []
+    for part in halves:  # what each rank would send
+        SyncBatchNorm.apply(part, lambda values: others.append(values) or values, global_statistics, 1e-4)
+    total = others[0] + others[1]
+    outputs = [SyncBatchNorm.apply(part, lambda values: total, global_statistics, 1e-4) for part in halves]
+    assert torch.allclose(torch.cat(outputs).double(), expected, atol=1e-3 if shift else 1e-5)
+    sent = []
+    for part, output, gradient in zip(halves, outputs, upstream.split([2, 4]), strict=True):
+        output.grad_fn.sum_over_ranks = lambda values: sent.append(values) or values
+        output.backward(gradient, retain_graph=True)
+        part.grad = None
+    for output, gradient in zip(outputs, upstream.split([2, 4]), strict=True):
+        output.grad_fn.sum_over_ranks = lambda values: sent[0] + sent[1]
+        output.backward(gradient)
+    assert torch.allclose(torch.cat([part.grad for part in halves]).double(), whole.grad, atol=2e-3 if shift else 1e-5)
 
 
 def test_standing_statistics_are_equal_weight_averages(generator):

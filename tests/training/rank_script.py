@@ -67,6 +67,7 @@ def gradients(changes, accumulation, world):
     for layer in (*state.generator.network.modules(), *state.discriminator.network.modules()):
         if isinstance(layer, BatchNorm):
             layer.batch_statistics = listening(layer.batch_statistics, statistics)
+            layer.global_statistics = listening(layer.global_statistics, statistics)
     reals = list(itertools.islice(real_images(state.plan), state.plan.accumulation))
     discriminator_step(state, 1, 0, reals)
     found |= {f"D/{name}": p.grad.clone() for name, p in state.discriminator.network.named_parameters()}
@@ -78,9 +79,9 @@ def gradients(changes, accumulation, world):
 
 
 def listening(function, heard):
-    def call(x):
-        result = function(x)
-        heard.extend(value.detach().clone() for value in result)
+    def call(*inputs):
+        result = function(*inputs)
+        heard.extend(value.detach().clone() for value in result[:2])
         return result
 
     return call

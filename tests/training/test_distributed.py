@@ -22,7 +22,7 @@ from biggan.configs.train import TrainConfig
 from biggan.runtime.distributed import agree_on_start
 from biggan.runtime.environment import World, environment_world
 from biggan.runtime.errors import ConfigError
-from biggan.training.setup import plan_batch
+from biggan.training.setup import batch_norm_group, plan_batch
 
 HERE = Path(__file__).parent
 TINY = ["--train.batch", 8, "--train.discriminator-steps", 2, "--train.log-every", 1, "--train.checkpoint-every", 1]
@@ -203,6 +203,50 @@ with process_group(torch.device("cpu")) as world:
     whole = F.batch_norm(pair, None, None, training=True, eps=1e-4)
     assert torch.allclose(norm(images.chunk(4)[world.rank]), whole.chunk(2)[world.rank % 2], atol=1e-5)
 """
+
+
+PACKED = """
+import torch, torch.nn.functional as F
+from biggan.nn.batch_norm import BatchNorm
+from biggan.runtime.distributed import process_group, sum_over_ranks, wrap_ddp
+
+with process_group(torch.device("cpu")) as world:
+    generator = torch.Generator().manual_seed(0)
+    images, upstream = (torch.randn(12, 3, 4, 4, generator=generator) + 2 for _ in range(2))
+    whole = images.clone().requires_grad_()
+    expected = F.batch_norm(whole, None, None, training=True, eps=1e-4)
+    expected.backward(upstream)
+    for packed in (True, False):
+        norm = BatchNorm(3, epsilon=1e-4)
+        norm.sum_over_ranks, norm.packed = sum_over_ranks, packed
+        own = world.local_slice(images).clone().requires_grad_()
+        result = norm(own)
+        result.backward(world.local_slice(upstream))
+        assert torch.allclose(result, world.local_slice(expected), atol=1e-5), packed
+        assert torch.allclose(own.grad, world.local_slice(whole.grad), atol=1e-5), packed
+    for bf16 in (False, True):
+        layer = torch.nn.Linear(4, 2)
+        torch.nn.init.constant_(layer.weight, 1.0)
+        wrapped = wrap_ddp(layer, torch.device("cpu"), bf16_gradients=bf16)
+        wrapped(torch.full((1, 4), world.rank + 0.001)).sum().backward()
+        mean = torch.full((2, 4), (world.size - 1) / 2 + 0.001)
+        assert torch.allclose(layer.weight.grad, mean, rtol=2**-7 if bf16 else 1e-6), (bf16, layer.weight.grad)
+"""
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_packed_statistics_and_gradients_over_ranks(count, tmp_path):
+    """Against one process on all images; and gradients averaged in float32 and in bf16."""
+    (tmp_path / "packed.py").write_text(PACKED)
+    ranks(count, tmp_path / "packed.py", cwd=tmp_path)
+
+
+def test_batch_statistics_are_shared_within_a_machine(monkeypatch):
+    train = tiny_config().train
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert batch_norm_group(train, World(rank=0, size=8, local_rank=0)) == 4
+    assert batch_norm_group(train, World(rank=0, size=4, local_rank=0)) is None
+    assert batch_norm_group(dataclasses.replace(train, sync_bn_group_size=8), World(rank=0, size=8, local_rank=0)) == 8
 
 
 def test_statistics_within_groups_of_ranks(tmp_path):

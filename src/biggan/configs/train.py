@@ -38,7 +38,10 @@ class TrainConfig:
     sync_minibatch_discrimination: bool = False
     """Minibatch discrimination compares the images of all ranks, not only each rank's own."""
     sync_bn_group_size: PositiveInt | None = None
-    """Number of neighboring ranks that share batch statistics (synchronized batch norm); None: all ranks."""
+    """Number of neighboring ranks that share batch statistics (synchronized batch norm). None: the ranks of one machine. The
+    paper's statistics are of all ranks; over several machines give their number for that."""
+    gradient_exchange: Literal["float32", "bf16"] = "float32"
+    """Type in which gradients are averaged over ranks: bf16 halves what is sent."""
     discriminator_steps: Repeats = 2
     """Discriminator optimizer steps per generator step."""
     generator_steps: Repeats = 1

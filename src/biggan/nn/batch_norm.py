@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from biggan.nn.initialization import Initializer
 from biggan.nn.layers import Linear
-
-SumOverRanks = Callable[[Tensor], Tensor]
+from biggan.nn.sync_batch_norm import SumOverRanks, SyncBatchNorm, global_statistics
 
 Affine = tuple[Tensor, Tensor]  # gain and bias (N, C)
 
@@ -27,7 +26,8 @@ class BatchNorm(nn.Module):
     """(x - mean) / sqrt(variance + epsilon) per channel, with the biased variance and without gain and bias.
 
     `sum_over_ranks` (None for one process) sums a tensor over all ranks, and its gradient too, so that the statistics are
-    those of the global batch; all ranks must then call forward together.
+    those of the global batch; all ranks must then call forward together. `packed`: with one exchange each way
+    (nn/sync_batch_norm), which cannot be differentiated twice.
     Buffers: `standing_mean` and `standing_variance` (C,), used in evaluation mode.
     """
 
@@ -40,6 +40,8 @@ class BatchNorm(nn.Module):
         self.register_buffer("standing_variance", torch.ones(channels))
         self.epsilon = epsilon
         self.sum_over_ranks: SumOverRanks | None = None
+        self.packed = True
+        self.global_statistics = global_statistics
         # Means and variances of the batches seen, while standing statistics are collected.
         self.collected_statistics: list[tuple[Tensor, Tensor]] | None = None
 
@@ -52,6 +54,8 @@ class BatchNorm(nn.Module):
             return self.apply_statistics(x, mean_C, variance_C)  # (N, C, H, W)
         if not self.training:
             return self.apply_statistics(x, self.standing_mean, self.standing_variance)  # (N, C, H, W)
+        if self.sum_over_ranks is not None and self.packed:
+            return SyncBatchNorm.apply(x, self.sum_over_ranks, self.global_statistics, self.epsilon)  # (N, C, H, W)
         if self.sum_over_ranks is not None:
             return self.apply_statistics(x, *self.batch_statistics(x))  # (N, C, H, W)
         return F.batch_norm(x, None, None, training=True, eps=self.epsilon)  # (N, C, H, W)
@@ -225,8 +229,9 @@ class MLPMap(nn.Module):
         return self.output(F.relu(self.hidden(condition_NE)))  # (N, C)
 
 
-def sync_batch_norm(network: nn.Module, sum_over_ranks: SumOverRanks) -> None:
-    """Make all batch normalization of the network use statistics over the batches of all ranks. Mutates the layers."""
+def sync_batch_norm(network: nn.Module, sum_over_ranks: SumOverRanks, *, packed: bool = True) -> None:
+    """Make all batch normalization of the network use statistics over the batches of all ranks, `packed` unless gradients
+    are to be differentiated. Mutates the layers."""
     for layer in network.modules():
         if isinstance(layer, BatchNorm):
-            layer.sum_over_ranks = sum_over_ranks
+            layer.sum_over_ranks, layer.packed = sum_over_ranks, packed

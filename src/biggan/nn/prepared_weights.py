@@ -99,7 +99,7 @@ def group_layers(network: nn.Module) -> list[list[ReparametrizedLayer]]:
 
 
 def has_too_much_padding(layers: list[ReparametrizedLayer]) -> bool:
-    """Whether zeros that pad each weight to the size of the first are more than PADDING and than a quarter of the weights."""
+    """Whether zeros that pad each weight to the size of the first are more than PADDING and a quarter of the weights."""
     weights = sum(layer.weight.numel() for layer in layers)
     return len(layers) * layers[0].weight.numel() - weights > max(PADDING, weights / 4)
 

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from biggan.runtime.environment import World, environment_number, environment_world
@@ -31,6 +32,7 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)  # rank 0 may write a checkpoint or decode a data set while the others wait, on the CPU
 NCCL_TIMEOUT = timedelta(minutes=10)  # of what GPUs exchange within a step, where nobody waits for anything else
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+BUCKET_MEBIBYTES = 100  # of gradients averaged at once; 25 by default, too little for what a link of a node carries
 START_TIMEOUT = timedelta(seconds=100)  # by then all ranks have come, or the missing ones are named
 STORE_TIMEOUT = timedelta(seconds=30)  # of one exchange of signs of life
 
@@ -198,14 +200,19 @@ def sum_within_groups(size: int | None) -> Callable[[Tensor], Tensor]:
     return partial(sum_over_ranks, group=groups[dist.get_rank() // size])
 
 
-def wrap_ddp(network: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap a network in DistributedDataParallel, which averages gradients over ranks; unchanged in a single process."""
+def wrap_ddp(network: nn.Module, device: torch.device, *, bf16_gradients: bool = False) -> nn.Module:
+    """Wrap a network in DistributedDataParallel, which averages gradients over ranks, in bf16 on request; unchanged in a
+    single process."""
     if not dist.is_initialized():
         return network
     devices = [torch.cuda.current_device()] if device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # its successor needs torch 2.14
-        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        options = {"broadcast_buffers": False, "gradient_as_bucket_view": True, "bucket_cap_mb": BUCKET_MEBIBYTES}
+        wrapped = DistributedDataParallel(network, device_ids=devices, **options)
+    if bf16_gradients:
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def no_sync(network: nn.Module, last: bool) -> AbstractContextManager:

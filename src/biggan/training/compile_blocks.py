@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from biggan.nn.batch_norm import BatchNorm
 from biggan.objectives.regularizer import Regularizer
 from biggan.runtime.errors import ConfigError
 
@@ -37,6 +38,10 @@ def should_compile(
         obstacle = "networks of this family are not made of blocks"
     elif twice:
         obstacle = f"{twice[0]} needs second derivatives, which compiled blocks have not"
+    elif any(isinstance(layer, BatchNorm) and layer.sum_over_ranks is not None for layer in network.modules()):
+        obstacle = (
+            "batch statistics that ranks share are exchanged inside the blocks (train.sync_bn_group_size=1 shares none)"
+        )
     elif recomputed:
         obstacle = "blocks that are computed again (train.activation_checkpointing) are not compiled"
     if wanted == "on" and obstacle is not None:

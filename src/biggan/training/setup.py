@@ -17,7 +17,7 @@ from biggan.nn.prepared_weights import PreparedWeights
 from biggan.nn.virtual_batch_norm import ReferenceBatch
 from biggan.objectives.regularizer import Regularizer
 from biggan.runtime.distributed import all_gather_rows, sum_within_groups, wrap_ddp
-from biggan.runtime.environment import SINGLE_PROCESS, World
+from biggan.runtime.environment import SINGLE_PROCESS, World, local_world_size
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.precision import Precision, choose_precision, to_device
 from biggan.runtime.rng import addressed_rng, seed_torch
@@ -59,9 +59,9 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
     guard, regularization = GradientGuard(precision.device), config.regularization
     g_rate = LearningRate(train.generator_lr, train.lr_decay_start, train.steps)
     d_rate = LearningRate(train.discriminator_lr, train.lr_decay_start, train.steps)
-    synchronize_networks(train, world, generator, discriminator)
     sides = (regularization.generator, regularization.discriminator)
     of_g, of_d = (side.build(tf32=train.tf32 or precision.bf16) for side in sides)
+    synchronize_networks(train, world, {generator: of_g, discriminator: of_d})
     trainers = [
         build_trainer("generator", generator, train, g_rate, of_g, guard, precision),
         build_trainer("discriminator", discriminator, train, d_rate, of_d, guard, precision),
@@ -106,7 +106,7 @@ def build_trainer(
     options = {"betas": betas, "eps": train.adam_epsilon, "fused": True, "capturable": on_gpu}
     weights = PreparedWeights(network, precision.dtype)  # before the optimizer, because it changes where weights lie
     optimizer = torch.optim.Adam(network.parameters(), lr=lr, **options)
-    ddp = wrap_ddp(network, precision.device)
+    ddp = wrap_ddp(network, precision.device, bf16_gradients=train.gradient_exchange == "bf16")
     return NetworkTrainer(name, network, ddp, optimizer, regularizers, rate, guard, weights)
 
 
@@ -148,12 +148,21 @@ def syncs_batch_norm(train: TrainConfig, world: World) -> bool:
     return world.size > 1 and train.sync_bn_group_size != 1
 
 
-def synchronize_networks(train: TrainConfig, world: World, *networks: nn.Module) -> None:
-    """Share batch statistics, and minibatch features if that is wanted, over ranks. Mutates the networks."""
+def batch_norm_group(train: TrainConfig, world: World) -> int | None:
+    """How many neighboring ranks share batch statistics: as the config says, or those of one machine; None: all."""
+    if train.sync_bn_group_size is not None:
+        return train.sync_bn_group_size
+    on_machine = local_world_size()
+    return on_machine if 1 < on_machine < world.size and world.size % on_machine == 0 else None
+
+
+def synchronize_networks(train: TrainConfig, world: World, networks: dict[nn.Module, tuple[Regularizer, ...]]) -> None:
+    """Share batch statistics, and minibatch features if that is wanted, over ranks. `networks`: with their regularizers.
+    Mutates the networks."""
     if syncs_batch_norm(train, world):
-        sums = sum_within_groups(train.sync_bn_group_size)
-        for network in networks:
-            sync_batch_norm(network, sums)
+        sums = sum_within_groups(batch_norm_group(train, world))
+        for network, regularizers in networks.items():
+            sync_batch_norm(network, sums, packed=not any(one.differentiates_twice for one in regularizers))
     if train.sync_minibatch_discrimination and world.size > 1:
         for network in networks:
             sync_minibatch_discrimination(network, all_gather_rows)
