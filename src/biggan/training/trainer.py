@@ -11,19 +11,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-from torch import Tensor
-
 from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.checkpoints.run_dir import RunDir, checkpoint_step
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
 from biggan.data.labeled_subset import labeled_subset
-from biggan.runtime.distributed import max_over_ranks, on_rank_zero, sum_counts_over_ranks
+from biggan.runtime.distributed import max_over_ranks, on_rank_zero
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import TrainingDiverged
-from biggan.runtime.metric_logger import JsonlLog, MetricAverager
 from biggan.runtime.precision import apply_numerics
-from biggan.runtime.progress import ProgressLine
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
 from biggan.training.classifier_test import ClassifierTest
 from biggan.training.evaluation import Evaluator
@@ -33,9 +29,11 @@ from biggan.training.monitor import AlarmPolicy, CollapseDetected, CollapseMonit
 from biggan.training.out_of_memory import reporting_out_of_memory
 from biggan.training.outputs import build_sampler, save_model
 from biggan.training.resume import RunProgress, describe_rollback, resume
+from biggan.training.run_log import RunLog, TimedBatches
 from biggan.training.setup import build_train_state, run_data_dependent_init
 from biggan.training.signals import StopRequest, stop_signals
 from biggan.training.step import train_step
+from biggan.training.step_inputs import Batch
 from biggan.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -101,7 +99,7 @@ def train(
         run_dir, keep=config.train.keep_checkpoints, keep_history=config.monitor.on_alarm != "warn"
     )
     hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor)
-    log = RunLog(config, state, source, run_dir, step)
+    log = RunLog(config, state, source, run_dir, step, real_batches)
     clock, end = Clock(progress.seconds, config), None
     try:
         with stop_signals() as stop:
@@ -203,51 +201,6 @@ class Clock:
         return seconds, "completed" if step == self.steps or seconds >= self.limit else None
 
 
-class RunLog:
-    """RUN/stats.jsonl and the progress line: metrics averaged over an interval of steps. All ranks call it together."""
-
-    def __init__(self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int) -> None:
-        self.averager, self.source, self.run_dir = MetricAverager(), source, run_dir
-        self.images_per_step, self.has_limit = state.plan.real_images, config.train.minutes is not None
-        self.file = self.line = None
-        if state.plan.world.is_rank_zero:
-            with run_dir.writing():
-                self.file = JsonlLog(run_dir.stats_file, resume_step=step)
-            self.line = ProgressLine(config.preset, step=step, steps=config.train.steps)
-        self.images, self.rate = 0, 0.0
-        self.restart_interval()
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """One step's metrics; nothing waits for the device."""
-        self.averager.add(metrics)
-
-    def mean(self) -> dict[str, float]:
-        """The means over the interval and the ranks. Waits for the device."""
-        images = self.averager.count * self.images_per_step
-        metrics = self.averager.flush()
-        self.rate = images / max(time.monotonic() - self.interval_started, 1e-6)  # coarse clocks
-        return metrics
-
-    def write(self, step: int, metrics: dict[str, float], seconds: float, seconds_left: float) -> None:
-        """Log the metrics, with images per second, seconds of training and what could not be read; adds them to
-        `metrics`."""
-        metrics |= sum_counts_over_ranks(self.source.read_errors())
-        metrics |= {"images_per_second": self.rate, "seconds": seconds}
-        if self.file is not None:
-            with self.run_dir.writing():
-                self.file.write(step, metrics)
-            self.line.show(step, metrics, seconds_left if self.has_limit else None)
-
-    def restart_interval(self) -> None:
-        """Start a new interval, so that the time of hooks does not count as training time."""
-        self.interval_started = time.monotonic()
-
-    def close(self) -> None:
-        """Leave the last progress on the screen."""
-        if self.line is not None:
-            self.line.close()
-
-
 def is_finished(state: TrainState, progress: RunProgress, config: RunConfig, run_dir: RunDir) -> bool:
     """Whether the run has come to its end already, which is then logged. Renews the model directory: a run may have been
     killed before it wrote it. All ranks must call it together."""
@@ -290,17 +243,17 @@ def describe_save(run_dir: RunDir, step: int) -> str:
 
 def open_streams(
     state: TrainState, config: RunConfig, source: Source, step: int
-) -> tuple[Iterator[tuple[Tensor, Tensor]], Iterator[tuple[Tensor, Tensor]] | None]:
+) -> tuple[TimedBatches, Iterator[Batch] | None]:
     """This rank's micro-batches from the first that step number `step` + 1 takes: of all real images, and of those whose
     classes D may learn (None: all, or it learns none)."""
-    real_batches = stream_batches(state, source, step)
+    real_batches = TimedBatches(stream_batches(state, source, step))
     if config.data.labels_per_class is None:
         return real_batches, None
     labeled = labeled_subset(source, config.data.labels_per_class, config.data.label_seed)
     return real_batches, stream_batches(state, labeled, step)
 
 
-def stream_batches(state: TrainState, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+def stream_batches(state: TrainState, source: Source, step: int) -> Iterator[Batch]:
     """This rank's share of one micro-batch after the other: uint8 (N, 3, R, R) and classes (N,)."""
     plan = state.plan
     return source.to(state.precision.device).stream(
