@@ -28,6 +28,7 @@ from biggan.training.hooks import CheckpointHook, Hook, RunEnd, SampleSheetHook,
 from biggan.training.monitor import AlarmPolicy, CollapseDetected, CollapseMonitor
 from biggan.training.out_of_memory import reporting_out_of_memory
 from biggan.training.outputs import build_sampler, save_model
+from biggan.training.profile_hook import ProfileHook
 from biggan.training.resume import RunProgress, describe_rollback, resume
 from biggan.training.run_log import RunLog, TimedBatches
 from biggan.training.setup import build_train_state, run_data_dependent_init
@@ -116,7 +117,7 @@ def train(
                     log.write(step, metrics, seconds, clock.limit - seconds)
                     hooks.monitor.observe(step, metrics)
 
-                # Hooks: monitor, evaluator, classifier test, alarm policy, checkpoints, sample sheets.
+                # Hooks: profile, monitor, evaluator, classifier test, alarm policy, checkpoints, sample sheets.
                 for hook in hooks.in_order():
                     if is_due(hook, step, seconds, end):
                         result = hook.run(step)
@@ -131,6 +132,7 @@ def train(
             log_end(end, stop, step, config, state, run_dir, hooks.policy)
     finally:
         log.close()
+        hooks.close()
         writer.join()
     if end == "signal" and stop.interrupted:
         max_over_ranks(0.0)  # no rank leaves before the others are here
@@ -141,6 +143,7 @@ def train(
 class Hooks(NamedTuple):
     """The hooks of a run in the order in which they run; None: the run has none of that kind."""
 
+    profile: ProfileHook | None
     monitor: CollapseMonitor
     evaluator: Evaluator | None
     classifier_test: ClassifierTest | None
@@ -151,6 +154,11 @@ class Hooks(NamedTuple):
     def in_order(self) -> list[Hook]:
         """Those that there are."""
         return [hook for hook in self if hook is not None]
+
+    def close(self) -> None:
+        """End what a hook has left open."""
+        if self.profile is not None:
+            self.profile.close()
 
 
 def build_hooks(
@@ -167,7 +175,9 @@ def build_hooks(
     evaluator = None if config.eval.every is None else Evaluator(config, state, source, run_dir, step, trust_extractor)
     monitor = CollapseMonitor(config, state, source, run_dir, step, evaluator and evaluator.extractor)
     test = None if config.classify.test_data is None else ClassifierTest(config, state, source, run_dir, step)
+    steps = config.train.profile
     return Hooks(
+        profile=None if steps is None else ProfileHook(steps, state, run_dir, step),
         monitor=monitor,
         evaluator=evaluator,
         classifier_test=test,
