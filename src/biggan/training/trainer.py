@@ -99,11 +99,12 @@ def train(
     writer = AsyncCheckpointWriter(
         run_dir, keep=config.train.keep_checkpoints, keep_history=config.monitor.on_alarm != "warn"
     )
-    hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor)
+    stop = StopRequest()
+    hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor, stop)
     log = RunLog(config, state, source, run_dir, step, real_batches)
     clock, end = Clock(progress.seconds, config), None
     try:
-        with stop_signals() as stop:
+        with stop_signals(stop):
             while end is None:
                 # Step: one generator step, with its discriminator steps.
                 step += 1
@@ -169,12 +170,15 @@ def build_hooks(
     run_dir: RunDir,
     writer: AsyncCheckpointWriter,
     trust_extractor: bool,
+    stop: StopRequest,
 ) -> Hooks:
     """Every hook from its part of the config. Raises UserError where one cannot do its work: no extractor, other classes."""
     step = progress.step
-    evaluator = None if config.eval.every is None else Evaluator(config, state, source, run_dir, step, trust_extractor)
+    evaluator = None
+    if config.eval.every is not None:
+        evaluator = Evaluator(config, state, source, run_dir, step, trust_extractor, stop)
     monitor = CollapseMonitor(config, state, source, run_dir, step, evaluator and evaluator.extractor)
-    test = None if config.classify.test_data is None else ClassifierTest(config, state, source, run_dir, step)
+    test = None if config.classify.test_data is None else ClassifierTest(config, state, source, run_dir, step, stop)
     steps = config.train.profile
     return Hooks(
         profile=None if steps is None else ProfileHook(steps, state, run_dir, step),
@@ -203,7 +207,7 @@ class Clock:
 
     def check_end(self, step: int, stop: StopRequest) -> tuple[float, RunEnd | None]:
         """The seconds, and why the run ends with this step, if it does. All ranks must call it together."""
-        asked = 2.0 if stop.interrupted else float(stop.name is not None)
+        asked = 2.0 if stop.interrupted else float(stop.is_set())
         seconds, stopped = max_over_ranks(time.monotonic() - self.started, asked)
         if stopped:
             stop.interrupted = stopped == 2
