@@ -75,13 +75,14 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code
 
 
 def test_batches_end_at_the_first_look_after_a_signal():
-    stop, seen = StopRequest(), []
-    with stop_signals(stop), pytest.raises(StoppedEarly):
-        for item in until_stopped(range(5), stop.is_set):
-            seen.append(item)
-            if item == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
-    assert (seen, stop.name) == ([0, 1, 2], "SIGTERM")
+    stop = StopRequest()
+    items = until_stopped(range(5), stop.is_set)
+    with stop_signals(stop):
+        seen = [next(items), next(items)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedEarly):
+            next(items)
+    assert (seen, stop.name) == ([0, 1], "SIGTERM")
 
 
 def test_bad_input(capsys, small, tmp_path):
