@@ -28,8 +28,8 @@ from biggan.configs.overrides import replace_fields
 from biggan.configs.presets import PRESETS
 from biggan.configs.run import RunConfig
 from biggan.nn.layers import box_sum
-from biggan.profiling.benchmark import peak_flops
-from biggan.profiling.flops import footprint
+from biggan.runtime.speed import peak_flops
+from biggan.training.flops import footprint
 from biggan.runtime.precision import apply_numerics, choose_precision
 from biggan.training.memory_estimate import estimate_memory
 from biggan.training.setup import build_train_state

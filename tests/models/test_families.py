@@ -15,8 +15,8 @@ from biggan.models.resnet_config import ResNetConfig
 from biggan.nn.attention import SelfAttention
 from biggan.nn.batch_norm import ConditionalNorm
 from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer
-from biggan.profiling.flops import uncomputed
 from biggan.sampling.standing_statistics import collect_standing_statistics
+from biggan.training.flops import uncomputed
 
 
 def count(module: nn.Module) -> int:

@@ -12,7 +12,7 @@ from biggan.nn.attention import SelfAttention, attend, flatten_pixels
 from biggan.nn.initialization import INITIALIZERS, initialize
 from biggan.nn.layers import Conv2d
 from biggan.nn.spectral_norm import SpectralNorm
-from biggan.profiling.flops import Attention
+from biggan.training.flops import Attention
 
 
 def test_against_explicit_sums(generator):

@@ -11,8 +11,8 @@ from biggan.configs.presets import preset
 from biggan.data.dataset import DataConfig
 from biggan.metrics.evaluate import EvalConfig
 from biggan.profiling.benchmark import BenchmarkArm, bench_data, bench_evaluate, bench_sample, bench_train
-from biggan.profiling.flops import footprint
 from biggan.runtime.errors import ConfigError
+from biggan.training.flops import footprint
 from biggan.training.step import train_step
 
 

@@ -111,7 +111,7 @@ def test_table_1_is_the_papers(tmp_path):
     )
     base = replace_fields(base, {"model": replace_fields(preset("biggan-128").model, {"num_classes": 1000, "width": 64})})
     runs = list_runs(STUDIES["table1"], base, base, 1, tmp_path)
-    from biggan.profiling.flops import footprint
+    from biggan.training.flops import footprint
 
     wanted = [(256, 64, 81.47), (512, 64, 81.47), (1024, 64, 81.47), (2048, 64, 81.47), (2048, 96, 173.54)]
     wanted += [(2048, 96, 160.77), (2048, 96, 158.42), (2048, 96, 158.42), (2048, 64, 71.43)]

@@ -1,14 +1,19 @@
 """Evaluation while training: logged, the best kept, the steps untouched, the time bounded."""
 
 import json
+import os
+import signal
 
+import pytest
 import torch
 from conftest import call
 
 import biggan
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import read_checkpoint
+from biggan.metrics.features import Extractor
 from biggan.training.evaluation import Evaluator
+from biggan.training.signals import StoppedEarly, StopRequest, stop_signals, until_stopped
 
 
 def train(capsys, folder, small, *more):
@@ -48,6 +53,36 @@ def test_evaluations_wait_until_they_are_worth_their_time(capsys, small, tmp_pat
     assert train(capsys, tmp_path / "run", small, *words, "--train.steps", 8)[0] == 0
     lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 6, 8], "nor after another start"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
+def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code, capsys, small, tmp_path, monkeypatch):
+    calls, original = [], Extractor.__call__
+
+    def extract(self, images, **options):
+        calls.append(len(images))
+        if len(calls) == 2:
+            os.kill(os.getpid(), number)
+        return original(self, images, **options)
+
+    monkeypatch.setattr(Extractor, "__call__", extract)
+    recipe = ["--eval.every", 1, "--eval.recipe", "fid640", "--eval.max_time_fraction", 1000]
+    ended, _, err = train(capsys, tmp_path / "run", small, *recipe)
+    assert (ended, len(calls)) == (code, 2), err
+    assert "step 1: the evaluation was given up" in err
+    assert [path.name for path in RunDir(tmp_path / "run").list_checkpoints()] == ["step-00000002"]
+    assert not (tmp_path / "run" / "evaluations.jsonl").read_text()
+
+
+def test_batches_end_at_the_first_look_after_a_signal():
+    stop = StopRequest()
+    items = until_stopped(range(5), stop.is_set)
+    with stop_signals(stop):
+        seen = [next(items), next(items)]
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StoppedEarly):
+            next(items)
+    assert (seen, stop.name) == ([0, 1], "SIGTERM")
 
 
 def test_bad_input(capsys, small, tmp_path):

@@ -9,6 +9,7 @@
     RUN/rollbacks.json                 how often the run rolled back, by cause
     RUN/rollback-1/                    the logs as they were before the first rollback
     RUN/samples/step-00001000.png      sample sheets
+    RUN/profile/step-00000015.json.gz  a recording of some steps (train.profile), and a table of it (.txt)
     RUN/checkpoints/step-00001000/     tensors.safetensors, manifest.json (step, checksum, counters)
     RUN/best/                          the best model, with best.json (step, score, value)
     RUN/model/                         the newest model (checkpoints/model_dir)

@@ -133,6 +133,7 @@ RESUMABLE = {
     "train.steps",
     "train.minutes",
     "train.log_every",
+    "train.profile",
     "train.sample_every",
     "train.checkpoint_every",
     "train.checkpoint_minutes",

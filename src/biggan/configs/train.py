@@ -93,6 +93,9 @@ class TrainConfig:
     """Of the initial weights and of every random draw in training."""
     log_every: PositiveInt = 50
     """Steps between lines of stats.jsonl."""
+    profile: PositiveInt | None = None
+    """Record so many steps with torch.profiler, after five of warm-up, into RUN/profile: a trace for chrome://tracing or
+    Perfetto, and a table of the largest operations; None: nothing is recorded."""
     sample_every: PositiveInt = 1000
     """Steps between sample sheets; RUN/model is renewed with each."""
     checkpoint_every: PositiveInt = 1000

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from biggan.data.decoded_cache import Decoded, content_hash, read_cache, remove_cache, write_cache
 from biggan.data.image_decoding import DECODING, Size, area
 from biggan.data.image_modes import color_code, parse_color
+from biggan.data.read_ahead import ReadAhead
 from biggan.data.sources import Listing
 from biggan.runtime.errors import DataError, first_line
 from biggan.runtime.memory import gibibytes, total_memory
@@ -51,6 +53,8 @@ class ResidentSource:
     """Whether `stream` mirrors each image horizontally with probability 1/2."""
     background: str = "#ffffff"
     """The color that transparent pixels were composed on."""
+    pin: bool = False
+    """Whether `stream` gives tensors in pinned memory, from which a GPU copies without holding up the host."""
 
     @property
     def num_classes(self) -> int:
@@ -69,9 +73,12 @@ class ResidentSource:
         return self.images.shape[-1]
 
     def to(self, device: torch.device) -> "ResidentSource":
-        """The source with its images on a GPU if they take less than a third of its free memory; otherwise unchanged."""
-        if device.type != "cuda" or self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
+        """The source for use on a GPU: with its images there if they take less than a third of its free memory, else with
+        batches in pinned memory. Unchanged for another device."""
+        if device.type != "cuda":
             return self
+        if self.images.nbytes > torch.cuda.mem_get_info(device)[0] / 3:
+            return dataclasses.replace(self, pin=True)
         return dataclasses.replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def iterate_once(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,8 +94,16 @@ class ResidentSource:
 
         `batch` is the global batch size; each rank gets an equal, contiguous slice of every batch. Each epoch is a new
         permutation of all images. A stream that starts at `start_image` continues one that has yielded that many images, for
-        any number of ranks.
+        any number of ranks. Images that are memory-mapped are read ahead by a thread, which ends when the stream is closed
+        or no longer referred to.
         """
+        batches = self.gather_batches(batch, rank, world_size, start_image, seed)
+        return ReadAhead(partial(next, batches)) if self.from_cache and self.images.device.type == "cpu" else batches
+
+    def gather_batches(
+        self, batch: int, rank: int, world_size: int, start_image: int, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `stream`."""
         assert batch % world_size == 0, "the global batch divides by the ranks, or the config was not checked"
         local_batch, position, device = batch // world_size, start_image, self.images.device
         orders: dict[int, Tensor] = {}
@@ -98,7 +113,10 @@ class ResidentSource:
             images = self.images.index_select(0, chosen)  # (local_batch, 3, R, R)
             if self.flip:
                 images = flip_at_random(images, batch, rank, seed, position)
-            yield images, self.labels.index_select(0, chosen)
+            labels = self.labels.index_select(0, chosen)
+            if self.pin:
+                images, labels = images.pin_memory(), labels.pin_memory()
+            yield images, labels
             position += batch
 
     def image_indices(self, positions: range, seed: int, orders: dict[int, Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """How fast, how large: images per second, FLOP per image, share of the measured peak, memory, and where the time goes.
 
 Settings are run alternately and compared by medians; a figure counts only as a ratio of two things run in one process.
-FLOP are those of flops.py.
+FLOP are those of training/flops.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from biggan.data.dataset import open_data
 from biggan.metrics.features import open_extractor
 from biggan.models import registry
 from biggan.nn.inference import for_inference
-from biggan.profiling.flops import footprint, uncomputed
 from biggan.runtime.atomic_io import metrics_cache
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.memory import gibibytes, peak_memory
-from biggan.runtime.precision import Precision, apply_numerics, choose_precision
+from biggan.runtime.precision import apply_numerics, choose_precision
+from biggan.runtime.speed import peak_flops, time_calls
 from biggan.sampling.compiled import CompiledGenerator
+from biggan.training.flops import footprint, uncomputed
 from biggan.training.memory_estimate import estimate_memory, largest_micro_batch, usable_memory
 from biggan.training.out_of_memory import less_memory
 from biggan.training.setup import build_train_state, plan_batch
@@ -34,9 +35,6 @@ from biggan.training.step import discriminator_step, generator_step, train_step
 from biggan.training.train_state import TrainState
 
 CLASSES_FOR_BENCH = 10
-
-WARM_UP_CALLS = 6
-"""Calls before the first that is timed, or as many as fit into the time of a timing."""
 
 
 def describe(config: RunConfig, *, measure: bool = True, world: World = SINGLE_PROCESS) -> str:
@@ -89,51 +87,6 @@ def describe_memory(config: RunConfig, world: World) -> list[str]:
         f"of {gibibytes(memory)} here: the largest micro-batch that fits is {largest}, {plan.batch // largest} accumulated"
     )
     return [*lines, f"        {fits}{option}"]
-
-
-def peak_flops(precision: Precision, *, seconds: float) -> float:
-    """The best rate of a large 3x3 convolution and a large matrix product here, FLOP/s, forward only."""
-    dtype = torch.bfloat16 if precision.bf16 else torch.float32
-    size, batch = (8192, 256) if precision.device.type == "cuda" else (2048, 32)
-    a, b = (torch.randn(size, size, dtype=dtype, device=precision.device) for _ in range(2))
-    x = torch.randn(batch, 256, 32, 32, dtype=dtype, device=precision.device).to(memory_format=precision.memory_format)
-    w = torch.randn(256, 256, 3, 3, dtype=dtype, device=precision.device).to(memory_format=precision.memory_format)
-    rates = []
-    for operation, flop in (
-        (lambda: a @ b, 2 * size**3),
-        (lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * batch * 32 * 32 * 256 * 256 * 9),
-    ):
-        calls, elapsed = time_calls(operation, seconds / 2, precision.device)
-        rates.append(flop * calls / elapsed)
-    return max(rates)
-
-
-def time_calls(operation: Callable[[], object], seconds: float, device: torch.device) -> tuple[int, float]:
-    """Call for about that long, after a few warm-up calls, in which libraries choose their algorithms and steps are
-    captured; how often, and the seconds it took. The device is waited for once in a tenth of a second, not after each
-    call."""
-    started, calls = time.perf_counter(), 0
-    while calls < 1 or (calls < WARM_UP_CALLS and time.perf_counter() - started < seconds):
-        operation()
-        calls += 1
-    wait(device)
-    started = time.perf_counter()
-    operation()
-    wait(device)
-    block = max(1, round(0.1 / max(time.perf_counter() - started, 1e-6)))
-    started, calls = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        for _ in range(block):
-            operation()
-        wait(device)
-        calls += block
-    return calls, time.perf_counter() - started
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def bench_train(settings: dict[str, RunConfig], *, rounds: int, seconds: float) -> str:

@@ -24,13 +24,13 @@ from biggan.metrics.evaluate import higher_is_better
 from biggan.metrics.features import open_extractor
 from biggan.models.registry import FAMILIES
 from biggan.pretrained import from_pretrained
-from biggan.profiling.flops import count_parameters
 from biggan.runtime.atomic_io import metrics_cache, write_file
 from biggan.runtime.errors import ConfigError
 from biggan.runtime.json_text import read_json
 from biggan.runtime.metric_logger import is_finite, is_number, is_step, read_alarms, read_log
 from biggan.runtime.precision import Numerics, apply_numerics
 from biggan.studies.definitions import Row, Study
+from biggan.training.flops import count_parameters
 
 
 class Run(NamedTuple):

@@ -10,6 +10,7 @@ from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.errors import DataError, NonFiniteScore
 from biggan.runtime.metric_logger import JsonlLog
 from biggan.training.hooks import HookResult, RunEnd
+from biggan.training.signals import StoppedEarly, StopRequest, until_stopped
 from biggan.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -21,9 +22,12 @@ class ClassifierTest:
 
     at_end: frozenset[RunEnd] = frozenset({"completed"})
 
-    def __init__(self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int) -> None:
+    def __init__(
+        self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int, stop: StopRequest
+    ) -> None:
         """Raises DataError where the test images cannot be read or are of other classes."""
         self.every, self.batch, self.run_dir, self.log = config.classify.every, config.train.batch, run_dir, None
+        self.stop = stop
         spec, filters = config.classify.test_data, {"classes": config.data.classes}
         self.images = open_data(config.data, config.model.resolution, spec, filters=filters, flip=False)
         if self.images.class_names != source.class_names:
@@ -46,9 +50,14 @@ class ClassifierTest:
         return HookResult()
 
     def count_errors(self, step: int) -> None:
-        """What rank 0 does. Logits that are not finite are reported in the log; nothing is written down."""
+        """What rank 0 does. Logits that are not finite are reported in the log; nothing is written down. Gives up
+        between two batches when rank 0, which alone is at work, is asked to stop."""
         try:
-            errors = count_errors(self.classifier.logits, self.images.iterate_once(self.batch))
+            batches = until_stopped(self.images.iterate_once(self.batch), self.stop.is_set)
+            errors = count_errors(self.classifier.logits, batches)
+        except StoppedEarly:
+            logger.info("step %d: the test was given up, since the run was asked to stop", step)
+            return
         except NonFiniteScore as error:
             logger.warning("step %d: no test error, since %s", step, error)
             return

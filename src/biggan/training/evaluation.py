@@ -1,9 +1,10 @@
 """Evaluation while training: a small recipe on the averaged generator, logged, and the best model kept.
 
 It never changes what the steps compute. It may take a given fraction of the time, over all starts of a run: an evaluation
-that falls due earlier is put off. The first is made in any case.
+that falls due earlier is put off. The first is made in any case. One during which the run is asked to stop is given up.
 """
 
+import dataclasses
 import hashlib
 import logging
 import math
@@ -27,6 +28,7 @@ from biggan.sampling.image_sets import generated_images, limit_images, real_imag
 from biggan.sampling.sampler import Sampler
 from biggan.training.hooks import HookResult, RunEnd
 from biggan.training.outputs import build_model_card, build_sampler
+from biggan.training.signals import StoppedEarly, StopRequest, until_stopped
 from biggan.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -38,10 +40,18 @@ class Evaluator:
     at_end: frozenset[RunEnd] = frozenset({"completed"})
 
     def __init__(
-        self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int, trust_extractor: bool
+        self,
+        config: RunConfig,
+        state: TrainState,
+        source: Source,
+        run_dir: RunDir,
+        step: int,
+        trust_extractor: bool,
+        stop: StopRequest,
     ) -> None:
         """Raises UserError where the extractor cannot be opened, or is a program that is not trusted."""
         self.run_config, self.config, self.state, self.run_dir = config, config.eval, state, run_dir
+        self.stop = stop
         self.cache = metrics_cache(config.data.cache)
         self.extractor = open_extractor_on_all_ranks(
             config.eval.extractor,
@@ -79,15 +89,25 @@ class Evaluator:
 
     def run(self, step: int) -> HookResult:
         """Measure, log, and keep the model if it is the best so far; its checkpoint is wanted then too. Scores that are not
-        finite are reported in the log; none is written down, and training goes on."""
+        finite are reported in the log; none is written down, and training goes on. Gives up between two batches when
+        any rank is asked to stop."""
         started, self.pending = time.monotonic(), False
         sampler = build_sampler(self.state, self.run_config)
         samples = generated_images(sampler, str(self.run_dir.path), seed=self.run_config.train.seed)
         requests = parse_recipe(self.config.recipe)
         try:
             evaluation = evaluate(
-                samples, self.reference, self.extractor, requests, cache=self.cache, world=self.state.plan.world
+                self.interruptible(samples),
+                self.interruptible(self.reference),
+                self.extractor,
+                requests,
+                cache=self.cache,
+                world=self.state.plan.world,
             )
+        except StoppedEarly:  # on all ranks
+            self.spent += time.monotonic() - started
+            logger.info("step %d: the evaluation was given up, since the run was asked to stop", step)
+            return HookResult()
         except NonFiniteScore as error:  # on all ranks
             self.spent += time.monotonic() - started
             logger.warning("step %d: no scores, since %s", step, error)
@@ -104,6 +124,12 @@ class Evaluator:
         logger.info("step %d: %s%s", step, shown, ", the best so far" if best else "")
         self.spent += seconds
         return HookResult(metrics=values, save_checkpoint=best)
+
+    def interruptible(self, images: ImageSet) -> ImageSet:
+        """The set, whose batches end with StoppedEarly on all ranks when any of them is asked to stop."""
+        return dataclasses.replace(
+            images, batches=lambda count: until_stopped(images.batches(count), self.stop.is_set_anywhere)
+        )
 
     def keep_if_best(self, sampler: Sampler, step: int, name: str, value: float) -> bool:
         """What rank 0 does with a score."""

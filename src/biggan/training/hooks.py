@@ -1,7 +1,7 @@
 """Everything periodic in training: what a hook is, and the hooks that write checkpoints and sample sheets.
 
-The trainer runs its hooks in order after each step: monitor, evaluator, classifier test, alarm policy, checkpoints, sheets
-(training/trainer). A hook never changes what the steps compute.
+The trainer runs its hooks in order after each step: profile, monitor, evaluator, classifier test, alarm policy, checkpoints,
+sheets (training/trainer). A hook never changes what the steps compute.
 """
 
 import logging

@@ -5,9 +5,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+from biggan.runtime.distributed import max_over_ranks
+
+T = TypeVar("T")
 
 NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGBREAK")  # not every system has all of them
 STOP_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
@@ -36,19 +40,39 @@ class StopRequest:
             self.interrupted, self.time = True, time.monotonic()
         self.name = self.name or signal.Signals(number).name
 
+    def is_set(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.name is not None
+
+    def is_set_anywhere(self) -> bool:
+        """Whether any rank was asked to stop. All ranks must call it together."""
+        (asked,) = max_over_ranks(float(self.is_set()))
+        return bool(asked)
+
+
+class StoppedEarly(Exception):
+    """What was being measured is given up, because the run was asked to stop."""
+
+
+def until_stopped(items: Iterable[T], is_stopped: Callable[[], bool]) -> Iterator[T]:
+    """The items, each after a look at whether the run was asked to stop. Raises StoppedEarly then."""
+    for item in items:
+        if is_stopped():
+            raise StoppedEarly
+        yield item
+
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """Inside, signals that ask to stop (`STOP_SIGNALS`) only leave a note, for the loop to end in good order; outside, they
-    do what they did. Those that the process ignores, as under nohup, stay ignored. A thread other than the main one cannot
-    receive signals."""
-    request = StopRequest()
+def stop_signals(request: StopRequest) -> Iterator[None]:
+    """Inside, signals that ask to stop (`STOP_SIGNALS`) only leave a note in `request`, for the loop to end in good order;
+    outside, they do what they did. Those that the process ignores, as under nohup, stay ignored. A thread other than the
+    main one cannot receive signals."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, request) for number in heard}
     try:
-        yield request
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

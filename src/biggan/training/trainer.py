@@ -11,19 +11,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
-from torch import Tensor
-
 from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.checkpoints.run_dir import RunDir, checkpoint_step
 from biggan.configs.run import RunConfig
 from biggan.data.dataset import Source
 from biggan.data.labeled_subset import labeled_subset
-from biggan.runtime.distributed import max_over_ranks, on_rank_zero, sum_counts_over_ranks
+from biggan.runtime.distributed import max_over_ranks, on_rank_zero
 from biggan.runtime.environment import SINGLE_PROCESS, World
 from biggan.runtime.errors import TrainingDiverged
-from biggan.runtime.metric_logger import JsonlLog, MetricAverager
 from biggan.runtime.precision import apply_numerics
-from biggan.runtime.progress import ProgressLine
 from biggan.training.async_checkpoint import AsyncCheckpointWriter
 from biggan.training.classifier_test import ClassifierTest
 from biggan.training.evaluation import Evaluator
@@ -32,10 +28,13 @@ from biggan.training.hooks import CheckpointHook, Hook, RunEnd, SampleSheetHook,
 from biggan.training.monitor import AlarmPolicy, CollapseDetected, CollapseMonitor
 from biggan.training.out_of_memory import reporting_out_of_memory
 from biggan.training.outputs import build_sampler, save_model
+from biggan.training.profile_hook import ProfileHook
 from biggan.training.resume import RunProgress, describe_rollback, resume
+from biggan.training.run_log import RunLog, TimedBatches
 from biggan.training.setup import build_train_state, run_data_dependent_init
 from biggan.training.signals import StopRequest, stop_signals
 from biggan.training.step import train_step
+from biggan.training.step_inputs import Batch
 from biggan.training.train_state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -100,11 +99,12 @@ def train(
     writer = AsyncCheckpointWriter(
         run_dir, keep=config.train.keep_checkpoints, keep_history=config.monitor.on_alarm != "warn"
     )
-    hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor)
-    log = RunLog(config, state, source, run_dir, step)
+    stop = StopRequest()
+    hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor, stop)
+    log = RunLog(config, state, source, run_dir, step, real_batches)
     clock, end = Clock(progress.seconds, config), None
     try:
-        with stop_signals() as stop:
+        with stop_signals(stop):
             while end is None:
                 # Step: one generator step, with its discriminator steps.
                 step += 1
@@ -118,7 +118,7 @@ def train(
                     log.write(step, metrics, seconds, clock.limit - seconds)
                     hooks.monitor.observe(step, metrics)
 
-                # Hooks: monitor, evaluator, classifier test, alarm policy, checkpoints, sample sheets.
+                # Hooks: profile, monitor, evaluator, classifier test, alarm policy, checkpoints, sample sheets.
                 for hook in hooks.in_order():
                     if is_due(hook, step, seconds, end):
                         result = hook.run(step)
@@ -133,6 +133,7 @@ def train(
             log_end(end, stop, step, config, state, run_dir, hooks.policy)
     finally:
         log.close()
+        hooks.close()
         writer.join()
     if end == "signal" and stop.interrupted:
         max_over_ranks(0.0)  # no rank leaves before the others are here
@@ -143,6 +144,7 @@ def train(
 class Hooks(NamedTuple):
     """The hooks of a run in the order in which they run; None: the run has none of that kind."""
 
+    profile: ProfileHook | None
     monitor: CollapseMonitor
     evaluator: Evaluator | None
     classifier_test: ClassifierTest | None
@@ -154,6 +156,11 @@ class Hooks(NamedTuple):
         """Those that there are."""
         return [hook for hook in self if hook is not None]
 
+    def close(self) -> None:
+        """End what a hook has left open."""
+        if self.profile is not None:
+            self.profile.close()
+
 
 def build_hooks(
     state: TrainState,
@@ -163,13 +170,18 @@ def build_hooks(
     run_dir: RunDir,
     writer: AsyncCheckpointWriter,
     trust_extractor: bool,
+    stop: StopRequest,
 ) -> Hooks:
     """Every hook from its part of the config. Raises UserError where one cannot do its work: no extractor, other classes."""
     step = progress.step
-    evaluator = None if config.eval.every is None else Evaluator(config, state, source, run_dir, step, trust_extractor)
+    evaluator = None
+    if config.eval.every is not None:
+        evaluator = Evaluator(config, state, source, run_dir, step, trust_extractor, stop)
     monitor = CollapseMonitor(config, state, source, run_dir, step, evaluator and evaluator.extractor)
-    test = None if config.classify.test_data is None else ClassifierTest(config, state, source, run_dir, step)
+    test = None if config.classify.test_data is None else ClassifierTest(config, state, source, run_dir, step, stop)
+    steps = config.train.profile
     return Hooks(
+        profile=None if steps is None else ProfileHook(steps, state, run_dir, step),
         monitor=monitor,
         evaluator=evaluator,
         classifier_test=test,
@@ -195,57 +207,12 @@ class Clock:
 
     def check_end(self, step: int, stop: StopRequest) -> tuple[float, RunEnd | None]:
         """The seconds, and why the run ends with this step, if it does. All ranks must call it together."""
-        asked = 2.0 if stop.interrupted else float(stop.name is not None)
+        asked = 2.0 if stop.interrupted else float(stop.is_set())
         seconds, stopped = max_over_ranks(time.monotonic() - self.started, asked)
         if stopped:
             stop.interrupted = stopped == 2
             return seconds, "signal"
         return seconds, "completed" if step == self.steps or seconds >= self.limit else None
-
-
-class RunLog:
-    """RUN/stats.jsonl and the progress line: metrics averaged over an interval of steps. All ranks call it together."""
-
-    def __init__(self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int) -> None:
-        self.averager, self.source, self.run_dir = MetricAverager(), source, run_dir
-        self.images_per_step, self.has_limit = state.plan.real_images, config.train.minutes is not None
-        self.file = self.line = None
-        if state.plan.world.is_rank_zero:
-            with run_dir.writing():
-                self.file = JsonlLog(run_dir.stats_file, resume_step=step)
-            self.line = ProgressLine(config.preset, step=step, steps=config.train.steps)
-        self.images, self.rate = 0, 0.0
-        self.restart_interval()
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """One step's metrics; nothing waits for the device."""
-        self.averager.add(metrics)
-
-    def mean(self) -> dict[str, float]:
-        """The means over the interval and the ranks. Waits for the device."""
-        images = self.averager.count * self.images_per_step
-        metrics = self.averager.flush()
-        self.rate = images / max(time.monotonic() - self.interval_started, 1e-6)  # coarse clocks
-        return metrics
-
-    def write(self, step: int, metrics: dict[str, float], seconds: float, seconds_left: float) -> None:
-        """Log the metrics, with images per second, seconds of training and what could not be read; adds them to
-        `metrics`."""
-        metrics |= sum_counts_over_ranks(self.source.read_errors())
-        metrics |= {"images_per_second": self.rate, "seconds": seconds}
-        if self.file is not None:
-            with self.run_dir.writing():
-                self.file.write(step, metrics)
-            self.line.show(step, metrics, seconds_left if self.has_limit else None)
-
-    def restart_interval(self) -> None:
-        """Start a new interval, so that the time of hooks does not count as training time."""
-        self.interval_started = time.monotonic()
-
-    def close(self) -> None:
-        """Leave the last progress on the screen."""
-        if self.line is not None:
-            self.line.close()
 
 
 def is_finished(state: TrainState, progress: RunProgress, config: RunConfig, run_dir: RunDir) -> bool:
@@ -290,17 +257,17 @@ def describe_save(run_dir: RunDir, step: int) -> str:
 
 def open_streams(
     state: TrainState, config: RunConfig, source: Source, step: int
-) -> tuple[Iterator[tuple[Tensor, Tensor]], Iterator[tuple[Tensor, Tensor]] | None]:
+) -> tuple[TimedBatches, Iterator[Batch] | None]:
     """This rank's micro-batches from the first that step number `step` + 1 takes: of all real images, and of those whose
     classes D may learn (None: all, or it learns none)."""
-    real_batches = stream_batches(state, source, step)
+    real_batches = TimedBatches(stream_batches(state, source, step))
     if config.data.labels_per_class is None:
         return real_batches, None
     labeled = labeled_subset(source, config.data.labels_per_class, config.data.label_seed)
     return real_batches, stream_batches(state, labeled, step)
 
 
-def stream_batches(state: TrainState, source: Source, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+def stream_batches(state: TrainState, source: Source, step: int) -> Iterator[Batch]:
     """This rank's share of one micro-batch after the other: uint8 (N, 3, R, R) and classes (N,)."""
     plan = state.plan
     return source.to(state.precision.device).stream(

@@ -1,9 +1,10 @@
 """What a run needs, counted on shapes alone: parameters and FLOP. Memory is in training/memory_estimate.
 
 A multiply-add is 2 FLOP. Only the arithmetic of the networks counts: not what is computed again to save memory, and nothing
-that is saved. How fast it is, is measured in profiling/benchmark.
+that is saved. How fast it is, is measured in profiling/benchmark, and while a run trains in training/run_log.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +26,10 @@ class Footprint(NamedTuple):
     flop_per_step: float
 
 
+@functools.lru_cache(maxsize=8)
 def footprint(config: RunConfig) -> Footprint:
-    """Counted on shapes alone (torch's meta device): nothing is allocated or computed. `config` is resolved."""
+    """Counted on shapes alone (torch's meta device): nothing is allocated or computed. `config` is resolved. A second
+    call for the same config costs nothing: the first takes about a second."""
     plan, probe = plan_batch(config.train), 2
     with torch.device("meta"):
         family, model = registry.FAMILIES[config.model.family], config.model
