@@ -28,9 +28,9 @@ from biggan.configs.overrides import replace_fields
 from biggan.configs.presets import PRESETS
 from biggan.configs.run import RunConfig
 from biggan.nn.layers import box_sum
+from biggan.runtime.precision import apply_numerics, choose_precision
 from biggan.runtime.speed import peak_flops
 from biggan.training.flops import footprint
-from biggan.runtime.precision import apply_numerics, choose_precision
 from biggan.training.memory_estimate import estimate_memory
 from biggan.training.setup import build_train_state
 from biggan.training.step import discriminator_step, generator_step, train_step
