@@ -26,6 +26,15 @@ def moments_of(values, piece=300):
     return moments.mean_and_covariance()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
+def test_moments_are_accumulated_where_the_features_are(generator):
+    values = features(700, 64, generator, 20.0)
+    mean, covariance = moments_of(values.cuda())
+    assert mean.device == covariance.device == torch.device("cpu")
+    assert np.allclose(mean, values.double().numpy().mean(0), atol=1e-12)
+    assert np.allclose(covariance, np.cov(values.double().numpy(), rowvar=False), atol=1e-12)
+
+
 @pytest.mark.parametrize("count", [2000, 40])
 def test_frechet_distance(generator, count):
     """Also with fewer images than features."""

@@ -57,10 +57,14 @@ logger = logging.getLogger(__name__)
 
 
 class Extracted(NamedTuple):
-    """Features (N, F) float32 and logits (N, K) float32 or None, on the CPU."""
+    """Features (N, F) float32 and logits (N, K) float32 or None, on one device."""
 
     features: Tensor
     logits: Tensor | None
+
+    def cpu(self) -> "Extracted":
+        """The same on the CPU."""
+        return Extracted(self.features.cpu(), None if self.logits is None else self.logits.cpu())
 
 
 class Extractor:
@@ -90,9 +94,13 @@ class Extractor:
         """What decides how its numbers are rounded, for recipes and keys of caches; it never uses TF32."""
         return describe_numerics(self.device, self.arithmetic) | {"tf32": False}
 
-    def __call__(self, images: Tensor, *, first: int = 0) -> Extracted:
-        """Extract features and logits. `first` is the number of the first image in its set, for messages. Raises ConfigError
-        as `outputs`, NonFiniteScore where a value is not finite."""
+    def __call__(self, images: Tensor) -> Extracted:
+        """Features and logits, on the CPU. Raises as `extract`."""
+        return self.extract(images).cpu()
+
+    def extract(self, images: Tensor, *, first: int = 0) -> Extracted:
+        """Features and logits, on the extractor's device. `first` is the number of the first image in its set, for messages.
+        Raises ConfigError as `outputs`, NonFiniteScore where a value is not finite."""
         extracted = self.outputs(images)
         for name, values in extracted._asdict().items():
             if values is not None and not values.isfinite().all():
@@ -102,8 +110,8 @@ class Extractor:
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Extracted:
-        """Features and logits, finite or not. Raises ConfigError if the network fails, does not return features (N, F) alone
-        or with logits (N, K), or returns other numbers of features or logits than before."""
+        """Features and logits, finite or not, on the extractor's device. Raises ConfigError if the network fails, does not
+        return features (N, F) alone or with logits (N, K), or returns other numbers of features or logits than before."""
         try:
             images = images.to(self.device, memory_format=torch.channels_last)
             with without_tf32(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -125,7 +133,8 @@ class Extractor:
         return extracted
 
     def read_output(self, output: Any, count: int) -> Extracted:
-        """What the network returned for `count` images, in float32 on the CPU. Raises ConfigError as `outputs`."""
+        """What the network returned for `count` images, in float32 on the extractor's device. Raises ConfigError as
+        `outputs`."""
         parts = tuple(output) if isinstance(output, (tuple, list)) else (output,)
         if not 1 <= len(parts) <= 2 or not isinstance(parts[0], Tensor):
             kind = f"{len(parts)} values" if isinstance(output, (tuple, list)) and parts else f"a {type(output).__name__}"
@@ -149,7 +158,7 @@ class Extractor:
                 raise ConfigError(
                     f"extractor {self.name} gives no {name} of shape {shape} but {tuple(part.shape)} for {count} images"
                 )
-            tensors.append(part.float().cpu())
+            tensors.append(part.to(self.device, torch.float32))
         return Extracted(*tensors)
 
 

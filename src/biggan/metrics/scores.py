@@ -26,7 +26,8 @@ class MeanAndStd(NamedTuple):
 
 
 class Moments:
-    """Mean and covariance of features, accumulated in batches; needs O(F^2) memory for any N."""
+    """Mean and covariance of features, accumulated in batches on the device of the features; needs O(F^2) memory there for
+    any N."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -47,12 +48,12 @@ class Moments:
         self.outer.addmm_(features.T, features)
 
     def mean_and_covariance(self) -> tuple[Tensor, Tensor]:
-        """Mean (F,) and unbiased covariance (F, F) in float64. Raises DataError on fewer than two images."""
+        """Mean (F,) and unbiased covariance (F, F) in float64 on the CPU. Raises DataError on fewer than two images."""
         if self.count < 2:
             raise DataError(f"a covariance needs at least 2 images, there are {self.count}")
         mean = self.total / self.count
         covariance = (self.outer - self.count * torch.outer(mean, mean)) / (self.count - 1)
-        return mean + self.shift, covariance
+        return (mean + self.shift).cpu(), covariance.cpu()
 
 
 def frechet_distance(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> float:

@@ -49,7 +49,7 @@ class ImageSet:
 
 
 class FeatureStatistics(NamedTuple):
-    """What scores need of a set of images; None for what was not requested."""
+    """What scores need of a set of images, on the CPU; None for what was not requested."""
 
     moments: tuple[Tensor, Tensor] | None
     """Mean (F,) and covariance (F, F) of the features in float64."""
@@ -92,10 +92,10 @@ def collect_statistics(
         if start < entropy_images:
             entropies.add(extracted.logits[: entropy_images - start])
         if start < feature_images:
-            features.append(extracted.features[: feature_images - start])
+            features.append(extracted.features[: feature_images - start].cpu())
             labels.append(y_N[: feature_images - start])
         if start < prediction_images:
-            predictions.append(extracted.logits[: prediction_images - start].argmax(1))
+            predictions.append(extracted.logits[: prediction_images - start].argmax(1).cpu())
     if stop < num_images:
         raise DataError(f"{name}: {num_images} images are needed, there are only {stop}")
     return FeatureStatistics(
@@ -111,14 +111,15 @@ def collect_statistics(
 def extract_batches(
     batches: Iterator[tuple[Tensor, Tensor]], extractor: Extractor, world: World, name: str
 ) -> Iterator[tuple[Extracted, Tensor]]:
-    """Features and logits of every batch, each extracted by one rank and sent to all. `name` describes the set in messages.
-    Raises, on every rank, the UserError of an extractor that fails on any rank. All ranks must call it."""
+    """Features and logits of every batch, each extracted by one rank and sent to all, on the extractor's device. `name`
+    describes the set in messages. Raises, on every rank, the UserError of an extractor that fails on any rank. All ranks
+    must call it."""
     start = 0
     while group := list(islice(batches, world.size)):
         sizes = [len(y_N) for _, y_N in group]
         own, error = min(world.rank, len(group) - 1), None
         try:
-            extracted = extractor(group[own][0], first=start + sum(sizes[:own]))
+            extracted = extractor.extract(group[own][0], first=start + sum(sizes[:own]))
         except UserError as caught:
             error = type(caught)(f"{name}: {caught}")
         raise_on_all_ranks(error, world)

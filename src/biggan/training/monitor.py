@@ -133,7 +133,7 @@ class CollapseMonitor:
         the generator is conditional on them."""
         has_classes = self.state.generator.network.config.has_class_input
         classifier = self.classifier if has_classes else None
-        logits = None if classifier is None else classifier.outputs(to_uint8(samples)).logits
+        logits = None if classifier is None else classifier.outputs(to_uint8(samples)).cpu().logits
         if logits is None or logits.shape[1] != self.state.num_classes or not logits.isfinite().all():
             return {}
         return {"conditional_accuracy": (logits.argmax(1) == self.fixed.y_N.cpu()).float().mean().item()}
