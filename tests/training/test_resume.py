@@ -47,6 +47,14 @@ def test_on_a_gpu(tmp_path, precision):
     assert (samples[0].int() - samples[1].int()).abs().float().mean() < 1
 
 
+def test_resuming_in_static_buffers_is_equal_to_the_bit(tmp_path):
+    """Two and two steps in static buffers, against four that run as they come."""
+    whole = train(tiny_config(steps=4, capture="off"), tmp_path / "whole")
+    for steps in (2, 4):
+        parts = train(tiny_config(steps=steps, capture="on"), tmp_path / "parts")
+    assert_same(final_tensors(whole), final_tensors(parts))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_four_steps_are_two_and_two(tmp_path, precision, notes):
     whole = train(tiny_config(steps=4, precision=precision), tmp_path / "whole")
