@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,12 +14,11 @@ from biggan.data.read_ahead import ReadAhead
 
 
 def test_errors_come_after_the_items_before_them():
-    items = ReadAhead(iter([lambda: 0, lambda: 1]).__next__)
+    items = ReadAhead(iter([lambda: 0, lambda: 1]))
     assert [next(items)(), next(items)()] == [0, 1]
     with pytest.raises(StopIteration):
         next(items)
-    counter = itertools.count()
-    numbers = ReadAhead(lambda: 6 // (2 - next(counter)))
+    numbers = ReadAhead(6 // (2 - number) for number in itertools.count())
     assert [next(numbers), next(numbers)] == [3, 6]
     with pytest.raises(ZeroDivisionError):
         next(numbers)
@@ -27,7 +28,7 @@ def test_errors_come_after_the_items_before_them():
 
 @pytest.mark.parametrize("how", ["closed", "collected"])
 def test_the_thread_ends_with_the_stream(how):
-    numbers = ReadAhead(itertools.count().__next__)
+    numbers = ReadAhead(itertools.count())
     assert next(numbers) == 0
     thread = numbers.thread
     if how == "closed":
@@ -48,3 +49,16 @@ def test_a_memory_mapped_set_is_read_ahead_with_the_bits_of_one_in_memory(tmp_pa
         assert torch.equal(images, others)
         assert torch.equal(labels, names)
     mapped.close()
+
+
+@pytest.mark.parametrize("work", ["torch.randn(300, 300) @ torch.randn(300, 300)", "torch.zeros(10)"])
+def test_a_process_that_forgets_the_stream_ends_cleanly(work):
+    """Were the thread still in compiled code when the interpreter ends, the process would abort."""
+    program = f"""
+import itertools, torch
+from biggan.data.read_ahead import ReadAhead
+kept = ReadAhead(({work} for _ in itertools.count()), ahead=99)
+next(kept)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

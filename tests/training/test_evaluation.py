@@ -57,7 +57,7 @@ def test_evaluations_wait_until_they_are_worth_their_time(capsys, small, tmp_pat
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
 def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code, capsys, small, tmp_path, monkeypatch):
-    calls, original = [], Extractor.__call__
+    calls, original = [], Extractor.extract
 
     def extract(self, images, **options):
         calls.append(len(images))
@@ -65,7 +65,7 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code
             os.kill(os.getpid(), number)
         return original(self, images, **options)
 
-    monkeypatch.setattr(Extractor, "__call__", extract)
+    monkeypatch.setattr(Extractor, "extract", extract)
     recipe = ["--eval.every", 1, "--eval.recipe", "fid640", "--eval.max_time_fraction", 1000]
     ended, _, err = train(capsys, tmp_path / "run", small, *recipe)
     assert (ended, len(calls)) == (code, 2), err

@@ -149,9 +149,11 @@ def test_the_r1_of_a_run_and_that_of_a_remedy_add_up(generator):
     x = uint8_to_float(images, torch.contiguous_format)
     real = DiscriminatorPass(x, labels, state.discriminator.network(x, labels))
     inputs = PenaltyInputs(real=real)
-    alone = state.discriminator.penalties(inputs)["r1"].item()
+    state.discriminator.begin(1)
+    alone = state.discriminator.penalties(inputs, 1)["r1"].item()
     apply_rollbacks(state, watched(rollback_r1=1.0, rollback_r1_interval=1), Rollbacks(collapsed=1))
-    assert state.discriminator.penalties(inputs)["r1"].item() == pytest.approx(1.5 * alone)
+    state.discriminator.begin(1)
+    assert state.discriminator.penalties(inputs, 1)["r1"].item() == pytest.approx(1.5 * alone)
 
 
 def test_the_past_of_a_run_is_that_of_the_run_it_starts_from(tmp_path):

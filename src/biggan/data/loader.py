@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +97,7 @@ class ResidentSource:
         or no longer referred to.
         """
         batches = self.gather_batches(batch, rank, world_size, start_image, seed)
-        return ReadAhead(partial(next, batches)) if self.from_cache and self.images.device.type == "cpu" else batches
+        return ReadAhead(batches) if self.from_cache and self.images.device.type == "cpu" else batches
 
     def gather_batches(
         self, batch: int, rank: int, world_size: int, start_image: int, seed: int

@@ -15,13 +15,12 @@ import dataclasses
 import itertools
 import logging
 import os
-import queue
 import threading
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from biggan.data.image_decoding import BrokenImage, decode_pixels
 from biggan.data.image_modes import parse_color
 from biggan.data.loader import broken_image_error, flip_at_random
 from biggan.data.manifest import Shard
+from biggan.data.read_ahead import ReadAhead
 from biggan.data.tar_samples import Sample
 from biggan.data.webdataset_io import READ_FAILURES, can_be_opened, error_reason, read_samples
 from biggan.runtime.errors import DataError
@@ -39,8 +39,6 @@ from biggan.runtime.precision import to_device
 from biggan.runtime.rng import addressed_rng
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MAX_READERS = 32  # shards that are read concurrently
 
@@ -147,7 +145,7 @@ class ShardSource:
         assert start_image % batch == 0, "streams start between batches"
         local_batch = batch // world_size
         decoded_batches = self.decoded_batches(batch, rank, local_batch, start_image, seed)
-        with contextlib.closing(prefetch(decoded_batches, PREFETCH_BATCHES)) as batches:
+        with contextlib.closing(ReadAhead(decoded_batches, ahead=PREFETCH_BATCHES)) as batches:
             for position, (pixels, labels) in zip(itertools.count(start_image, batch), batches, strict=False):
                 images = to_device(torch.from_numpy(pixels), self.device)  # (local_batch, 3, R, R)
                 if self.flip:
@@ -167,7 +165,7 @@ class ShardSource:
             readers = []
             for reader in range(start // per_reader, (stop - 1) // per_reader + 1):
                 windows = self.windows(reader, num_readers, start_image // batch * per_reader, seed, window_size)
-                windows = stack.enter_context(contextlib.closing(prefetch(windows, 1)))
+                windows = stack.enter_context(contextlib.closing(ReadAhead(windows, ahead=1)))
                 local = slice(max(start - reader * per_reader, 0), min(stop - reader * per_reader, per_reader))
                 readers.append((itertools.chain.from_iterable(windows), local))
             while True:
@@ -272,44 +270,3 @@ class ShardSource:
                 raise broken_image_error(sample.name, self.name, str(error)) from error
             self.errors.add(data_broken_images=1)
             return None
-
-
-def prefetch(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
-    """Iterate over `items` in a background thread, up to `depth` items ahead of the consumer. An exception is raised in the
-    consumer in place of the item. Closing the returned iterator closes `items`."""
-    ready: queue.Queue = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((item, error), timeout=0.1)
-                return
-
-    def produce() -> None:
-        """Put every item, then the end or an error; runs in the thread."""
-        with contextlib.closing(items):
-            try:
-                for item in items:
-                    put(item, None)
-                    if stopped.is_set():
-                        return
-                put(None, StopIteration())
-            except BaseException as error:  # raised again in the consumer
-                put(None, error)
-
-    def consume() -> Generator[T, None, None]:
-        """Start the thread at the first item that is asked for, and yield what it puts."""
-        threading.Thread(target=produce, daemon=True).start()
-        try:
-            while True:
-                item, error = ready.get()
-                if isinstance(error, StopIteration):
-                    return
-                if error is not None:
-                    raise error
-                yield item
-        finally:
-            stopped.set()
-
-    return consume()

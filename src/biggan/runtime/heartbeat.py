@@ -52,15 +52,21 @@ class Heartbeat:
         self.silence = dict.fromkeys(others if world.is_rank_zero else [0], 0.0)
         self.last_beats: dict[int, bytes] = {}
         self.end = threading.Event()
+        self.threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Start both threads. They end with the process, or with `stop`."""
         for action in (self.exchange, self.watch):
-            threading.Thread(target=action, name=f"heartbeat {action.__name__}", daemon=True).start()
+            self.threads.append(threading.Thread(target=action, name=f"heartbeat {action.__name__}", daemon=True))
+            self.threads[-1].start()
 
     def stop(self) -> None:
-        """Ask the threads to end. Does not wait: one may be blocked by a store that does not answer."""
+        """End the threads. Waits a little for them, since one that returns from the store while the interpreter ends aborts
+        the process, but not without end: one may be blocked by a store that does not answer."""
         self.end.set()
+        for thread in self.threads:
+            if thread is not threading.current_thread():
+                thread.join(self.interval)
 
     def exchange(self) -> None:
         """Say that this rank is alive, and see who else is, until told to end."""
