@@ -15,6 +15,7 @@ from biggan.checkpoints.model_dir import ModelCard, ModelDir, save_model_dir
 from biggan.models import registry
 from biggan.models.biggan import BigGANConfig
 from biggan.pretrained.export import export_safetensors
+from biggan.runtime import atomic_io
 from biggan.runtime.errors import CheckpointError
 
 CONFIG = BigGANConfig(resolution=32, num_classes=2, width=2, embedding_dim=4)
@@ -97,15 +98,16 @@ def test_a_model_that_is_renewed_while_it_is_read(folder):
 
 @pytest.mark.parametrize("files_written", [0, 1, 2, 3])
 def test_writing_that_is_cut_off_leaves_a_model(files_written, folder, monkeypatch):
-    written, original = [], model_dir.write_file
+    written, original = [], atomic_io.write_stream
 
-    def write(target, data):
+    def write(target, blocks):
         if len(written) == files_written:
             raise KeyboardInterrupt
         written.append(target)
-        original(target, data)
+        original(target, blocks)
 
-    monkeypatch.setattr(model_dir, "write_file", write)
+    for module in (model_dir, atomic_io):
+        monkeypatch.setattr(module, "write_stream", write)
     with pytest.raises(KeyboardInterrupt):
         save_model_dir(folder, CARD, networks(seed=1))
     assert opened(folder).sample(1)

@@ -22,15 +22,16 @@ from pathlib import Path
 import safetensors.torch
 from torch import nn
 
-from biggan.checkpoints.tensors import Tensors, check_fits, serialize_tensors
+from biggan.checkpoints.tensors import Tensors, check_fits
 from biggan.configs.json_io import from_json, to_json
 from biggan.configs.migrations import migrate_tensors
 from biggan.models.registry import ModelConfig, check_memory
-from biggan.runtime.atomic_io import write_error_message, write_file
+from biggan.runtime.atomic_io import write_error_message, write_file, write_stream
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, reason_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.tensor_files import Safetensors, check_weights, other_precisions, read_safetensors, tensors_sha256
+from biggan.runtime.tensor_stream import hashing, stream_tensors
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,14 @@ class ModelCard:
 def save_model_dir(target: Path, card: ModelCard, networks: dict[str, Tensors]) -> None:
     """Write, or renew file by file, a model directory: NAME.safetensors for each of `networks` (name -> tensors). Raises
     CheckpointError when the disk does not take it."""
-    files = {name: serialize_tensors(tensors) for name, tensors in networks.items()}
-    checksums = card.sha256 | {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    checksums = dict(card.sha256)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        forget_checksums(target / "config.json", files.keys())
-        for name, data in files.items():
-            write_file(target / f"{name}.safetensors", data)
+        forget_checksums(target / "config.json", networks.keys())
+        for name, tensors in networks.items():
+            digest = hashlib.sha256()
+            write_stream(target / f"{name}.safetensors", hashing(stream_tensors(tensors).blocks(), digest))
+            checksums[name] = digest.hexdigest()
         if not card.statistics_at:  # those of an earlier model
             (target / "statistics.safetensors").unlink(missing_ok=True)
         write_file(target / "config.json", to_json(dataclasses.replace(card, sha256=checksums)).encode())

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from biggan.runtime.errors import CheckpointError, reason_for, remedy_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.metric_logger import is_number, is_step
 from biggan.runtime.tensor_files import WEIGHT_DTYPES
+from biggan.runtime.tensor_stream import hashing, stream_tensors
 from biggan.runtime.text import printable, shorten
 
 Tensors = dict[str, Tensor]
@@ -39,21 +40,24 @@ class CorruptCheckpoint(CheckpointError):
     """What is on disk is not what was written."""
 
 
-def checkpoint_files(step: int, tensors: Tensors, counters: dict[str, float]) -> dict[str, bytes]:
-    """The files of a checkpoint folder: tensors.safetensors, and manifest.json with a checksum over both."""
-    data = serialize_tensors(tensors)
-    manifest = {"format": MANIFEST_FORMAT, "step": step, "bytes": len(data), "counters": counters}
-    manifest["sha256"] = checksum(manifest, data)
-    return {"tensors.safetensors": data, "manifest.json": json.dumps(manifest, indent=2).encode()}
+def checkpoint_files(step: int, tensors: Tensors, counters: dict[str, float]) -> dict[str, Iterable[bytes | memoryview]]:
+    """The files of a checkpoint folder in the order of writing: tensors.safetensors, and manifest.json with a checksum over
+    both. Their content is made while they are written, without another copy of the tensors."""
+    stream = stream_tensors(tensors)
+    manifest = {"format": MANIFEST_FORMAT, "step": step, "bytes": stream.size, "counters": counters}
+    digest = begin_checksum(manifest)
+
+    def last() -> Iterator[bytes]:  # when the tensors are written, and their checksum so known
+        yield json.dumps(manifest | {"sha256": digest.hexdigest()}, indent=2).encode()
+
+    return {"tensors.safetensors": hashing(stream.blocks(), digest), "manifest.json": last()}
 
 
-def checksum(manifest: dict[str, Any], data: bytes) -> str:
-    """Hexadecimal sha256 over the facts of a manifest, all but the checksum itself, and the tensors. In the first format, of
-    version 0.1, which has no number, it is over the tensors alone."""
+def begin_checksum(manifest: dict[str, Any]) -> "hashlib._Hash":
+    """The sha256 over the facts of a manifest, all but the checksum itself, to which the tensors are to be added. In the
+    first format, of version 0.1, which has no number, it is over the tensors alone."""
     facts = {name: value for name, value in manifest.items() if name != "sha256"}
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode() if "format" in manifest else b"")
-    digest.update(data)
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode() if "format" in manifest else b"")
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -66,7 +70,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         if path.name.startswith("step-") and named.isdecimal() and int(named) != manifest["step"]:
             raise ValueError(f"it is of step {manifest['step']}, not of that in its name")
         data = read_file(path / "tensors.safetensors", manifest["bytes"])
-        if checksum(manifest, data) != manifest["sha256"]:
+        digest = begin_checksum(manifest)
+        digest.update(data)
+        if digest.hexdigest() != manifest["sha256"]:
             raise CorruptCheckpoint(f"checkpoint {path} is damaged: its checksum is wrong")
         return Checkpoint(manifest["step"], migrate_tensors(safetensors.torch.load(data)), manifest["counters"], path)
     except (FileNotFoundError, NotADirectoryError, RefusedFile, ValueError, SafetensorError) as error:
@@ -128,14 +134,3 @@ def split_by_prefix(tensors: Tensors) -> dict[str, Tensors]:
         part, _, key = name.partition("/")
         parts.setdefault(part, {})[key] = tensor
     return parts
-
-
-def serialize_tensors(tensors: Tensors) -> bytes:
-    """Tensors, from any device and in any layout, as the bytes of a safetensors file; two names may share one tensor."""
-    seen: set[int] = set()
-    copies = {}
-    for name, tensor in tensors.items():
-        copy = tensor.detach().cpu().contiguous()
-        copies[name] = copy.clone() if copy.data_ptr() in seen else copy
-        seen.add(copy.data_ptr())
-    return safetensors.torch.save(copies)

@@ -74,14 +74,15 @@ def write_error_message(what: str, target: Path, error: OSError) -> str:
     return f"{what} could not be written to {target} ({reason_for(error)}): {remedy_for(error)}"
 
 
-def write_folder(target: Path, files: dict[str, bytes]) -> None:
-    """Write a folder with these files (name: content) atomically; an existing `target` is replaced. Raises OSError."""
+def write_folder(target: Path, files: dict[str, Iterable[bytes | memoryview]]) -> None:
+    """Write a folder with these files (name: blocks of its content) atomically, one after the other; an existing `target` is
+    replaced. Raises OSError."""
     scratch = target.with_name(f".{target.name}.writing")
     try:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
-        for name, data in files.items():
-            write_file(scratch / name, data)
+        for name, blocks in files.items():
+            write_stream(scratch / name, blocks)
         if target.is_symlink():
             target.unlink()
         shutil.rmtree(target, ignore_errors=True)
@@ -96,7 +97,7 @@ def write_file(target: Path, data: bytes) -> None:
     write_stream(target, [data])
 
 
-def write_stream(target: Path, blocks: Iterable[bytes]) -> None:
+def write_stream(target: Path, blocks: Iterable[bytes | memoryview]) -> None:
     """Write a file atomically from an iterable of blocks. If the iterable raises an error, `target` is unchanged."""
     refuse_special_file(target)
     scratch = scratch_path(target)

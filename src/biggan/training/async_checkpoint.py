@@ -3,6 +3,8 @@
 from threading import Thread
 from typing import Any
 
+import torch
+
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Tensors
 
@@ -17,17 +19,32 @@ class AsyncCheckpointWriter:
         self.keep, self.keep_history = keep, keep_history
         self.thread: Thread | None = None
         self.error: Exception | None = None
+        self.pinned: Tensors = {}  # memory that a GPU copies to at full speed, kept for the next checkpoint
 
     def write(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
         """Copy the tensors and begin to write. Raises CheckpointError when the disk did not take the one before."""
         self.finish()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        copies = self.copy(tensors)
         thread = Thread(target=self.save, args=(step, copies, counters), name="checkpoint")
         try:
             thread.start()
             self.thread = thread
         except RuntimeError:  # the system allows no more threads
             self.save(step, copies, counters)
+
+    def copy(self, tensors: Tensors) -> Tensors:
+        """The tensors as they are now, on the CPU and contiguous, as files have them: the one copy that is made of them."""
+        copies = {}
+        for name, tensor in tensors.items():
+            on_gpu, known = tensor.is_cuda, self.pinned.get(name)
+            if known is None or known.shape != tensor.shape or known.dtype != tensor.dtype:
+                known = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
+            copies[name] = known.copy_(tensor.detach(), non_blocking=on_gpu)
+            if on_gpu:
+                self.pinned[name] = known
+        if self.pinned:
+            torch.cuda.synchronize()
+        return copies
 
     def save(self, step: int, tensors: Tensors, counters: dict[str, Any]) -> None:
         """What the thread does."""
