@@ -67,7 +67,11 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code
 
     monkeypatch.setattr(Extractor, "extract", extract)
     recipe = ["--eval.every", 1, "--eval.recipe", "fid640", "--eval.max_time_fraction", 1000]
-    ended, _, err = train(capsys, tmp_path / "run", small, *recipe)
+    before = signal.signal(number, signal.default_int_handler)  # under nohup SIGHUP is ignored, and stays so
+    try:
+        ended, _, err = train(capsys, tmp_path / "run", small, *recipe)
+    finally:
+        signal.signal(number, before)
     assert (ended, len(calls)) == (code, 2), err
     assert "step 1: the evaluation was given up" in err
     assert [path.name for path in RunDir(tmp_path / "run").list_checkpoints()] == ["step-00000002"]

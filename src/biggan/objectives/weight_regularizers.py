@@ -55,12 +55,18 @@ class Orthogonal(Regularizer):
 
     @torch.no_grad()
     def before_step(self, network: nn.Module) -> Tensor | None:
-        energies = []
-        for weight_LOM, gradient_LOM in stacked_weights_and_gradients(network):
-            edit = add_wide_gradient if weight_LOM.shape[1] <= weight_LOM.shape[2] else add_tall_gradient
+        energies, gradients, terms = [], [], []
+        for weight_LOM, parts in stacked_weights_and_gradients(network):
+            wide_or_tall = wide_gradient if weight_LOM.shape[1] <= weight_LOM.shape[2] else tall_gradient
             with tf32_products(weight_LOM.device, self.tf32):
-                energies.append(edit(weight_LOM, gradient_LOM, self.factor * self.strength, self.full))
-        return self.strength * add_up(energies) if energies else None
+                term_LOM, energy = wide_or_tall(weight_LOM, self.full)
+            gradients += parts
+            terms += term_LOM.unbind()
+            energies.append(energy)
+        if not energies:
+            return None
+        torch._foreach_add_(gradients, terms, alpha=self.factor * self.strength)
+        return self.strength * add_up(energies)
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,11 @@ class OrthogonalGradient(Orthogonal):
     factor = 2.0
 
 
-def stacked_weights_and_gradients(network: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-    """The regularized weights (L, O, M) and their gradients, both views of the tensors themselves: all layers of one shape
-    together where they lie side by side in memory, as nn/prepared_weights places them, else one by one (L = 1)."""
+def stacked_weights_and_gradients(network: nn.Module) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """The regularized weights (L, O, M) and the L gradients (O, M) of each, all views of the tensors themselves: all layers
+    of one shape together where their weights lie side by side in memory, as nn/prepared_weights places them, else one by one
+    (L = 1). It does not matter where the gradients lie, which changes from step to step, and with it would the rounding of
+    products."""
     by_shape: dict[tuple[object, ...], list[Tensor]] = defaultdict(list)
     for _, weight in regularized_weights(network):
         if weight.grad is not None:
@@ -83,34 +91,31 @@ def stacked_weights_and_gradients(network: nn.Module) -> Iterator[tuple[Tensor, 
         weights.sort(key=lambda weight: weight.storage_offset())
         matrices = [matrix_view(weight.detach()) for weight in weights]
         gradients = [matrix_view(weight.grad) for weight in weights]
-        stacks = stacked_view(matrices), stacked_view(gradients)
-        if None not in stacks:
-            yield stacks
+        stack = stacked_view(matrices)
+        if stack is not None:
+            yield stack, gradients
         else:
-            yield from ((matrix[None], gradient[None]) for matrix, gradient in zip(matrices, gradients, strict=True))
+            yield from ((matrix[None], [gradient]) for matrix, gradient in zip(matrices, gradients, strict=True))
 
 
-def add_wide_gradient(weight_LOM: Tensor, gradient_LOM: Tensor, factor: float, full: bool) -> Tensor:
-    """Add factor * (W W' - D) W to the gradient, D being I if `full`, else the diagonal of W W', and return
-    ||W W' - D||_F^2. For O up to M. Mutates the gradient."""
+def wide_gradient(weight_LOM: Tensor, full: bool) -> tuple[Tensor, Tensor]:
+    """(W W' - D) W of each weight (L, O, M), D being I if `full`, else the diagonal of W W', and the sum of
+    ||W W' - D||_F^2. For O up to M."""
     gram_LOO = weight_LOM @ weight_LOM.mT
     diagonal_LO = gram_LOO.diagonal(dim1=1, dim2=2)
     diagonal_LO.sub_(1) if full else diagonal_LO.zero_()
-    gradient_LOM.baddbmm_(gram_LOO, weight_LOM, alpha=factor)
-    return torch.linalg.vector_norm(gram_LOO).square()
+    return gram_LOO @ weight_LOM, torch.linalg.vector_norm(gram_LOO).square()
 
 
-def add_tall_gradient(weight_LOM: Tensor, gradient_LOM: Tensor, factor: float, full: bool) -> Tensor:
-    """As `add_wide_gradient`, for O above M, from W' W: (W W' - D) W = W (W' W) - D W, and
+def tall_gradient(weight_LOM: Tensor, full: bool) -> tuple[Tensor, Tensor]:
+    """As `wide_gradient`, for O above M, from W' W: (W W' - D) W = W (W' W) - D W, and
     ||W W' - D||_F^2 = ||W' W||_F^2 - 2 tr(D W W') + ||D||_F^2."""
     gram_LMM = weight_LOM.mT @ weight_LOM
     squares_LO1 = weight_LOM.square().sum(2, keepdim=True)
-    gradient_LOM.baddbmm_(weight_LOM, gram_LMM, alpha=factor)
+    product_LOM = weight_LOM @ gram_LMM
     if full:
-        gradient_LOM.sub_(weight_LOM, alpha=factor)
-        return gram_LMM.square().sum() - 2 * squares_LO1.sum() + squares_LO1.numel()
-    gradient_LOM.addcmul_(squares_LO1, weight_LOM, value=-factor)
-    return gram_LMM.square().sum() - squares_LO1.square().sum()
+        return product_LOM.sub_(weight_LOM), gram_LMM.square().sum() - 2 * squares_LO1.sum() + squares_LO1.numel()
+    return product_LOM.addcmul_(squares_LO1, weight_LOM, value=-1), gram_LMM.square().sum() - squares_LO1.square().sum()
 
 
 class SigmaBound(NamedTuple):
