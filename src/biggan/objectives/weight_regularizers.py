@@ -55,7 +55,9 @@ class Orthogonal(Regularizer):
 
     @torch.no_grad()
     def before_step(self, network: nn.Module) -> Tensor | None:
-        energies, gradients, terms = [], [], []
+        energies: list[Tensor] = []
+        gradients: list[Tensor] = []
+        terms: list[Tensor] = []
         for weight_LOM, parts in stacked_weights_and_gradients(network):
             wide_or_tall = wide_gradient if weight_LOM.shape[1] <= weight_LOM.shape[2] else tall_gradient
             with tf32_products(weight_LOM.device, self.tf32):
