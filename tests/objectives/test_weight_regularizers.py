@@ -52,7 +52,7 @@ def test_loss_and_gradient_against_autograd_of_the_printed_formula(shape, full, 
 
 @pytest.mark.parametrize("prepared", [False, True])
 def test_sum_over_the_generator_against_autograd_of_the_printed_formula(prepared, generator):
-    """Layers one by one, and with weights and gradients that lie side by side in memory, some in channels-last order."""
+    """Layers one by one, and with weights that lie side by side in memory, some in channels-last order."""
     g, _ = registry.build_networks(BigGANConfig(resolution=32, num_classes=3, width=2), generator)
     z, y = torch.randn(4, g.config.z_dim, generator=generator), torch.tensor([0, 1, 2, 0])
     if prepared:

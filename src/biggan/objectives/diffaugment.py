@@ -62,6 +62,7 @@ class Shift(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, down: Tensor, right: Tensor, most_y: int, most_x: int) -> Tensor:
+        """Images x (N, C, H, W) moved by `down` and `right` (N, 1, 1) pixels, at most `most_y` and `most_x` either way."""
         ctx.save_for_backward(down, right)
         ctx.most = most_y, most_x
         count, channels, height, width = x.shape

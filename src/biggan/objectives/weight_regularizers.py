@@ -55,6 +55,7 @@ class Orthogonal(Regularizer):
 
     @torch.no_grad()
     def before_step(self, network: nn.Module) -> Tensor | None:
+        """Add the penalty's gradient to those of the loss, and return the penalty; None where no weight has a gradient."""
         energies: list[Tensor] = []
         gradients: list[Tensor] = []
         terms: list[Tensor] = []
@@ -253,4 +254,5 @@ class GradientClip(Regularizer):
     max_norm: float
 
     def before_step(self, network: nn.Module) -> None:
+        """Scale the gradients so that their norm, over all parameters, is at most `max_norm`."""
         nn.utils.clip_grad_norm_(network.parameters(), self.max_norm)

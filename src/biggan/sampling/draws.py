@@ -62,6 +62,7 @@ class BatchDraws:
         return torch.randint(low, high, shape, generator=self.rng).float()
 
     def truncated_normal(self, shape: tuple[int, int], threshold: float | Tensor | None, *, is_last: bool = True) -> Tensor:
+        """In rounds over all values together."""
         z = self.normal(shape)
         if threshold is None:
             return z
