@@ -10,6 +10,8 @@ import torch
 
 from biggan.configs.overrides import replace_fields
 from biggan.configs.presets import preset
+from biggan.runtime.environment import World
+from biggan.runtime.errors import ConfigError
 from biggan.training.memory_estimate import Growth, MemoryEstimate, due_step, estimate_memory, largest_micro_batch
 from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
@@ -93,11 +95,25 @@ def test_one_probe_tells_of_every_micro_batch(tmp_path):
         assert estimate.peak(images, accumulation) == pytest.approx(measured_peak(config, tmp_path), rel=0.1)
 
 
+def test_how_steps_are_run_does_not_change_the_estimate():
+    """Compiled or captured steps are not what the probe can run, and R1 needs second derivatives of norms over ranks too."""
+    config = small_run("BigGAN", batch=8)
+    plain = estimate_memory(config)
+    for setting in ({"compile": "on"}, {"capture": "on"}):
+        assert estimate_memory(small_run("BigGAN", batch=8, **setting)) == plain
+    with pytest.raises(ConfigError, match="r1 needs second derivatives"):
+        estimate_memory(replace_fields(small_run("BigGAN", batch=8, compile="on"), {"regularization.discriminator.r1": 1.0}))
+    norms = {"regularization.discriminator.r1": 1.0, "model.discriminator.norm": "conditional-batch"}
+    ranks = estimate_memory(replace_fields(config, norms), World(0, 2, 0))
+    assert ranks.fixed > 0
+    assert ranks.peak(8) > estimate_memory(replace_fields(config, norms)).peak(4)
+
+
 def test_the_largest_micro_batch_by_hand():
     """900 of 1000 bytes may be used; an image needs 10 (and its uint8 pixels 1), 300 are there always, 100 more where
     gradients are accumulated."""
     need = MemoryEstimate(
-        state=250, gradients=100, accumulates=False, fixed=50, image=1, moments=(Growth(250, 10), Growth(280, 1))
+        state=250, gradients=100, accumulates=False, fixed=50, image=1, peaks=(Growth(250, 10), Growth(280, 1))
     )
     assert need.peak(2) == 280 + 2 + 50 + 2
     assert largest_micro_batch(need, 54, 1, 1000) == 54  # 250 + 540 + 50 + 54 = 894

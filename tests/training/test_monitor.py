@@ -20,7 +20,7 @@ from biggan.objectives.regularizer import DiscriminatorPass, PenaltyInputs
 from biggan.runtime.metric_logger import read_alarms, read_log
 from biggan.runtime.precision import uint8_to_float
 from biggan.training import monitor as watching
-from biggan.training.resume import Rollbacks, apply_rollbacks
+from biggan.training.rollbacks import Rollbacks
 from biggan.training.setup import build_train_state
 from biggan.training.step import train_step
 from biggan.training.train_state import NETWORKS
@@ -151,7 +151,8 @@ def test_the_r1_of_a_run_and_that_of_a_remedy_add_up(generator):
     inputs = PenaltyInputs(real=real)
     state.discriminator.begin(1)
     alone = state.discriminator.penalties(inputs, 1)["r1"].item()
-    apply_rollbacks(state, watched(rollback_r1=1.0, rollback_r1_interval=1), Rollbacks(collapsed=1))
+    remedy = Rollbacks(collapsed=1).penalties(watched(rollback_r1=1.0, rollback_r1_interval=1))
+    state.discriminator.regularizers += remedy
     state.discriminator.begin(1)
     assert state.discriminator.penalties(inputs, 1)["r1"].item() == pytest.approx(1.5 * alone)
 

@@ -38,8 +38,9 @@ class TrainConfig:
     sync_minibatch_discrimination: bool = False
     """Minibatch discrimination compares the images of all ranks, not only each rank's own."""
     sync_bn_group_size: PositiveInt | None = None
-    """Number of neighboring ranks that share batch statistics (synchronized batch norm). None: the ranks of one machine. The
-    paper's statistics are of all ranks; over several machines give their number for that."""
+    """Number of neighboring ranks that share batch statistics (synchronized batch norm). None: those of one machine.
+    DEVIATION from BigGAN section 3, whose statistics are of all ranks: on several machines give the number of all ranks for
+    that, and to go on with a run on another number of machines with the same arithmetic."""
     gradient_exchange: Literal["float32", "bf16"] = "float32"
     """Type in which gradients are averaged over ranks: bf16 halves what is sent."""
     discriminator_steps: Repeats = 2
@@ -75,11 +76,12 @@ class TrainConfig:
     memory_format: MemoryFormatName = "channels-last"
     """Memory layout of convolution weights and activations."""
     capture: Literal["auto", "on", "off"] = "auto"
-    """Run each optimizer step as one CUDA graph. auto: on one GPU, where all operations of the step allow it. on: also say
-    why not; on a CPU, which has no such graphs, steps then run in the same fixed buffers."""
+    """Run each optimizer step as one CUDA graph. auto: on one GPU, where all operations of the step allow it. on: an error
+    that says why where they do not; on a CPU, for tests, eager steps on inputs in fixed buffers."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the blocks of both networks (torch.compile), which fuses normalization, gains and ReLU. auto: on a GPU, where
-    every operation allows it. It takes some minutes at the start and changes results by rounding."""
+    """Compile the residual blocks of the networks (torch.compile), which fuses normalization, gains and ReLU. auto: on one
+    GPU, each network that has no R1, R2 or activation checkpointing. on: an error where a network cannot be compiled. It
+    takes half a minute to a minute and a half at the start and changes results by rounding."""
     tf32: bool = False
     """On CUDA, float32 products may use TF32 (10 bits of mantissa): those of spectral norms, and with precision fp32 those
     of all layers. Those of orthogonal regularization always do where precision is bf16."""

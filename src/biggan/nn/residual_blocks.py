@@ -179,3 +179,6 @@ def average_pool(x: Tensor) -> Tensor:
 def identity(x: Tensor) -> Tensor:
     """No resampling: (N, C, H, W) -> (N, C, H, W)."""
     return x
+
+
+RESIDUAL_BLOCKS = (GeneratorBlock, DiscriminatorBlock, DeepGeneratorBlock, DeepDiscriminatorBlock)

@@ -2,13 +2,15 @@
 over memory. Convolutions stay those of the libraries."""
 
 from collections.abc import Sequence
+from types import MethodType
 from typing import Literal
 
 import torch
 from torch import nn
 
-from biggan.nn.batch_norm import BatchNorm
+from biggan.nn.residual_blocks import RESIDUAL_BLOCKS
 from biggan.objectives.regularizer import Regularizer
+from biggan.runtime.environment import World
 from biggan.runtime.errors import ConfigError
 
 VARIANTS = 64
@@ -16,12 +18,15 @@ VARIANTS = 64
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
-    """Compile the forward passes of the blocks of a network, and the part of a generator after them. Mutates the network."""
+    """Compile the blocks of a network, and the part of a generator after them. Mutates the network. A copy of it computes
+    with its own weights."""
     torch._dynamo.config.recompile_limit = VARIANTS
-    for owner, name in [*((block, "forward") for block in network.blocks), (network, "to_image")]:
-        if hasattr(owner, name):
-            compiled = torch.compile(getattr(owner, name), fullgraph=True, dynamic=False, backend=backend)
-            setattr(owner, name, compiled)
+    for block in network.blocks:
+        block.compile(fullgraph=True, dynamic=False, backend=backend)
+    to_image = getattr(type(network), "to_image", None)
+    if to_image is not None:
+        compiled = torch.compile(to_image, fullgraph=True, dynamic=False, backend=backend)
+        setattr(network, "to_image", MethodType(compiled, network))  # noqa: B010
 
 
 def should_compile(
@@ -30,18 +35,17 @@ def should_compile(
     network: nn.Module,
     regularizers: Sequence[Regularizer],
     recomputed: bool,
+    world: World,
 ) -> bool:
     """Whether a network is compiled. Raises ConfigError where that is asked for and cannot be."""
     twice = [regularizer.name for regularizer in regularizers if regularizer.differentiates_twice]
     obstacle = None
-    if not isinstance(getattr(network, "blocks", None), nn.ModuleList):
-        obstacle = "networks of this family are not made of blocks"
+    if not all(isinstance(block, RESIDUAL_BLOCKS) for block in network.blocks):
+        obstacle = "only the residual blocks of the BigGAN families are compiled"
     elif twice:
         obstacle = f"{twice[0]} needs second derivatives, which compiled blocks have not"
-    elif any(isinstance(layer, BatchNorm) and layer.sum_over_ranks is not None for layer in network.modules()):
-        obstacle = (
-            "batch statistics that ranks share are exchanged inside the blocks (train.sync_bn_group_size=1 shares none)"
-        )
+    elif world.size > 1:
+        obstacle = "networks of several ranks are not compiled"
     elif recomputed:
         obstacle = "blocks that are computed again (train.activation_checkpointing) are not compiled"
     if wanted == "on" and obstacle is not None:

@@ -27,11 +27,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from biggan.configs.run import RunConfig
-from biggan.nn.batch_norm import sync_batch_norm
 from biggan.runtime.environment import SINGLE_PROCESS, World, local_world_size
 from biggan.runtime.memory import total_memory
-from biggan.runtime.precision import choose_precision
-from biggan.training.setup import build_train_state, plan_batch, syncs_batch_norm
+from biggan.runtime.precision import PrecisionName, choose_precision
+from biggan.training.setup import (
+    build_train_state,
+    check_compile_and_capture,
+    plan_batch,
+    synchronize_networks,
+    syncs_batch_norm,
+)
 from biggan.training.step import train_step
 from biggan.training.train_state import TrainState
 
@@ -67,24 +72,26 @@ class MemoryEstimate(NamedTuple):
     """Buckets in which gradients are averaged over ranks."""
     image: int
     """One real image, of which those of a whole batch are held."""
-    moments: tuple[Growth, ...]
+    peaks: tuple[Growth, ...]
     """Tensors alive at the moments of the step that are the peak for some number of images."""
 
     def peak(self, images: int, accumulation: int = 1) -> int:
         """Bytes at the peak of a step with so many images of this rank in a forward pass, and so many passes."""
         more = self.gradients if accumulation > 1 and not self.accumulates else 0
-        return max(moment.at(images) for moment in self.moments) + self.fixed + more + accumulation * images * self.image
+        return max(growth.at(images) for growth in self.peaks) + self.fixed + more + accumulation * images * self.image
 
 
 def estimate_memory(config: RunConfig, world: World = SINGLE_PROCESS) -> MemoryEstimate:
     """The memory of one rank's step. `config` is resolved. Takes seconds. Raises ConfigError where the networks do not fit
-    into main memory."""
+    into main memory, or steps cannot be run as the config asks."""
     plan, train, model = plan_batch(config.train, world), config.train, config.model
     precision = choose_precision(train.device, train.precision, train.memory_format)
     accumulates = plan.accumulation > 1
     with fake_tensors() as live:
-        shapes = dataclasses.replace(train, device="cpu", precision="bf16" if precision.bf16 else "fp32")
+        precision_name: PrecisionName = "bf16" if precision.bf16 else "fp32"
+        shapes = dataclasses.replace(train, device="cpu", precision=precision_name, compile="off", capture="off")
         state = build_train_state(dataclasses.replace(config, train=dataclasses.replace(shapes, discriminator_steps=1)))
+        check_compile_and_capture(train, precision.device, world, state.trainers)
         networks = [trainer.network for trainer in state.trainers]
         images, live.rows = probe_size(networks, train.generator_batch_multiplier)
         state.plan = state.plan._replace(
@@ -92,8 +99,8 @@ def estimate_memory(config: RunConfig, world: World = SINGLE_PROCESS) -> MemoryE
         )
         state.latents.plan = state.plan
         if syncs_batch_norm(train, world):
-            for network in networks:
-                sync_batch_norm(network, lambda values: values)
+            by_network = {trainer.network: trainer.regularizers for trainer in state.trainers}
+            synchronize_networks(train, SINGLE_PROCESS, by_network, lambda values: values)
         make_moments(state)
         held = live.now.constant
         pixels, labels = torch.zeros(images, 3, model.resolution, model.resolution, dtype=torch.uint8), torch.zeros(images)
@@ -107,7 +114,7 @@ def estimate_memory(config: RunConfig, world: World = SINGLE_PROCESS) -> MemoryE
         accumulates=accumulates,
         fixed=sum(weights) if world.size > 1 else 0,
         image=pixels[0].nbytes,
-        moments=tuple(Growth(constant, *rest) for rest, constant in live.peaks.items()),
+        peaks=tuple(Growth(constant, *rest) for rest, constant in live.peaks.items()),
     )
 
 

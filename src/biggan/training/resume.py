@@ -1,7 +1,5 @@
-"""Where a run begins: its newest checkpoint, the weights of another model, or weights just drawn; and what a rollback
-changes."""
+"""Where a run begins: its newest checkpoint, the weights of another model, or weights just drawn."""
 
-import dataclasses
 import logging
 from typing import Any, NamedTuple
 
@@ -12,22 +10,13 @@ from biggan.checkpoints.init_from import load_initial_weights, parse_init_from, 
 from biggan.checkpoints.run_dir import RunDir
 from biggan.checkpoints.tensors import Checkpoint, Tensors, check_fits, loading_checkpoint, read_checkpoint, split_by_prefix
 from biggan.configs.run import RunConfig
-from biggan.objectives.gradient_penalties import R1
 from biggan.runtime.distributed import on_rank_zero
 from biggan.runtime.environment import World
 from biggan.runtime.errors import CheckpointError
+from biggan.training.rollbacks import NO_ROLLBACKS, Rollbacks
 from biggan.training.train_state import NETWORKS, NetworkTrainer, TrainState
 
-DIVERGENCE_LR_FACTOR = 0.5  # of the learning rates, after each rollback from values that were not finite
-
 logger = logging.getLogger(__name__)
-
-
-class Rollbacks(NamedTuple):
-    """How often a run went back to an earlier checkpoint, and why."""
-
-    diverged: int = 0
-    collapsed: int = 0
 
 
 class RunProgress(NamedTuple):
@@ -40,18 +29,16 @@ class RunProgress(NamedTuple):
     new_networks: tuple[str, ...] = ()
 
 
-def resume(state: TrainState, config: RunConfig, run_dir: RunDir) -> RunProgress:
-    """Load the newest sound checkpoint of the run into the state; returns how far it had come. A run without one starts from
-    the weights of `init_from`, if that is given.
+def resume(state: TrainState, config: RunConfig, run_dir: RunDir, rollbacks: Rollbacks = NO_ROLLBACKS) -> RunProgress:
+    """Load the newest sound checkpoint of the run into the state, which was built for `rollbacks`; returns how far it had
+    come. A run without one starts from the weights of `init_from`, if that is given.
 
     Mutates the state; all ranks must call it together. Raises CheckpointError where the tensors do not fit."""
     checkpoint = newest_checkpoint(run_dir, state.plan.world)
     if checkpoint is None:
         new = NETWORKS if config.init_from is None else initialize_from(state, config)
-        return RunProgress(0, 0.0, Rollbacks(), new)
+        return RunProgress(0, 0.0, rollbacks, new)
     parts = split_by_prefix(checkpoint.tensors)
-    rollbacks = Rollbacks(**on_rank_zero(run_dir.load_rollbacks))
-    apply_rollbacks(state, config, rollbacks)
     with loading_checkpoint(checkpoint.path):
         for name, network in (state.averages() | {trainer.name: trainer.network for trainer in state.trainers}).items():
             check_fits(parts[name], network.state_dict(), f"checkpoint {checkpoint.path}, the {name}")
@@ -92,39 +79,6 @@ def load_optimizer(trainer: NetworkTrainer, tensors: Tensors) -> None:
         state[index] = {"step": tensors[f"{name}/step"], **moments}
     whole = trainer.optimizer.state_dict()
     trainer.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-
-
-# Rollbacks
-
-
-def apply_rollbacks(state: TrainState, config: RunConfig, rollbacks: Rollbacks) -> None:
-    """What a run that rolled back does otherwise: lower learning rates, and after a collapse R1. Mutates the trainers."""
-    factor = rollback_lr_factor(config, rollbacks)
-    for trainer in state.trainers:
-        rate = trainer.learning_rate
-        trainer.learning_rate = dataclasses.replace(rate, base=rate.base * factor)
-    if rollbacks.collapsed and config.monitor.rollback_r1 is not None:
-        r1 = R1(rollback_r1_gamma(config, rollbacks), config.monitor.rollback_r1_interval)
-        state.discriminator.regularizers += (r1,)
-
-
-def rollback_lr_factor(config: RunConfig, rollbacks: Rollbacks) -> float:
-    """Of both learning rates."""
-    return DIVERGENCE_LR_FACTOR**rollbacks.diverged * config.monitor.rollback_lr_factor**rollbacks.collapsed
-
-
-def rollback_r1_gamma(config: RunConfig, rollbacks: Rollbacks) -> float:
-    """gamma of the R1 penalty that is added: doubled with each rollback."""
-    return config.monitor.rollback_r1 * 2 ** (rollbacks.collapsed - 1)
-
-
-def describe_rollback(config: RunConfig, rollbacks: Rollbacks) -> str:
-    """What `apply_rollbacks` does, in words."""
-    words = f"learning rates x {rollback_lr_factor(config, rollbacks):g}"
-    if rollbacks.collapsed and config.monitor.rollback_r1 is not None:
-        gamma, interval = rollback_r1_gamma(config, rollbacks), config.monitor.rollback_r1_interval
-        words += f", R1 with gamma {gamma:g} every {interval} steps"
-    return words
 
 
 # Weights of another model

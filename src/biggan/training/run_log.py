@@ -1,7 +1,7 @@
 """RUN/stats.jsonl and the progress line: the metrics of an interval of steps, how fast they were, and what held them up."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -42,10 +42,16 @@ class RunLog:
     """RUN/stats.jsonl and the progress line: metrics averaged over an interval of steps. All ranks call it together."""
 
     def __init__(
-        self, config: RunConfig, state: TrainState, source: Source, run_dir: RunDir, step: int, batches: TimedBatches
+        self,
+        config: RunConfig,
+        state: TrainState,
+        source: Source,
+        run_dir: RunDir,
+        step: int,
+        streams: Sequence[TimedBatches],
     ) -> None:
-        """`batches`: those that the steps take. Measures the peak of rank 0's device, within half a second."""
-        self.averager, self.source, self.run_dir, self.batches = MetricAverager(), source, run_dir, batches
+        """`streams`: those that the steps take images from. Measures the peak of rank 0's device, within half a second."""
+        self.averager, self.source, self.run_dir, self.streams = MetricAverager(), source, run_dir, streams
         self.images_per_step, self.has_limit = state.plan.real_images, config.train.minutes is not None
         peak = on_rank_zero(partial(images_per_second_at_peak, config, state.precision, self.images_per_step))
         self.peak_rate = peak * state.plan.world.size
@@ -66,7 +72,7 @@ class RunLog:
         images = self.averager.count * self.images_per_step
         metrics = self.averager.flush()
         seconds = max(time.monotonic() - self.interval_started, 1e-6)  # coarse clocks
-        self.rate, self.data_wait = images / seconds, (self.batches.seconds - self.waited_before) / seconds
+        self.rate, self.data_wait = images / seconds, (self.waited() - self.waited_before) / seconds
         return metrics
 
     def write(self, step: int, metrics: dict[str, float], seconds: float, seconds_left: float) -> None:
@@ -84,7 +90,11 @@ class RunLog:
 
     def restart_interval(self) -> None:
         """Start a new interval, so that the time of hooks does not count as training time."""
-        self.interval_started, self.waited_before = time.monotonic(), self.batches.seconds
+        self.interval_started, self.waited_before = time.monotonic(), self.waited()
+
+    def waited(self) -> float:
+        """Seconds that the steps have waited for real images so far."""
+        return sum(stream.seconds for stream in self.streams)
 
     def close(self) -> None:
         """Leave the last progress on the screen."""

@@ -1,10 +1,11 @@
 """A training state from a config: networks with weights drawn from the seed, optimizers, averages, on the device."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from biggan.configs.run import RunConfig
 from biggan.configs.train import TrainConfig
@@ -28,6 +29,7 @@ from biggan.training.compile_blocks import compile_blocks, should_compile
 from biggan.training.ema import EMA
 from biggan.training.forward import to_device_batch
 from biggan.training.guard import GradientGuard
+from biggan.training.rollbacks import NO_ROLLBACKS, Rollbacks
 from biggan.training.step_inputs import LatentSource
 from biggan.training.step_runner import GraphRunner, StaticRunner, StepRunner
 from biggan.training.train_state import NETWORKS, LearningRate, NetworkTrainer, TrainState
@@ -36,9 +38,10 @@ INIT_IMAGES = 500  # Salimans et al. 2016, published code
 INIT_BATCHES = 5  # but no more micro-batches at once than these, for the sake of memory
 
 
-def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> TrainState:
-    """The state before the first step. With several ranks batch statistics and gradients are those of all; all ranks must
-    call it together. Raises ConfigError on a batch that does not divide."""
+def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS, rollbacks: Rollbacks = NO_ROLLBACKS) -> TrainState:
+    """The state before the first step of a run, or of one that went back to a checkpoint as often as `rollbacks` says. With
+    several ranks gradients are those of all, batch statistics those of a group; all ranks must call it together. Raises
+    ConfigError on a batch that does not divide."""
     train, model = config.train, config.model
     precision = choose_precision(train.device, train.precision, train.memory_format)
     copies = 4 if precision.device.type == "cpu" else 1  # weights, gradients, two moments
@@ -56,23 +59,26 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS) -> Train
         precision.place(network)
     # The averages are of the networks as they are before ranks come in. Weights that are good already are averaged at once.
     ema = EMA(generator, decay=train.ema_decay, start=train.ema_start if config.init_from is None else 0)
-    guard, regularization = GradientGuard(precision.device), config.regularization
-    g_rate = LearningRate(train.generator_lr, train.lr_decay_start, train.steps)
-    d_rate = LearningRate(train.discriminator_lr, train.lr_decay_start, train.steps)
+    decay = train.discriminator_ema_decay
+    discriminator_ema = None if decay is None else EMA(discriminator, decay=decay, start=0)
+    guard, regularization, factor = GradientGuard(precision.device), config.regularization, rollbacks.lr_factor(config)
+    g_rate = LearningRate(train.generator_lr * factor, train.lr_decay_start, train.steps)
+    d_rate = LearningRate(train.discriminator_lr * factor, train.lr_decay_start, train.steps)
     sides = (regularization.generator, regularization.discriminator)
     of_g, of_d = (side.build(tf32=train.tf32 or precision.bf16) for side in sides)
-    synchronize_networks(train, world, {generator: of_g, discriminator: of_d})
+    of_d += rollbacks.penalties(config)
+    sums = sum_within_groups(batch_norm_group(train, world)) if syncs_batch_norm(train, world) else None
+    synchronize_networks(train, world, {generator: of_g, discriminator: of_d}, sums)
     trainers = [
-        build_trainer("generator", generator, train, g_rate, of_g, guard, precision),
-        build_trainer("discriminator", discriminator, train, d_rate, of_d, guard, precision),
+        build_trainer("generator", generator, train, g_rate, of_g, guard, precision, world),
+        build_trainer("discriminator", discriminator, train, d_rate, of_d, guard, precision, world),
     ]
     on_gpu = precision.device.type == "cuda"
-    decay = train.discriminator_ema_decay
     return TrainState(
         generator=trainers[0],
         discriminator=trainers[1],
         ema=ema,
-        discriminator_ema=None if decay is None else EMA(discriminator, decay=decay, start=0),
+        discriminator_ema=discriminator_ema,
         guard=guard,
         objective=config.objective.build(),
         augment=config.augment.build(),
@@ -94,11 +100,12 @@ def build_trainer(
     regularizers: tuple[Regularizer, ...],
     guard: GradientGuard,
     precision: Precision,
+    world: World,
 ) -> NetworkTrainer:
     """A network with its optimizer. Mutates the network where activations are to be checkpointed."""
     if train.activation_checkpointing:
         checkpoint_activations(network)
-    if should_compile(train.compile, precision.device, network, regularizers, train.activation_checkpointing):
+    if should_compile(train.compile, precision.device, network, regularizers, train.activation_checkpointing, world):
         compile_blocks(network)
     betas = (float(train.adam_beta1), float(train.adam_beta2))
     on_gpu = precision.device.type == "cuda"  # there the rate is on the device, so that a step can be captured
@@ -122,6 +129,16 @@ def build_runner(
     if device.type == "cuda":
         return GraphRunner(device, partial(note_updates, trainers))
     return StaticRunner(device) if capture == "on" else StepRunner(device)
+
+
+def check_compile_and_capture(
+    train: TrainConfig, device: torch.device, world: World, trainers: list[NetworkTrainer]
+) -> None:
+    """Raises ConfigError where compiled blocks or captured steps are asked for and cannot be had."""
+    for trainer in trainers:
+        should_compile(train.compile, device, trainer.network, trainer.regularizers, train.activation_checkpointing, world)
+    if train.capture == "on":
+        build_runner("on", torch.device("cpu"), world, trainers)
 
 
 def note_updates(trainers: list[NetworkTrainer]) -> None:
@@ -156,11 +173,15 @@ def batch_norm_group(train: TrainConfig, world: World) -> int | None:
     return on_machine if 1 < on_machine < world.size and world.size % on_machine == 0 else None
 
 
-def synchronize_networks(train: TrainConfig, world: World, networks: dict[nn.Module, tuple[Regularizer, ...]]) -> None:
+def synchronize_networks(
+    train: TrainConfig,
+    world: World,
+    networks: dict[nn.Module, tuple[Regularizer, ...]],
+    sums: Callable[[Tensor], Tensor] | None,
+) -> None:
     """Share batch statistics, and minibatch features if that is wanted, over ranks. `networks`: with their regularizers.
-    Mutates the networks."""
-    if syncs_batch_norm(train, world):
-        sums = sum_within_groups(batch_norm_group(train, world))
+    `sums`: adds a tensor up over the ranks that share statistics; None: none do. Mutates the networks."""
+    if sums is not None:
         for network, regularizers in networks.items():
             sync_batch_norm(network, sums, packed=not any(one.differentiates_twice for one in regularizers))
     if train.sync_minibatch_discrimination and world.size > 1:

@@ -5,11 +5,14 @@ would have made. What one step computes is in training/step, what happens every 
 Durations are counted in generator steps.
 """
 
+import gc
 import logging
 import time
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
+
+import torch
 
 from biggan.analysis.collapse_rules import NOT_FINITE
 from biggan.checkpoints.run_dir import RunDir, checkpoint_step
@@ -29,7 +32,8 @@ from biggan.training.monitor import AlarmPolicy, CollapseDetected, CollapseMonit
 from biggan.training.out_of_memory import reporting_out_of_memory
 from biggan.training.outputs import build_sampler, save_model
 from biggan.training.profile_hook import ProfileHook
-from biggan.training.resume import RunProgress, describe_rollback, resume
+from biggan.training.resume import RunProgress, resume
+from biggan.training.rollbacks import Rollbacks
 from biggan.training.run_log import RunLog, TimedBatches
 from biggan.training.setup import build_train_state, run_data_dependent_init
 from biggan.training.signals import StopRequest, stop_signals
@@ -58,28 +62,37 @@ def fit(
     checkpoint. `trust_extractor`: the code in an extractor module:FILE may be run. All ranks must call it together."""
     apply_numerics(config.train.numerics)
     while True:
-        state = progress = None  # frees the old networks before the new ones are built
+        rollbacks = Rollbacks(**on_rank_zero(run_dir.load_rollbacks))
+        state = None
+        free_memory()  # of the old networks, before the new ones are built
         with reporting_out_of_memory(config, run_dir, world, "while the networks are made"):
-            state = build_train_state(config, world)
+            state = build_train_state(config, world, rollbacks)
         try:
             with reporting_out_of_memory(config, run_dir, world, "in training"):
-                progress = resume(state, config, run_dir)
+                progress = resume(state, config, run_dir, rollbacks)
                 return train(state, progress, config, source, run_dir, trust_extractor)
         except TrainingDiverged as error:
-            rollbacks = progress.rollbacks._replace(diverged=progress.rollbacks.diverged + 1)
+            rollbacks = rollbacks._replace(diverged=rollbacks.diverged + 1)
             may_roll_back = config.train.on_divergence == "roll-back" and rollbacks.diverged <= config.train.max_rollbacks
             if not may_roll_back or error.last_good is None:
                 alarm = {"rule": NOT_FINITE, "step": error.step, "evidence": error.quantity, "policy": "stop"}
                 on_rank_zero(partial(run_dir.append_alarms, [alarm]))
                 raise
             on_rank_zero(partial(run_dir.save_rollbacks, rollbacks._asdict()))
-            why = describe_rollback(config, rollbacks)
+            why = rollbacks.describe(config)
             logger.warning("%s; rollback %d to %s, %s", error, rollbacks.diverged, error.last_good, why)
         except CollapseDetected as error:
-            rollbacks = progress.rollbacks._replace(collapsed=progress.rollbacks.collapsed + 1)
-            why = describe_rollback(config, rollbacks)
+            rollbacks = rollbacks._replace(collapsed=rollbacks.collapsed + 1)
+            why = rollbacks.describe(config)
             logger.warning("%s; rollback %d to %s, %s", error, rollbacks.collapsed, error.healthy, why)
             on_rank_zero(partial(run_dir.roll_back_to, error.healthy, rollbacks._asdict()))
+
+
+def free_memory() -> None:
+    """Of what nobody refers to any more: networks are in reference cycles."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def train(
@@ -94,14 +107,14 @@ def train(
     step, log_every = progress.step, config.train.log_every
     if is_finished(state, progress, config, run_dir):
         return step
-    real_batches, labeled_batches = open_streams(state, config, source, step)
+    real_batches, labeled_batches = streams = open_streams(state, config, source, step)
     run_data_dependent_init(state, source, progress.new_networks)
     writer = AsyncCheckpointWriter(
         run_dir, keep=config.train.keep_checkpoints, keep_history=config.monitor.on_alarm != "warn"
     )
     stop = StopRequest()
     hooks = build_hooks(state, progress, config, source, run_dir, writer, trust_extractor, stop)
-    log = RunLog(config, state, source, run_dir, step, real_batches)
+    log = RunLog(config, state, source, run_dir, step, [stream for stream in streams if stream is not None])
     clock, end = Clock(progress.seconds, config), None
     try:
         with stop_signals(stop):
@@ -129,6 +142,8 @@ def train(
                         end = "alarm" if result.stop else end
                 if end or step % log_every == 0:
                     log.restart_interval()
+                if end == "completed":  # but a signal may have come in the last hooks, which then gave up
+                    _, end = clock.check_end(step, stop)
             on_rank_zero(writer.finish)
             log_end(end, stop, step, config, state, run_dir, hooks.policy)
     finally:
@@ -257,14 +272,14 @@ def describe_save(run_dir: RunDir, step: int) -> str:
 
 def open_streams(
     state: TrainState, config: RunConfig, source: Source, step: int
-) -> tuple[TimedBatches, Iterator[Batch] | None]:
+) -> tuple[TimedBatches, TimedBatches | None]:
     """This rank's micro-batches from the first that step number `step` + 1 takes: of all real images, and of those whose
     classes D may learn (None: all, or it learns none)."""
     real_batches = TimedBatches(stream_batches(state, source, step))
     if config.data.labels_per_class is None:
         return real_batches, None
     labeled = labeled_subset(source, config.data.labels_per_class, config.data.label_seed)
-    return real_batches, stream_batches(state, labeled, step)
+    return real_batches, TimedBatches(stream_batches(state, labeled, step))
 
 
 def stream_batches(state: TrainState, source: Source, step: int) -> Iterator[Batch]:
