@@ -39,6 +39,18 @@ def outputs(config, network, seed):
     return network(images, y).logits
 
 
+def test_second_derivatives_by_weights_are_refused(generator):
+    """They would be wrong: the backward pass takes u, v and sigma as constants."""
+    _, network = registry.build_networks(CONFIGS["biggan"], generator)
+    weights = PreparedWeights(network, torch.float32)
+    weights.prepare()
+    weights.attach()
+    parameters = [layer.weight for layer in network.modules() if isinstance(layer, Conv2d)]
+    gradients = torch.autograd.grad(outputs(CONFIGS["biggan"], network, 0).sum(), parameters, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        sum(gradient.square().sum() for gradient in gradients).backward()
+
+
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_outputs_gradients_and_vectors_are_those_of_the_plain_form(name, memory_format, generator):

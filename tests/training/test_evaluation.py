@@ -56,7 +56,10 @@ def test_evaluations_wait_until_they_are_worth_their_time(capsys, small, tmp_pat
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 0), (signal.SIGINT, 130)])
-def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code, capsys, small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("every", "saved"), [(1, 2), (6, 6)], ids=["amid the run", "at its end"])
+def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(
+    number, code, every, saved, capsys, small, tmp_path, monkeypatch
+):
     calls, original = [], Extractor.extract
 
     def extract(self, images, **options):
@@ -66,15 +69,16 @@ def test_a_signal_during_an_evaluation_ends_it_and_the_run_is_saved(number, code
         return original(self, images, **options)
 
     monkeypatch.setattr(Extractor, "extract", extract)
-    recipe = ["--eval.every", 1, "--eval.recipe", "fid640", "--eval.max_time_fraction", 1000]
+    recipe = ["--eval.every", every, "--eval.recipe", "fid640", "--eval.max_time_fraction", 1000]
     before = signal.signal(number, signal.default_int_handler)  # under nohup SIGHUP is ignored, and stays so
     try:
         ended, _, err = train(capsys, tmp_path / "run", small, *recipe)
     finally:
         signal.signal(number, before)
     assert (ended, len(calls)) == (code, 2), err
-    assert "step 1: the evaluation was given up" in err
-    assert [path.name for path in RunDir(tmp_path / "run").list_checkpoints()] == ["step-00000002"]
+    assert f"step {every}: the evaluation was given up" in err
+    assert [path.name for path in RunDir(tmp_path / "run").list_checkpoints()] == [f"step-{saved:08d}"]
+    assert "was received" in err
     assert not (tmp_path / "run" / "evaluations.jsonl").read_text()
 
 

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors.torch
 from torch import nn
 
 from biggan.checkpoints.tensors import Tensors, check_fits
@@ -31,7 +30,7 @@ from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, reason_for
 from biggan.runtime.json_text import read_json
 from biggan.runtime.tensor_files import Safetensors, check_weights, other_precisions, read_safetensors, tensors_sha256
-from biggan.runtime.tensor_stream import hashing, stream_tensors
+from biggan.runtime.tensor_stream import TensorStream, hashing, stream_tensors
 from biggan.sampling.latents import LatentConfig
 
 logger = logging.getLogger(__name__)
@@ -85,11 +84,11 @@ def forget_checksums(config_file: Path, names: Iterable[str]) -> None:
         write_file(config_file, json.dumps(card | {"sha256": kept}, indent=2).encode())
 
 
-def export_model_file(card: ModelCard, generator: Tensors) -> bytes:
-    """The bytes of a safetensors file with a generator that carries its config.json and a checksum as metadata."""
+def export_model_file(card: ModelCard, generator: Tensors) -> TensorStream:
+    """A safetensors file with a generator that carries its config.json and a checksum as metadata."""
     config = to_json(dataclasses.replace(card, sha256={}, statistics_at=()))
     checksum = file_checksum(generator, config)
-    return safetensors.torch.save(generator, metadata={"format": "pt", "config": config, "sha256": checksum})
+    return stream_tensors(generator, {"format": "pt", "config": config, "sha256": checksum})
 
 
 def file_checksum(tensors: Tensors, config: str) -> str:

@@ -171,7 +171,7 @@ def gains_and_biases(norms: Sequence[nn.Module], condition_NE: Tensor) -> list[A
     conditional = [norm for norm in norms if isinstance(norm, ConditionalNorm)]
     maps = [norm.gain for norm in conditional] + [norm.bias for norm in conditional]
     pairs: list[Affine]
-    if maps and all(isinstance(layer, ClassConditionalTable | Linear) for layer in maps):
+    if maps and all(isinstance(layer, ClassConditionalTable) or is_product(layer) for layer in maps):
         weights = [layer.applied_weight() for layer in maps]  # (C, E) each
         values = F.linear(condition_NE, torch.cat(weights))  # (N, sum of 2 C)
         gains, biases = values.chunk(2, dim=1)
@@ -181,6 +181,11 @@ def gains_and_biases(norms: Sequence[nn.Module], condition_NE: Tensor) -> list[A
         pairs = [(1 + norm.gain(condition_NE), norm.bias(condition_NE)) for norm in conditional]
     affines = iter(pairs)
     return [next(affines) if isinstance(norm, ConditionalNorm) else None for norm in norms]
+
+
+def is_product(layer: nn.Module) -> bool:
+    """Whether a layer is a linear one without bias."""
+    return isinstance(layer, Linear) and layer.bias is None
 
 
 class NoNorm(nn.Module):

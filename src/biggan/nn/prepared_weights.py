@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from biggan.nn.batch_norm import AffineNorm, ClassConditionalTable
 from biggan.nn.layers import Conv2d, Embedding, Linear, ReparametrizedLayer, identity_kernel
@@ -127,7 +128,7 @@ class MatrixGroup:
 
     def __init__(self, layers: list[ReparametrizedLayer], dtype: torch.dtype) -> None:
         key = lambda layer: use_of(layer, dtype)  # noqa: E731
-        self.layers = sorted(layers, key=lambda layer: repr(key(layer)))
+        self.layers = sorted(layers, key=lambda layer: [getattr(part, "__name__", repr(part)) for part in key(layer)])
         outputs, first = max(len(layer.weight) for layer in layers), layers[0].weight
         with torch.no_grad():
             self.weight_LOM = first.new_zeros(len(layers), outputs, first[0].numel())
@@ -170,7 +171,7 @@ class MatrixGroup:
 
 
 class KernelUse:
-    """Consecutive layers of a group whose kernels are made in one way: resampling merged in, inputs and outputs exchanged
+    """Consecutive layers of a group whose kernels are made in one way: resampling merged in, inputs and outputs transposed
     for transposed convolutions, in `dtype`. Of some only the first `rows` outputs are computed."""
 
     left_L1O: Tensor
@@ -199,7 +200,7 @@ class KernelUse:
         matrix = self.weight_LOM[:, : max(self.rows)]
         if self.taps is not None:
             matrix = self.combine_taps(matrix, self.taps)  # (L, rows, T' I)
-        matrix = self.exchange(matrix)
+        matrix = self.transpose_channels(matrix)
         kernel = torch.empty(matrix.shape, dtype=self.dtype, device=matrix.device)
         torch.div(matrix, self.sigma_L11.view(-1, *[1] * (kernel.dim() - 1)), out=kernel)
         self.kernels = [self.in_layer_shape(*item) for item in zip(kernel.unbind(), self.members, self.rows, strict=True)]
@@ -210,7 +211,7 @@ class KernelUse:
             return (taps @ matrix.unflatten(2, (taps.shape[1], -1))).flatten(2)
         return (matrix.unflatten(2, (-1, taps.shape[1])) @ taps.T).flatten(2)
 
-    def exchange(self, matrix: Tensor) -> Tensor:
+    def transpose_channels(self, matrix: Tensor) -> Tensor:
         """Kernels in the order of memory in which they are applied: (L, O, M), but of transposed convolutions, where inputs
         come first, (L, I, T', O) or (L, I, O, T')."""
         if not self.transposed:
@@ -271,6 +272,7 @@ class NormalizedWeight(torch.autograd.Function):
         return tuple(kernel.detach() for kernel in use.kernels)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *kernel_gradients: Tensor) -> tuple[Tensor | None, ...]:
         """g / sigma - (sum of W * g / sigma) u' v / sigma, for the gradient g of the kernel before resampling is merged."""
         use: KernelUse = ctx.use

@@ -3,7 +3,10 @@
 Source: Miyato et al. 2018, used in G and D by BigGAN (section 2); docs/papers/biggan.md, "Spectral normalization". A weight
 is viewed as a matrix (outputs, everything else). Each forward pass in training mode makes one step of power iteration from
 the stored left vector u and stores the result; no gradient flows through u and v. In evaluation mode the step is computed
-but not stored, so that evaluation, sampling and analysis never change u. No other file updates u.
+but not stored, so that evaluation, sampling and analysis never change u.
+
+This is the form for one layer: for evaluation, analysis and export, and the reference. In training nn/prepared_weights makes
+the same step for all layers of a network at once, once for each optimizer step; no other file updates u.
 
 Shapes: O outputs, M all other dimensions of the weight together.
 """

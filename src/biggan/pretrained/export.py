@@ -26,7 +26,7 @@ from biggan.data.image_decoding import open_image
 from biggan.nn.inference import for_inference
 from biggan.pretrained import from_pretrained
 from biggan.pretrained.model_card import FRONT_MATTER, model_card, publishable_card
-from biggan.runtime.atomic_io import atomic_path, write_file
+from biggan.runtime.atomic_io import atomic_path, write_file, write_stream
 from biggan.runtime.bounded_io import SMALL_FILE, read_file
 from biggan.runtime.errors import CheckpointError, ConfigError, first_line, reason_for, remedy_for
 from biggan.sampling.image_io import save_image
@@ -51,10 +51,10 @@ def export_safetensors(path: Path, out: Path) -> Path:
     folder = ModelDir(path)
     if os.path.realpath(out) == os.path.realpath(folder.path / "generator.safetensors"):
         raise CheckpointError(f"{out} is the model that is exported: give another --out")
-    data = export_model_file(publishable_card(folder), folder.load("generator"))
+    file = export_model_file(publishable_card(folder), folder.load("generator"))
     with reporting_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_file(out, data)
+        write_stream(out, file.blocks())
     return out
 
 

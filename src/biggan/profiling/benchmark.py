@@ -119,13 +119,18 @@ class BenchmarkArm:
         device = self.state.precision.device
         self.reals = itertools.repeat((images.to(device), labels.to(device)))
         self.labeled = None if config.data.labels_per_class is None else self.reals
+        self.step = 0
 
     def images_per_second(self, seconds: float) -> float:
         """Real images per second over whole steps."""
         apply_numerics(self.config.train.numerics)
-        step = lambda: train_step(self.state, 1, self.reals, self.labeled)  # noqa: E731
-        calls, elapsed = time_calls(step, seconds, self.state.precision.device)
+        calls, elapsed = time_calls(self.train_step, seconds, self.state.precision.device)
         return calls * self.state.plan.real_images / elapsed
+
+    def train_step(self) -> None:
+        """The next generator step, with its discriminator steps."""
+        self.step += 1
+        train_step(self.state, self.step, self.reals, self.labeled)
 
     def report(self, rate: float, rates: Sequence[float]) -> list[str]:
         """What there is to say of this setting."""

@@ -106,7 +106,8 @@ class Evaluator:
             )
         except StoppedEarly:  # on all ranks
             self.spent += time.monotonic() - started
-            logger.info("step %d: the evaluation was given up, since the run was asked to stop", step)
+            text = "step %d: the evaluation was given up, since the run was asked to stop; later: biggan evaluate %s"
+            logger.info(text, step, self.run_dir.path)
             return HookResult()
         except NonFiniteScore as error:  # on all ranks
             self.spent += time.monotonic() - started

@@ -10,9 +10,8 @@ from biggan.nn.heads import DiscriminatorOutput
 from biggan.objectives.regularizer import DiscriminatorPass
 from biggan.runtime.distributed import mean_over_ranks
 from biggan.runtime.precision import to_device, uint8_to_float
+from biggan.training.step_inputs import Batch
 from biggan.training.train_state import TrainState
-
-Batch = tuple[Tensor, Tensor]  # uint8 images (N, 3, R, R) and their classes (N,) int64
 
 
 def discriminate_fake_and_real(

@@ -16,7 +16,7 @@ from biggan.runtime.rng import addressed_rng
 from biggan.sampling.latents import Prior, draw_labels
 from biggan.training.batch_plan import BatchPlan
 
-Batch = tuple[Tensor, Tensor]  # uint8 images (N, 3, R, R) and their classes (N,)
+Batch = tuple[Tensor, Tensor]  # uint8 images (N, 3, R, R) and their classes (N,) int64
 
 DISCRIMINATOR_DRAW, GENERATOR_DRAW = "discriminator turn", "generator turn"
 """Names of the random streams. They are part of every seed: changing one changes every run."""

@@ -1,4 +1,4 @@
-"""How the operations of an optimizer step reach the device: as they come, or in static buffers, as one CUDA graph.
+"""How the operations of an optimizer step reach the device: eagerly, on inputs in static buffers, or as one CUDA graph.
 
 A step of a small network on a GPU is some thousand operations of a few microseconds each, and the host cannot launch them as
 fast as the device does them. A CUDA graph launches all of them at once. It needs inputs at fixed places, and the same
@@ -17,7 +17,7 @@ from biggan.training.step_inputs import StepInputs
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 3
-"""Optimizer steps of a kind that run as they come before the next one is captured: optimizer state, caches and libraries are
+"""Optimizer steps of one key that run eagerly before the next one is captured: optimizer state, caches and libraries are
 then in place."""
 
 
@@ -32,7 +32,7 @@ Update = Callable[[StepInputs], Scalars]
 
 
 class StepRunner:
-    """Runs each step as it comes."""
+    """Runs each step eagerly."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -68,7 +68,7 @@ class StaticRunner(StepRunner):
 
 
 class GraphRunner(StaticRunner):
-    """Captures each kind of step as a CUDA graph after a few have run as they come, and replays it from then on.
+    """Captures the step of each key as a CUDA graph after a few have run eagerly, and replays it from then on.
 
     `after_replay` is called after each replay: with what the host has to know about a step that it did not run."""
 
@@ -81,7 +81,7 @@ class GraphRunner(StaticRunner):
         self.graphs: dict[tuple[object, ...], tuple[torch.cuda.CUDAGraph, Scalars]] = {}
 
     def execute(self, key: tuple[object, ...], update: Update, inputs: StepInputs) -> Scalars:
-        """One step: as it comes on the stream of the capture, or as a graph."""
+        """One step: eagerly on the stream of the capture, or as a graph."""
         if key in self.graphs:
             graph, scalars = self.graphs[key]
             graph.replay()
