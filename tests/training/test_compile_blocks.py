@@ -93,7 +93,9 @@ def test_averages_of_compiled_networks_compute_with_their_own_weights(monkeypatc
 def test_a_run_that_went_back_after_a_collapse_compiles_what_r1_allows(monkeypatch):
     compiled_eagerly(monkeypatch)
     config = ten_classes(compile="auto", batch=4)
-    monkeypatch.setattr(setup, "should_compile", lambda wanted, *rest: should_compile_as_on_a_gpu(*rest))
+    monkeypatch.setattr(
+        setup, "should_compile", lambda wanted, _, *rest: should_compile(wanted, torch.device("cuda"), *rest)
+    )
     plain, back = (build_train_state(config, rollbacks=Rollbacks(collapsed=count)) for count in (0, 1))
     compiled = [[is_compiled(trainer.network) for trainer in state.trainers] for state in (plain, back)]
     assert compiled == [[True, True], [True, False]]
@@ -102,10 +104,6 @@ def test_a_run_that_went_back_after_a_collapse_compiles_what_r1_allows(monkeypat
     metrics = train_step(back, r1.interval, itertools.repeat((images, torch.arange(4))), None)
     assert metrics["D/r1"] > 0
     assert back.generator.learning_rate.base == config.train.generator_lr * config.monitor.rollback_lr_factor
-
-
-def should_compile_as_on_a_gpu(device, *rest):
-    return should_compile("auto", torch.device("cuda"), *rest)
 
 
 def is_compiled(network):

@@ -182,3 +182,4 @@ def identity(x: Tensor) -> Tensor:
 
 
 RESIDUAL_BLOCKS = (GeneratorBlock, DiscriminatorBlock, DeepGeneratorBlock, DeepDiscriminatorBlock)
+"""All of them, which are traced by torch.compile without a break."""

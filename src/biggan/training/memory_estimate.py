@@ -34,7 +34,7 @@ from biggan.training.setup import (
     build_train_state,
     check_compile_and_capture,
     plan_batch,
-    synchronize_networks,
+    share_batch_statistics,
     syncs_batch_norm,
 )
 from biggan.training.step import train_step
@@ -100,7 +100,7 @@ def estimate_memory(config: RunConfig, world: World = SINGLE_PROCESS) -> MemoryE
         state.latents.plan = state.plan
         if syncs_batch_norm(train, world):
             by_network = {trainer.network: trainer.regularizers for trainer in state.trainers}
-            synchronize_networks(train, SINGLE_PROCESS, by_network, lambda values: values)
+            share_batch_statistics(by_network, lambda values: values)
         make_moments(state)
         held = live.now.constant
         pixels, labels = torch.zeros(images, 3, model.resolution, model.resolution, dtype=torch.uint8), torch.zeros(images)

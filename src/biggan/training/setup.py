@@ -67,8 +67,12 @@ def build_train_state(config: RunConfig, world: World = SINGLE_PROCESS, rollback
     sides = (regularization.generator, regularization.discriminator)
     of_g, of_d = (side.build(tf32=train.tf32 or precision.bf16) for side in sides)
     of_d += rollbacks.penalties(config)
-    sums = sum_within_groups(batch_norm_group(train, world)) if syncs_batch_norm(train, world) else None
-    synchronize_networks(train, world, {generator: of_g, discriminator: of_d}, sums)
+    if syncs_batch_norm(train, world):
+        sums = sum_within_groups(batch_norm_group(train, world))
+        share_batch_statistics({generator: of_g, discriminator: of_d}, sums)
+    if train.sync_minibatch_discrimination and world.size > 1:
+        for network in (generator, discriminator):
+            sync_minibatch_discrimination(network, all_gather_rows)
     trainers = [
         build_trainer("generator", generator, train, g_rate, of_g, guard, precision, world),
         build_trainer("discriminator", discriminator, train, d_rate, of_d, guard, precision, world),
@@ -121,10 +125,7 @@ def build_runner(
     capture: Literal["auto", "on", "off"], device: torch.device, world: World, trainers: list[NetworkTrainer]
 ) -> StepRunner:
     """The runner that the config asks for. Raises ConfigError where capture is asked for and cannot be had."""
-    obstacle = obstacle_to_capture(world, trainers)
-    if capture == "on" and obstacle is not None:
-        raise ConfigError(f"train.capture=on: {obstacle}: use --train.capture auto")
-    if capture == "off" or obstacle is not None:
+    if not may_capture(capture, world, trainers):
         return StepRunner(device)
     if device.type == "cuda":
         return GraphRunner(device, partial(note_updates, trainers))
@@ -137,14 +138,22 @@ def check_compile_and_capture(
     """Raises ConfigError where compiled blocks or captured steps are asked for and cannot be had."""
     for trainer in trainers:
         should_compile(train.compile, device, trainer.network, trainer.regularizers, train.activation_checkpointing, world)
-    if train.capture == "on":
-        build_runner("on", torch.device("cpu"), world, trainers)
+    may_capture(train.capture, world, trainers)
 
 
 def note_updates(trainers: list[NetworkTrainer]) -> None:
     """Let the layers of all networks know that weights may have changed."""
     for trainer in trainers:
         trainer.note_update()
+
+
+def may_capture(capture: Literal["auto", "on", "off"], world: World, trainers: list[NetworkTrainer]) -> bool:
+    """Whether the steps of these networks can be captured and may be. Raises ConfigError where that is asked for and cannot
+    be had."""
+    obstacle = obstacle_to_capture(world, trainers)
+    if capture == "on" and obstacle is not None:
+        raise ConfigError(f"train.capture=on: {obstacle}: use --train.capture auto")
+    return capture != "off" and obstacle is None
 
 
 def obstacle_to_capture(world: World, trainers: list[NetworkTrainer]) -> str | None:
@@ -173,20 +182,13 @@ def batch_norm_group(train: TrainConfig, world: World) -> int | None:
     return on_machine if 1 < on_machine < world.size and world.size % on_machine == 0 else None
 
 
-def synchronize_networks(
-    train: TrainConfig,
-    world: World,
-    networks: dict[nn.Module, tuple[Regularizer, ...]],
-    sums: Callable[[Tensor], Tensor] | None,
+def share_batch_statistics(
+    networks: dict[nn.Module, tuple[Regularizer, ...]], sum_over_ranks: Callable[[Tensor], Tensor]
 ) -> None:
-    """Share batch statistics, and minibatch features if that is wanted, over ranks. `networks`: with their regularizers.
-    `sums`: adds a tensor up over the ranks that share statistics; None: none do. Mutates the networks."""
-    if sums is not None:
-        for network, regularizers in networks.items():
-            sync_batch_norm(network, sums, packed=not any(one.differentiates_twice for one in regularizers))
-    if train.sync_minibatch_discrimination and world.size > 1:
-        for network in networks:
-            sync_minibatch_discrimination(network, all_gather_rows)
+    """Let batch norms use the statistics of several ranks, packed unless a regularizer differentiates twice. `networks`:
+    with their regularizers. Mutates the networks."""
+    for network, regularizers in networks.items():
+        sync_batch_norm(network, sum_over_ranks, packed=not any(one.differentiates_twice for one in regularizers))
 
 
 def plan_batch(train: TrainConfig, world: World = SINGLE_PROCESS) -> BatchPlan:
