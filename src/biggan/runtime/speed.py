@@ -15,6 +15,10 @@ BLOCK_SECONDS = 0.1
 """Length of a block of calls, after which the device is waited for."""
 
 
+TIMINGS = 4
+"""Of each operation, of which the best counts: other threads and processes slow some of them down."""
+
+
 def peak_flops(precision: Precision, *, seconds: float) -> float:
     """The best rate of a 3x3 convolution and a matrix product here, FLOP/s, forward only, measured for about twice
     `seconds`. They are large on a GPU; on a CPU they are as large as is needed to keep its threads busy, since one call must
@@ -33,8 +37,9 @@ def peak_flops(precision: Precision, *, seconds: float) -> float:
         (lambda: a @ b, 2 * rows * width**2),
         (lambda: torch.nn.functional.conv2d(x, w, padding=1), 2 * batch * size**2 * 256 * 256 * 9),
     ):
-        calls, elapsed = time_calls(operation, seconds / 2, device)
-        rates.append(flop * calls / elapsed)
+        for _ in range(TIMINGS):
+            calls, elapsed = time_calls(operation, seconds / 2 / TIMINGS, device)
+            rates.append(flop * calls / elapsed)
     return max(rates)
 
 
